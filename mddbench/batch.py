@@ -1,0 +1,27 @@
+"""What the training loop hands to a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normal training images.
+
+    images: (B, 3, H, W) float32 in [0, 1], RGB.
+    categories: (B,) int64, the index of each image's category; known in training only.
+    """
+
+    images: Tensor
+    categories: Tensor
+
+
+def as_images(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """Decoded pixels (B, H, W, 3) uint8 as float32 images (B, 3, H, W) in [0, 1] on `device`."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    return tensor.permute(0, 3, 1, 2).contiguous().float().div_(255.0)

@@ -1,0 +1,111 @@
+"""Opens a dataset by name: read, checked, fingerprinted, decoded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mddbench.data.cache import decoded_split
+from mddbench.data.fingerprint import FileEntry, fingerprint, manifest
+from mddbench.data.samples import DatasetSource, Sample, Tree
+from mddbench.errors import InputError
+from mddbench.plugins import DATASETS, module_of
+from mddbench.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Split:
+    """Decoded images of a split, or of one category of it.
+
+    images: (N, S, S, 3) uint8 RGB; masks: (N, S, S) bool; both in the order of the samples.
+    """
+
+    samples: tuple[Sample, ...]
+    images: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def of(self, category: str) -> Split:
+        """The samples of one category; they lie together, so nothing is copied."""
+        chosen = [index for index, sample in enumerate(self.samples) if sample.category == category]
+        part = slice(chosen[0], chosen[-1] + 1)
+        return Split(self.samples[part], self.images[part], self.masks[part])
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every defective image has a mask, so that pixel metrics are defined."""
+        return all(sample.mask is not None for sample in self.samples if sample.anomalous)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset ready to train on (`train`) and to be evaluated on (`test`)."""
+
+    name: str
+    categories: tuple[str, ...]
+    fingerprint: str
+    files: tuple[FileEntry, ...]
+    train: Split
+    test: Split
+
+    @property
+    def train_categories(self) -> NDArray[np.int64]:
+        """(N,) the index of each training image's category."""
+        index = {category: position for position, category in enumerate(self.categories)}
+        return np.array([index[sample.category] for sample in self.train.samples], dtype=np.int64)
+
+
+def load_source(name: str) -> DatasetSource:
+    """The constant DATASET of `mddbench/data/datasets/<name>.py`. Raises InputError for an unknown name."""
+    return cast(DatasetSource, import_module(module_of(name, DATASETS)).DATASET)
+
+
+def read_dataset(name: str, root: Path | None, cache: Path) -> Tree:
+    """A dataset's tree with its faults; an embedded one is written into the cache first."""
+    source = load_source(name)
+    if source.build is not None:
+        root = _built(source, cache / f"{name}-v{source.version}")
+    elif root is None:
+        raise InputError(f"{name}: its images are not part of mddbench; give their folder by --data-root DIR")
+    return source.read(root)
+
+
+def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter: Reporter) -> Dataset:
+    """Read, check, fingerprint and decode a dataset at `size` x `size` pixels.
+
+    Raises InputError for the first fault of the tree or of a file.
+    """
+    tree = read_dataset(name, root, cache).sound(name)
+    files = manifest(tree)
+    digest = fingerprint(files)
+    splits = []
+    for kind in ("train", "test"):
+        samples = tree.select(kind)
+        images, masks = decoded_split(samples, size, cache / "decoded", digest, reporter)
+        splits.append(Split(samples, images, masks))
+    return Dataset(name, tree.categories, digest, files, *splits)
+
+
+def _built(source: DatasetSource, folder: Path) -> Path:
+    if not folder.exists():
+        assert source.build is not None
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        partial.mkdir(parents=True)
+        try:
+            source.build(partial)
+            partial.replace(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder

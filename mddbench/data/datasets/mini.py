@@ -1,0 +1,106 @@
+"""mini: eight categories cut from photographs that scikit-image ships, with procedural defects. No download.
+
+Train and test windows come from disjoint parts of each photograph. The defects are synthetic and drawn by
+`mddbench.data.drawing`; results on mini compare methods with each other and say nothing about real inspection.
+Written as BMP files, so that the bytes, and with them the fingerprint, do not depend on a compressor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mddbench.data.drawing import DEFECTS
+from mddbench.data.samples import DatasetSource
+from mddbench.data.tree import read_tree
+
+SIZE = 128
+SEED = 20250421
+TRAIN_IMAGES = 24
+GOOD_IMAGES = 12
+IMAGES_PER_DEFECT = 4
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are outside."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph of `skimage.data`, the parts of it for training and testing, and the side of a window in pixels."""
+
+    function: str
+    train: Box
+    test: Box
+    window: int
+    mirrored: bool = False
+
+
+PHOTOGRAPHS: dict[str, Photograph] = {
+    "brick": Photograph("brick", (0, 0, 300, 512), (308, 0, 512, 512), 144, mirrored=True),
+    "coins": Photograph("coins", (0, 0, 232, 303), (236, 0, 384, 303), 104),
+    "deep_field": Photograph("hubble_deep_field", (0, 0, 600, 872), (610, 0, 1000, 872), 192, mirrored=True),
+    "grass": Photograph("grass", (0, 0, 300, 512), (308, 0, 512, 512), 128, mirrored=True),
+    "gravel": Photograph("gravel", (0, 0, 300, 512), (308, 0, 512, 512), 128, mirrored=True),
+    "immunohistochemistry": Photograph("immunohistochemistry", (0, 0, 300, 512), (308, 0, 512, 512), 144, True),
+    "page": Photograph("page", (0, 0, 226, 191), (232, 0, 384, 191), 88),
+    "retina": Photograph("retina", (260, 260, 740, 1150), (750, 260, 1180, 1150), 224),
+}
+
+
+def build(root: Path) -> None:
+    """Write the dataset below `root` in MVTec-AD's layout: the same pixels every time."""
+    import skimage.data
+
+    for index, (category, photograph) in enumerate(PHOTOGRAPHS.items()):
+        pixels = np.asarray(Image.fromarray(getattr(skimage.data, photograph.function)()).convert("RGB"))
+        for number in range(TRAIN_IMAGES):
+            window = _window(pixels, photograph, photograph.train, _generator(index, 0, number))
+            _save(window, root / category / "train" / "good" / f"{number:03d}.bmp")
+        for number in range(GOOD_IMAGES):
+            window = _window(pixels, photograph, photograph.test, _generator(index, 1, number))
+            _save(window, root / category / "test" / "good" / f"{number:03d}.bmp")
+        for kind, (defect, draw) in enumerate(DEFECTS.items()):
+            for number in range(IMAGES_PER_DEFECT):
+                generator = _generator(index, 2 + kind, number)
+                window = _window(pixels, photograph, photograph.test, generator)
+                defective, mask = draw(window, generator)
+                _save(defective, root / category / "test" / defect / f"{number:03d}.bmp")
+                truth = root / category / "ground_truth" / defect / f"{number:03d}_mask.bmp"
+                _save(mask.astype(np.uint8) * 255, truth)
+
+
+def _generator(category: int, kind: int, number: int) -> np.random.Generator:
+    """Every image has its own stream, so that changing one kind of image changes no other."""
+    return np.random.default_rng([SEED, category, kind, number])
+
+
+def _window(
+    pixels: NDArray[np.uint8], photograph: Photograph, box: Box, generator: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A (SIZE, SIZE, 3) window from a random place of the box, with a little change of exposure."""
+    left, top, right, bottom = box
+    x = int(generator.integers(left, right - photograph.window + 1))
+    y = int(generator.integers(top, bottom - photograph.window + 1))
+    crop = Image.fromarray(pixels[y : y + photograph.window, x : x + photograph.window])
+    window = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    if photograph.mirrored and generator.random() < 0.5:
+        window = window[:, ::-1]
+    gain, shift = generator.uniform(0.94, 1.06), generator.uniform(-6.0, 6.0)
+    return np.clip(np.rint(window * gain + shift), 0, 255).astype(np.uint8)
+
+
+def _save(pixels: NDArray[np.uint8], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+DATASET = DatasetSource(
+    description="8 categories cut from scikit-image's photographs, synthetic defects, no download",
+    read=lambda root: read_tree(root, masks_required=True),
+    build=build,
+    expected={name: (TRAIN_IMAGES, GOOD_IMAGES, IMAGES_PER_DEFECT * len(DEFECTS)) for name in PHOTOGRAPHS},
+)
