@@ -1,0 +1,177 @@
+"""A cell is an experiment with a seed. This file says what makes two cells the same, and what a record tells of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mddbench import records
+from mddbench.config import Experiment
+from mddbench.data.dataset import Dataset
+from mddbench.data.images import INTERPOLATION, MASK_RULE
+from mddbench.detector import Detector
+from mddbench.environment import describe_environment, peak_memory_mib
+from mddbench.errors import InputError
+from mddbench.evaluate import BATCH_SIZE, Evaluation
+from mddbench.metrics.names import METRIC_VERSION
+from mddbench.nn.weights import digest
+from mddbench.records import Record
+from mddbench.tracking import CellFacts
+from mddbench.train import EpochLog
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to run."""
+
+    experiment: Experiment
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As runs and messages call it: rd4ad/mini/seed0."""
+        return f"{self.experiment.method}/{self.experiment.dataset}/seed{self.seed}"
+
+
+def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> dict[str, Any]:
+    """What a reader must know to compare two numbers, the same fields for every method."""
+    encoder = detector.encoder
+    return {
+        "setting": f"one model for {len(dataset.categories)} categories",
+        "epochs": experiment.epochs,
+        "batch_size": experiment.batch_size,
+        "image_size": experiment.image_size,
+        "interpolation": INTERPOLATION,
+        "mask_rule": MASK_RULE,
+        "augmentation": "none",
+        "encoder": encoder.name,
+        "encoder_levels": list(encoder.levels),
+        "encoder_weights": encoder.weights_source,
+        "encoder_sha256": encoder.weights_sha256,
+        "optimizer": experiment.optimizer.model_dump(mode="json"),
+        "schedule": experiment.schedule.model_dump(mode="json"),
+        "gradient_clip": experiment.gradient_clip,
+        "precision": experiment.precision,
+        "image_score": detector.image_score_rule,
+        "selection": "last epoch",
+        "metrics": METRIC_VERSION,
+    }
+
+
+def resolved_settings(experiment: Experiment, detector: Detector) -> dict[str, Any]:
+    """All settings of an experiment, the method's defaults filled in; without its seeds, which the cell chooses."""
+    settings: dict[str, Any] = experiment.model_dump(mode="json", exclude={"seeds", "name", "overrides"})
+    settings["settings"] = detector.settings.model_dump(mode="json")
+    return settings
+
+
+def identities(settings: dict[str, Any], card: dict[str, Any], version: int, seed: int, fingerprint: str) -> tuple[str, str]:
+    """(identity of the cell, identity of its protocol): hashes over all that decides the numbers."""
+    decisive = {"settings": settings, "card": card, "version": version, "fingerprint": fingerprint}
+    text = json.dumps(decisive, sort_keys=True)
+    protocol = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{protocol}/{seed}".encode()).hexdigest()[:16], protocol
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell that could start: its model, its data and its identity."""
+
+    cell: Cell
+    detector: Detector
+    dataset: Dataset
+    card: dict[str, Any]
+    settings: dict[str, Any]
+    identity: str
+    protocol: str
+
+    @classmethod
+    def of(cls, cell: Cell, detector: Detector, dataset: Dataset) -> Prepared:
+        card = protocol_card(cell.experiment, detector, dataset)
+        settings = resolved_settings(cell.experiment, detector)
+        identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
+        return cls(cell, detector, dataset, card, settings, identity, protocol)
+
+    def folder(self, out: Path) -> Path:
+        """Where the cell keeps its checkpoint, model, panels and record."""
+        experiment = self.cell.experiment
+        return out / "cells" / f"{experiment.dataset}-{experiment.method}-seed{self.cell.seed}-{self.identity[:8]}"
+
+    def facts(self) -> CellFacts:
+        """What the tracking store is told before training."""
+        environment = describe_environment(next(self.detector.parameters()).device)
+        tags = {f"mddbench.card.{key}": _text(value) for key, value in self.card.items()}
+        tags |= {f"mddbench.environment.{key}": _text(value) for key, value in environment.items()}
+        tags |= {
+            "mddbench.fingerprint": self.dataset.fingerprint,
+            "mddbench.protocol": self.protocol,
+            "mddbench.experiment": self.cell.experiment.name,
+            "mddbench.status": "running",
+        }
+        params = {"seed": str(self.cell.seed), **_flat(self.settings)}
+        return CellFacts(self.cell.name, self.dataset.name, self.identity, params, tags)
+
+    def record(self, history: list[EpochLog], evaluation: Evaluation) -> Record:
+        """The record of the finished cell."""
+        device = next(self.detector.parameters()).device
+        parameters = list(self.detector.parameters())
+        seconds = sum(log.seconds for log in history)
+        cost: dict[str, float | None] = {
+            "parameters_total": float(sum(value.numel() for value in parameters)),
+            "parameters_trainable": float(sum(value.numel() for value in parameters if value.requires_grad)),
+            "train_seconds": seconds,
+            "train_images_per_second": sum(log.images for log in history) / seconds if seconds else None,
+            "inference_ms_per_image": 1e3 * evaluation.seconds / evaluation.images if evaluation.images else None,
+            "inference_batch": float(BATCH_SIZE),
+            **peak_memory_mib(device),
+        }
+        return Record(
+            identity=self.identity,
+            protocol=self.protocol,
+            status="finished",
+            method=self.cell.experiment.method,
+            label=self.detector.label,
+            dataset=self.dataset.name,
+            experiment=self.cell.experiment.name,
+            seed=self.cell.seed,
+            fingerprint=self.dataset.fingerprint,
+            metrics=records.nullable(evaluation.metrics),
+            card=self.card,
+            settings={**self.settings, "overrides": dict(self.cell.experiment.overrides)},
+            model_sha256=digest(self.detector.learned_state()),
+            cost=cost,
+            environment=describe_environment(device),
+            history=[asdict(log) for log in history],
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' takes a GPU if there is one. Raises InputError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as fault:
+        raise InputError(f"--device {name}: not usable here ({str(fault).splitlines()[0]}); use auto or cpu") from None
+    return device
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as 'optimizer.lr' -> '0.005'."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = _text(value)
+    return flat

@@ -1,0 +1,222 @@
+"""Experiments and suites: readable YAML, validated strictly, never changed afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mddbench.errors import InputError
+from mddbench.plugins import nearest
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Settings that cannot be changed and refuse what they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class EncoderSettings(Strict):
+    """name: of a timm model, with its tag where one matters; levels: timm's feature indices; sha256: of the weights, if pinned."""
+
+    name: str
+    levels: tuple[int, ...] = (1, 2, 3)
+    sha256: str | None = None
+
+
+class OptimizerSettings(Strict):
+    """betas are of Adam and AdamW; momentum of SGD. Weight decay is the optimiser's own."""
+
+    name: Literal["adam", "adamw", "sgd"]
+    lr: Positive
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ScheduleSettings(Strict):
+    """How the learning rate changes over training, whose length is 1.
+
+    constant: not at all; step: times `factor` from `at` on; cosine: from 1 down to `factor`. All after a linear rise over `warmup`.
+    """
+
+    name: Literal["constant", "step", "cosine"]
+    at: Fraction = 0.8
+    factor: Fraction = 0.1
+    warmup: Fraction = 0.0
+
+
+class Experiment(Strict):
+    """One method on one dataset under one protocol; with a seed it is a cell.
+
+    name: 'dataset/method' of its file, or the file's path; overrides: what `--set` changed. Both are filled in on loading.
+    """
+
+    name: str
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    method: str
+    dataset: str
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=32)]
+    batch_size: Count
+    epochs: Count
+    encoder: EncoderSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    gradient_clip: Positive | None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    drop_last: bool = True
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Suite(Strict):
+    """A list of experiments that run together."""
+
+    description: str
+    experiments: tuple[str, ...]
+
+
+def experiment_names() -> list[str]:
+    """All experiments that come with the package, as 'dataset/method'."""
+    root = _packaged("experiments")
+    return sorted(f"{path.parent.name}/{path.stem}" for path in root.glob("*/*.yaml"))
+
+
+def suite_names() -> list[str]:
+    """All suites that come with the package."""
+    return sorted(path.stem for path in _packaged("suites").glob("*.yaml"))
+
+
+def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """An experiment by its name ('mini/rd4ad') or by the path of a YAML file, with some settings changed.
+
+    overrides: dotted setting -> value. Raises InputError in one line for anything wrong.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    else:
+        path = _packaged("experiments") / f"{name}.yaml"
+        if name not in experiment_names():
+            raise InputError(
+                f"unknown experiment '{name}'{nearest(name, experiment_names())}; `mddbench list experiments` shows all, "
+                "or give the path of a YAML file"
+            )
+    raw = read_yaml(path)
+    where = _where(path)
+    for reserved in ("name", "overrides"):
+        if reserved in raw:
+            raise InputError(f"{where}: '{reserved}' is filled in on loading; remove it")
+    for dotted, value in (overrides or {}).items():
+        _override(raw, dotted, value)
+        where = f"{where} with --set {dotted}={value}"
+    return validated(Experiment, {"name": name, "overrides": dict(overrides or {}), **raw}, where)
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by name. Raises InputError for an unknown one."""
+    if name not in suite_names():
+        raise InputError(f"unknown suite '{name}'{nearest(name, suite_names())}; known: {', '.join(suite_names())}")
+    path = _packaged("suites") / f"{name}.yaml"
+    return validated(Suite, read_yaml(path), _where(path))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """'optimizer.lr=0.001' -> ('optimizer.lr', 0.001); the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {text}: expected KEY=VALUE, as in --set optimizer.lr=0.001")
+    return key, _parse(value, f"--set {text}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping, read safely; a key given twice is an error."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InputError(f"{_where(path)}: cannot be read ({getattr(fault, 'strerror', fault)})") from None
+    content = _parse(text, _where(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{_where(path)}: expected settings as 'key: value' lines, found {type(content).__name__}")
+    return content
+
+
+def validated(model: type[Model], raw: Mapping[str, Any], where: str) -> Model:
+    """`raw` as the model; InputError with `where`, the setting, what was found and what was expected if it does not fit."""
+    try:
+        return model.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as fault:
+        raise InputError(f"{where}: {_first_fault(model, fault)}") from None
+
+
+def _first_fault(model: type[BaseModel], fault: ValidationError) -> str:
+    error = min(fault.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+    place = [str(part) for part in error["loc"]]
+    name = ".".join(place)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, place[:-1])
+        hint = nearest(place[-1], known) or f"; known: {', '.join(known)}"
+        return f"unknown key '{name}'{hint}"
+    if error["type"] == "missing":
+        return f"'{name}' is missing"
+    return f"'{name}' is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
+    for part in place:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for part in parents:
+        raw = raw.setdefault(part, {})
+        if not isinstance(raw, dict):
+            raise InputError(f"--set {dotted}={value}: '{part}' is not a group of settings")
+    raw[last] = value
+
+
+def _packaged(folder: str) -> Path:
+    return Path(str(files("mddbench"))) / folder
+
+
+def _where(path: Path) -> str:
+    """A packaged file by its short name, any other by the path given."""
+    root = _packaged("")
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise InputError(f"{where}:{line} not valid YAML ({getattr(fault, 'problem', fault)})") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key given twice in one mapping is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)

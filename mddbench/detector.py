@@ -1,0 +1,86 @@
+"""What a method is: one class, two methods of its own. The loop, the evaluation and the tests know nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from mddbench.batch import Batch
+from mddbench.config import Strict, validated
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.plugins import METHODS, module_of
+
+
+class Detector(nn.Module, ABC):
+    """Learns from normal images; scores every pixel of an image. Higher is more anomalous.
+
+    label: the method's name in tables; version: raise it whenever the same settings and seed would give other results,
+    so that finished cells are not taken for up to date; Settings: the method's own settings with their defaults.
+    """
+
+    label: ClassVar[str]
+    version: ClassVar[int]
+    Settings: ClassVar[type[Strict]]
+    image_score_rule: ClassVar[str] = "max of the map"
+
+    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+        """encoder: the frozen teacher; settings: an instance of `Settings`; categories: how many the training set has.
+
+        Raises InputError if the encoder does not suit the method.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.settings = settings
+        self.categories = categories
+
+    @abstractmethod
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar loss terms, which the loop sums; {} if the method only collects."""
+
+    @abstractmethod
+    def anomaly_maps(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [0, 1] -> (B, H, W), final: smoothed if the method smooths. No label, no mask."""
+
+    def image_scores(self, maps: Tensor) -> Tensor:
+        """maps (B, H, W) -> (B,)."""
+        return maps.flatten(1).amax(dim=1)
+
+    def finish_training(self) -> None:
+        """Called once after the last epoch, for a method that builds something from what it collected."""
+
+    def parameter_groups(self, lr: float) -> Iterable[dict[str, Any]]:
+        """Groups for the optimiser, each with its learning rate; by default all trainable parameters."""
+        return [{"params": [value for value in self.parameters() if value.requires_grad], "lr": lr}]
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """The state dict without the encoder, whose weights the record names by hash."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `learned_state` gave. Raises RuntimeError if it is another model's."""
+        result = self.load_state_dict(state, strict=False)
+        missing = [name for name in result.missing_keys if not name.startswith("encoder.")]
+        if missing or result.unexpected_keys:
+            raise RuntimeError(f"the saved state does not fit: missing {missing}, unexpected {result.unexpected_keys}")
+
+
+def load_method(name: str) -> type[Detector]:
+    """The one Detector defined in the method's file. Raises InputError for an unknown name."""
+    module = import_module(module_of(name, METHODS))
+    found = [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, Detector) and item.__module__.startswith(module.__name__)
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{module.__name__}: expected one subclass of Detector, found {len(found)}")
+    return found[0]
+
+
+def method_settings(method: type[Detector], raw: dict[str, Any], where: str) -> Strict:
+    """The method's settings from an experiment's `settings`. Raises InputError for an unknown or unfit one."""
+    return validated(method.Settings, raw, f"{where}: settings")

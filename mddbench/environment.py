@@ -1,0 +1,84 @@
+"""What a run ran on. Facts only; nothing that tells where a person keeps things."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mddbench import __version__
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "mlflow")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Versions, processor, memory and the source's commit, as flat text and numbers."""
+    commit, changed = source_commit()
+    return {
+        "mddbench": __version__,
+        "commit": commit,
+        "changed": changed,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+    }
+
+
+def source_commit() -> tuple[str | None, bool | None]:
+    """The git commit of the source that runs and whether it was changed since; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None, None
+    commit = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return commit, None if status is None else bool(status)
+
+
+def peak_memory_mib(device: torch.device) -> dict[str, float]:
+    """The highest memory use so far: of this process, and of its tensors on a GPU."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peaks = {"peak_host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if device.type == "cuda":
+        peaks["peak_device_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peaks
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,127 @@
+"""The record of a cell: one JSON that holds what was run, on what, how well it did and what it cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from mddbench.config import Strict, validated
+from mddbench.errors import InputError
+from mddbench.metrics.names import MAD, SEVEN
+
+RECORD_VERSION = 1
+
+
+def _plain_name(value: str) -> str:
+    if not value or any(part in value for part in ("/", "\\", "..", "\0")):
+        raise ValueError("expected a plain name without '/' or '..'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+Value = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)] | None
+Scalar = str | int | float | bool | None
+
+
+class Record(Strict):
+    """What is stored of a finished cell. A metric that is not defined is null.
+
+    identity: hash of settings, seed, data fingerprint, weights hash and method version; protocol: the same without the seed,
+    so that cells of one protocol are the seeds of one row. card: the protocol for people. history: one entry an epoch.
+    cost, environment and the seconds in history are the only parts that differ between two runs of one cell.
+    """
+
+    record_version: Literal[1] = RECORD_VERSION
+    identity: Name
+    protocol: Name
+    status: Literal["finished"]
+    method: Name
+    label: str
+    dataset: Name
+    experiment: str
+    seed: int
+    fingerprint: Name
+    metrics: dict[str, dict[str, Value]]
+    card: dict[str, Any]
+    settings: dict[str, Any]
+    model_sha256: Name
+    cost: dict[str, float | None]
+    environment: dict[str, Scalar]
+    history: list[dict[str, Any]]
+
+    @property
+    def categories(self) -> list[str]:
+        return [name for name in self.metrics if name != "mean"]
+
+    def value(self, place: str, key: str) -> float:
+        """A metric of 'mean' or of a category, NaN if it is not defined."""
+        found = self.metrics[place].get(key)
+        return math.nan if found is None else found
+
+    def deterministic(self) -> dict[str, Any]:
+        """The parts that two runs of one cell on one machine share, to the last bit."""
+        content = self.model_dump(exclude={"cost", "environment"})
+        content["history"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in self.history]
+        return content
+
+
+def nullable(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Metrics as a record holds them: NaN becomes None."""
+    return {
+        place: {key: None if math.isnan(value) else value for key, value in values.items()}
+        for place, values in metrics.items()
+    }
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a record as JSON, beside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(as_json(record), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def as_json(record: Record) -> str:
+    """The record's JSON text, with a newline at its end."""
+    return json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n"
+
+
+def read_record(path: Path) -> Record:
+    """A record from a file, which may come from anywhere: checked, with InputError in one line if it is not one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InputError(f"{path}: cannot be read ({getattr(fault, 'strerror', fault)})") from None
+    return parse_record(text, str(path))
+
+
+def parse_record(text: str, where: str) -> Record:
+    """A record from JSON text. Raises InputError, naming `where` it came from, if it is not one."""
+    try:
+        raw = json.loads(text)
+    except ValueError as fault:
+        raise InputError(f"{where}: not valid JSON ({fault})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: expected a record, found {type(raw).__name__}")
+    record = validated(Record, raw, where)
+    for place, values in record.metrics.items():
+        expected = {*SEVEN, MAD.key} if place == "mean" else set(SEVEN)
+        if set(values) != expected:
+            odd = sorted(set(values) ^ expected)
+            raise InputError(f"{where}: metrics of '{place}' should be {sorted(expected)}; differs in {odd}")
+    if "mean" not in record.metrics or len(record.metrics) < 2:
+        raise InputError(f"{where}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}")
+    return record
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records below a folder, sorted by path. Raises InputError if there is none."""
+    files = sorted(path for path in folder.rglob("*.json")) if folder.is_dir() else []
+    if not files:
+        raise InputError(f"{folder}: no records there; expected <dataset>/<method>-seed<N>.json or a run's output folder")
+    return [read_record(path) for path in files]

@@ -1,0 +1,277 @@
+"""The one training loop. It knows a method only by its named loss terms, and sees normal training images only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mddbench.batch import Batch, as_images
+from mddbench.config import Experiment, OptimizerSettings, ScheduleSettings
+from mddbench.detector import Detector
+from mddbench.errors import CellError, InputError
+from mddbench.progress import Reporter, Task
+from mddbench.seeding import derived_seed, seed_everything
+
+CHECK_EVERY = 20
+"""Steps between two looks at the losses: one copy from the device for that many steps."""
+CHECKPOINT_SHARE = 0.05
+"""Checkpoints are written at epoch ends, but may take no more than this share of the time."""
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """All that training may see: normal images (N, S, S, 3) uint8 and the index (N,) of each one's category."""
+
+    images: NDArray[np.uint8]
+    categories: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time."""
+
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    lr: float
+    seconds: float
+    images: int
+
+
+@dataclass
+class _State:
+    """Everything that a checkpoint holds, besides the weights."""
+
+    epoch: int = 0
+    history: list[EpochLog] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a detector for one cell, from its checkpoint if there is one.
+
+    Each epoch starts from a seed of its own, derived from the cell's and the epoch's number, so that a run resumed at
+    the end of an epoch goes on exactly as an undisturbed one.
+    """
+
+    def __init__(self, detector: Detector, experiment: Experiment, seed: int, checkpoint: Path) -> None:
+        self.detector, self.experiment, self.seed, self.checkpoint = detector, experiment, seed, checkpoint
+        self.device = next(detector.parameters()).device
+        self.optimizer = make_optimizer(detector, experiment.optimizer)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "float16")
+        self.last_written, self.write_seconds = time.monotonic(), 0.0
+
+    def run(
+        self, data: TrainingImages, reporter: Reporter, on_epoch: Callable[[EpochLog], None] | None = None
+    ) -> list[EpochLog]:
+        """The history of all epochs, those before a resume included.
+
+        on_epoch: called after each epoch. Raises CellError if a loss is not finite, InputError for a checkpoint that does not fit.
+        """
+        state = self._resumed()
+        batches = batches_per_epoch(len(data.images), self.experiment)
+        if state.epoch:
+            reporter.say(f"resuming after epoch {state.epoch} of {self.experiment.epochs}")
+        with reporter.task("training", (self.experiment.epochs - state.epoch) * batches) as task:
+            for epoch in range(state.epoch, self.experiment.epochs):
+                log = self._epoch(epoch, data, task)
+                state.epoch, state.history = epoch + 1, [*state.history, log]
+                self._save_if_due(state)
+                if on_epoch is not None:
+                    on_epoch(log)
+        self.detector.finish_training()
+        return state.history
+
+    def time_steps(self, data: TrainingImages, steps: int) -> float:
+        """Seconds per training step, the first one not counted; changes the weights, for estimates only."""
+        self.detector.train()
+        stream = _batches(data, self.experiment, self.seed, self.device)
+        batch = next(stream)
+        self._step(batch, 1.0)
+        synchronize(self.device)
+        started = time.perf_counter()
+        for _ in range(steps):
+            self._step(batch, 1.0)
+        synchronize(self.device)
+        return (time.perf_counter() - started) / steps
+
+    def _epoch(self, epoch: int, data: TrainingImages, task: Task) -> EpochLog:
+        started = time.perf_counter()
+        seed_everything(derived_seed(self.seed, "epoch", epoch))
+        self.detector.train()
+        total = batches_per_epoch(len(data.images), self.experiment)
+        losses = _Losses(epoch * total)
+        images, factor = 0, 1.0
+        order_seed = derived_seed(self.seed, "order", epoch)
+        for index, batch in enumerate(_batches(data, self.experiment, order_seed, self.device)):
+            progress = (epoch * total + index) / (self.experiment.epochs * total)
+            factor = rate_factor(self.experiment.schedule, progress)
+            losses.add(self._step(batch, factor))
+            images += len(batch.images)
+            rate = images / (time.perf_counter() - started)
+            task.advance(1, f"epoch {epoch + 1}/{self.experiment.epochs} loss {losses.latest:.4f} {rate:.0f} images/s")
+        terms = losses.means()
+        return EpochLog(
+            epoch=epoch + 1,
+            loss=sum(terms.values()),
+            terms=terms,
+            lr=self.experiment.optimizer.lr * factor,
+            seconds=time.perf_counter() - started,
+            images=images,
+        )
+
+    def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:
+        for group, rate in zip(self.optimizer.param_groups if self.optimizer else [], self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        with autocast(self.device, self.experiment.precision):
+            terms = self.detector.training_step(batch)
+        if terms and self.optimizer is not None:
+            loss = torch.stack([term.float() for term in terms.values()]).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if self.experiment.gradient_clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.detector.parameters(), self.experiment.gradient_clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return terms
+
+    def _resumed(self) -> _State:
+        if not self.checkpoint.exists():
+            return _State()
+        try:
+            saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.detector.load_learned_state(saved["detector"])
+            if self.optimizer is not None:
+                self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            return _State(saved["epoch"], [EpochLog(**log) for log in saved["history"]])
+        except Exception as fault:
+            raise InputError(
+                f"{self.checkpoint}: cannot be resumed from ({type(fault).__name__}: {fault}); "
+                "start the cell anew with --force"
+            ) from None
+
+    def _save_if_due(self, state: _State) -> None:
+        """Write the checkpoint beside and rename it, unless writing would take too much of the time."""
+        started = time.monotonic()
+        if (started - self.last_written) * CHECKPOINT_SHARE < self.write_seconds and state.epoch < self.experiment.epochs:
+            return
+        content = {
+            "epoch": state.epoch,
+            "history": [asdict(log) for log in state.history],
+            "detector": self.detector.learned_state(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+            "scaler": self.scaler.state_dict(),
+        }
+        partial = self.checkpoint.with_suffix(".part")
+        torch.save(content, partial)
+        os.replace(partial, self.checkpoint)
+        self.last_written = time.monotonic()
+        self.write_seconds = self.last_written - started
+
+
+class _Losses:
+    """Collects the named losses of an epoch on their device and looks at them now and then."""
+
+    def __init__(self, first_step: int) -> None:
+        self.step = first_step
+        self.waiting: list[Tensor] = []
+        self.names: tuple[str, ...] = ()
+        self.rows: list[list[float]] = []
+
+    @property
+    def latest(self) -> float:
+        """The sum of terms at the last look; NaN before the first."""
+        return sum(self.rows[-1]) if self.rows else float("nan")
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        if terms:
+            self.names = tuple(terms)
+            self.waiting.append(torch.stack([term.detach().float() for term in terms.values()]))
+            if len(self.waiting) == CHECK_EVERY or not self.rows:
+                self.look()
+
+    def look(self) -> None:
+        """Bring the waiting losses over. Raises CellError at the first that is not finite."""
+        if not self.waiting:
+            return
+        for row in torch.stack(self.waiting).tolist():
+            self.step += 1
+            if not np.isfinite(row).all():
+                terms = ", ".join(f"{name}={value:.4g}" for name, value in zip(self.names, row, strict=True))
+                raise CellError(f"step {self.step}: loss is {sum(row)} ({terms}); try a lower optimizer.lr or gradient_clip")
+            self.rows.append(row)
+        self.waiting.clear()
+
+    def means(self) -> dict[str, float]:
+        self.look()
+        return dict(zip(self.names, np.mean(self.rows, axis=0).tolist(), strict=True)) if self.rows else {}
+
+
+def make_optimizer(detector: Detector, settings: OptimizerSettings) -> torch.optim.Optimizer | None:
+    """The optimiser over the detector's parameter groups; None for a method that has nothing to optimise."""
+    groups = [group for group in detector.parameter_groups(settings.lr) if group["params"]]
+    if not groups:
+        return None
+    decay = settings.weight_decay
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=decay)
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=settings.lr, betas=settings.betas, weight_decay=decay)
+
+
+def rate_factor(schedule: ScheduleSettings, progress: float) -> float:
+    """What the base learning rate is multiplied with; progress: the share of all steps that are done, in [0, 1).
+
+    >>> rate_factor(ScheduleSettings(name="step", at=0.8, factor=0.1), 0.8)
+    0.1
+    >>> rate_factor(ScheduleSettings(name="cosine", factor=0.0, warmup=0.5), 0.25)
+    0.5
+    """
+    if progress < schedule.warmup:
+        return progress / schedule.warmup
+    if schedule.name == "step":
+        return schedule.factor if progress >= schedule.at - 1e-9 else 1.0
+    if schedule.name == "cosine":
+        share = (progress - schedule.warmup) / (1.0 - schedule.warmup)
+        return float(schedule.factor + (1.0 - schedule.factor) * 0.5 * (1.0 + np.cos(np.pi * share)))
+    return 1.0
+
+
+def batches_per_epoch(images: int, experiment: Experiment) -> int:
+    """Whole batches only if `drop_last`; always at least one."""
+    whole, rest = divmod(images, experiment.batch_size)
+    return max(1, whole if experiment.drop_last else whole + bool(rest))
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """Mixed precision as the experiment sets it; float16 needs a GPU."""
+    if precision == "float16" and device.type != "cuda":
+        raise InputError("precision float16 needs a CUDA device; use bfloat16 or float32 on the CPU")
+    dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _batches(data: TrainingImages, experiment: Experiment, seed: int, device: torch.device) -> Iterator[Batch]:
+    """One epoch's batches in an order drawn from `seed`."""
+    order = np.random.default_rng(seed).permutation(len(data.images))
+    for index in range(batches_per_epoch(len(order), experiment)):
+        chosen = order[index * experiment.batch_size : (index + 1) * experiment.batch_size]
+        categories = torch.from_numpy(data.categories[chosen]).to(device)
+        yield Batch(as_images(data.images[chosen], device), categories)
