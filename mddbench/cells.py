@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,8 @@ from mddbench.errors import InputError
 from mddbench.evaluate import BATCH_SIZE, Evaluation
 from mddbench.metrics.names import METRIC_VERSION
 from mddbench.nn.weights import digest
-from mddbench.records import Record
+from mddbench.records import EpochLog, Record
 from mddbench.tracking import CellFacts
-from mddbench.train import EpochLog
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ class Prepared:
     def facts(self) -> CellFacts:
         """What the tracking store is told before training."""
         environment = describe_environment(next(self.detector.parameters()).device)
-        tags = {f"mddbench.card.{key}": _text(value) for key, value in self.card.items()}
-        tags |= {f"mddbench.environment.{key}": _text(value) for key, value in environment.items()}
-        tags |= {
-            "mddbench.fingerprint": self.dataset.fingerprint,
-            "mddbench.protocol": self.protocol,
-            "mddbench.experiment": self.cell.experiment.name,
-            "mddbench.status": "running",
-        }
-        params = {"seed": str(self.cell.seed), **_flat(self.settings)}
-        return CellFacts(self.cell.name, self.dataset.name, self.identity, params, tags)
+        splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": len(self.dataset.files)}
+        return CellFacts(
+            name=self.cell.name,
+            dataset=self.dataset.name,
+            identity=self.identity,
+            fingerprint=self.dataset.fingerprint,
+            profile=splits,
+            params={"seed": str(self.cell.seed), **_flat(self.settings)},
+            tags=_tags(self.card, environment, self.protocol, self.cell.experiment.name),
+        )
 
     def record(self, history: list[EpochLog], evaluation: Evaluation) -> Record:
         """The record of the finished cell."""
@@ -160,6 +160,25 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as fault:
         raise InputError(f"--device {name}: not usable here ({str(fault).splitlines()[0]}); use auto or cpu") from None
     return device
+
+
+def facts_of(record: Record) -> CellFacts:
+    """What a tracking store is told of a cell that finished elsewhere."""
+    return CellFacts(
+        name=f"{record.method}/{record.dataset}/seed{record.seed}",
+        dataset=record.dataset,
+        identity=record.identity,
+        fingerprint=record.fingerprint,
+        profile={"categories": len(record.categories)},
+        params={"seed": str(record.seed), **_flat(record.settings)},
+        tags=_tags(record.card, record.environment, record.protocol, record.experiment),
+    )
+
+
+def _tags(card: dict[str, Any], environment: Mapping[str, Any], protocol: str, experiment: str) -> dict[str, str]:
+    tags = {f"mddbench.card.{key}": _text(value) for key, value in card.items()}
+    tags |= {f"mddbench.environment.{key}": _text(value) for key, value in environment.items()}
+    return tags | {"mddbench.protocol": protocol, "mddbench.experiment": experiment, "mddbench.status": "running"}
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,18 @@ def _plain_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_plain_name)]
 Value = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)] | None
 Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time."""
+
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    lr: float
+    seconds: float
+    images: int
 
 
 class Record(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -13,11 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from mddbench.data.dataset import Dataset
 from mddbench.errors import InputError
 from mddbench.panels import Panel, load_panels
-from mddbench.records import Record, as_json, parse_record
-from mddbench.train import EpochLog
+from mddbench.records import EpochLog, Record, as_json, parse_record
 
 IDENTITY_TAG = "mddbench.identity"
 PREFIX = "mddbench"
@@ -26,11 +25,16 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class CellFacts:
-    """What a run is called and says of itself before it starts. params: flat settings; tags: protocol, data, code."""
+    """What a run is called and says of itself before it starts.
+
+    profile: how much of the dataset was read; params: flat settings; tags: protocol card, environment and code.
+    """
 
     name: str
     dataset: str
     identity: str
+    fingerprint: str
+    profile: dict[str, int]
     params: dict[str, str]
     tags: dict[str, str]
 
@@ -46,7 +50,7 @@ class CellRun(Protocol):
 class Tracker(Protocol):
     """Where runs are logged."""
 
-    def start(self, facts: CellFacts, dataset: Dataset) -> CellRun: ...
+    def start(self, facts: CellFacts) -> CellRun: ...
     def has(self, identity: str) -> bool: ...
     def close(self) -> None: ...
 
@@ -60,7 +64,7 @@ class _Nothing:
 class NoTracker:
     """`--tracking none`: records stay in the output folder, to be imported later."""
 
-    def start(self, facts: CellFacts, dataset: Dataset) -> CellRun:
+    def start(self, facts: CellFacts) -> CellRun:
         return _Nothing()
 
     def has(self, identity: str) -> bool:
@@ -78,12 +82,13 @@ class MlflowStore:
         Raises InputError if MLflow is missing or the store cannot be opened.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         try:
             self.mlflow: Any = import_module("mlflow")
         except ImportError:
             raise InputError("MLflow is not installed; pip install mlflow, or run with --tracking none") from None
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.uri, self.artifacts = uri, artifacts
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +167,7 @@ class MlflowTracker:
         """Whether a finished run of this cell is in the store."""
         return bool(self.store.search(f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status = 'FINISHED'"))
 
-    def start(self, facts: CellFacts, dataset: Dataset) -> CellRun:
+    def start(self, facts: CellFacts) -> CellRun:
         """A run for the cell: the one that was interrupted, if there is one."""
         client, experiment = self.store.client, self.store.experiment(f"{PREFIX}/{self.suite}/{facts.dataset}")
         if experiment not in self.parents:
@@ -186,7 +191,7 @@ class MlflowTracker:
         params = [entities.Param(key, value[:6000]) for key, value in facts.params.items()]
         for first in range(0, len(params), BATCH):
             client.log_batch(run_id, params=params[first : first + BATCH])
-        client.log_inputs(run_id, datasets=[_dataset_input(self.store.mlflow, dataset)])
+        client.log_inputs(run_id, datasets=[_dataset_input(self.store.mlflow, facts)])
         return _MlflowCell(self.store, run_id)
 
     def close(self) -> None:
@@ -240,14 +245,14 @@ def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
     return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
 
 
-def _dataset_input(mlflow: Any, dataset: Dataset) -> Any:
-    """The dataset as MLflow knows one: name, the fingerprint's start as digest, and how much was read."""
+def _dataset_input(mlflow: Any, facts: CellFacts) -> Any:
+    """The dataset as MLflow knows one: its name, the start of its fingerprint as digest, and how much was read."""
     entity = mlflow.entities.Dataset(
-        name=dataset.name,
-        digest=dataset.fingerprint[:32],
+        name=facts.dataset,
+        digest=facts.fingerprint[:32],
         source_type="local",
-        source=f'{{"files": {len(dataset.files)}, "bytes": {sum(entry.size for entry in dataset.files)}}}',
-        profile=f'{{"train": {len(dataset.train)}, "test": {len(dataset.test)}, "categories": {len(dataset.categories)}}}',
+        source=json.dumps({"fingerprint": facts.fingerprint}),
+        profile=json.dumps(facts.profile),
     )
     tag = mlflow.entities.InputTag(key="mlflow.data.context", value="training and evaluation")
     return mlflow.entities.DatasetInput(dataset=entity, tags=[tag])

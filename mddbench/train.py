@@ -19,6 +19,7 @@ from mddbench.config import Experiment, OptimizerSettings, ScheduleSettings
 from mddbench.detector import Detector
 from mddbench.errors import CellError, InputError
 from mddbench.progress import Reporter, Task
+from mddbench.records import EpochLog
 from mddbench.seeding import derived_seed, seed_everything
 
 CHECK_EVERY = 20
@@ -33,18 +34,6 @@ class TrainingImages:
 
     images: NDArray[np.uint8]
     categories: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class EpochLog:
-    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time."""
-
-    epoch: int
-    loss: float
-    terms: dict[str, float]
-    lr: float
-    seconds: float
-    images: int
 
 
 @dataclass

@@ -1,0 +1,78 @@
+"""`mddbench list` and `mddbench check`: what there is, and whether it fits together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from mddbench.cli.options import Json
+from mddbench.errors import InputError
+from mddbench.plugins import nearest
+
+KINDS = ("methods", "datasets", "experiments", "suites", "tables")
+
+
+def list_names(
+    what: Annotated[str, typer.Argument(help="methods, datasets, experiments, suites or tables; all if not given.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List methods, datasets, experiments, suites and tables."""
+    if what and what not in KINDS:
+        raise InputError(f"list {what}: unknown{nearest(what, KINDS)}; expected one of {', '.join(KINDS)}")
+    found = {kind: _names(kind) for kind in ([what] if what else KINDS)}
+    if as_json:
+        print(json.dumps(found if not what else found[what], indent=1))
+        return
+    for kind, names in found.items():
+        if not what:
+            print(f"{kind}:")
+        for name in names:
+            print(name if what else f"  {name}")
+
+
+def check(as_json: Json = False) -> None:
+    """Check every experiment, suite and table spec: names, keys, types. Needs no data and no GPU."""
+    from mddbench.config import experiment_names, load_experiment, load_suite, suite_names
+    from mddbench.data.dataset import load_source
+    from mddbench.detector import load_method, method_settings
+    from mddbench.report.spec import load_table, table_names
+
+    def experiment(name: str) -> None:
+        loaded = load_experiment(name)
+        method_settings(load_method(loaded.method), loaded.settings, f"experiments/{name}.yaml")
+        load_source(loaded.dataset)
+
+    def suite(name: str) -> None:
+        for each in load_suite(name).experiments:
+            load_experiment(each)
+
+    jobs = [(f"experiments/{name}.yaml", lambda name=name: experiment(name)) for name in experiment_names()]
+    jobs += [(f"suites/{name}.yaml", lambda name=name: suite(name)) for name in suite_names()]
+    jobs += [(f"paper_tables/{name}.yaml", lambda name=name: load_table(name)) for name in table_names()]
+    faults = []
+    for where, job in jobs:
+        try:
+            job()
+        except InputError as fault:
+            faults.append(str(fault) if str(fault).startswith(where) else f"{where}: {fault}")
+    if as_json:
+        print(json.dumps({"checked": len(jobs), "faults": faults}, indent=1))
+    else:
+        for fault in faults:
+            print(fault)
+        print(f"{len(jobs)} files checked, {len(faults)} at fault", file=sys.stderr)
+    if faults:
+        raise typer.Exit(1)
+
+
+def _names(kind: str) -> list[str]:
+    from mddbench.config import experiment_names, suite_names
+    from mddbench.plugins import DATASETS, METHODS, modules
+    from mddbench.report.spec import table_names
+
+    if kind in ("methods", "datasets"):
+        return list(modules(METHODS if kind == "methods" else DATASETS))
+    return {"experiments": experiment_names, "suites": suite_names, "tables": table_names}[kind]()

@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OUT = Path("mddbench-out")
+
+DataRoot = Annotated[
+    Path | None, typer.Option(help="The dataset's folder, or a folder that holds datasets under their names.")
+]
+Out = Annotated[Path, typer.Option(help="Where cells, the tracking store and the report go.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(help="Decoded images and the embedded dataset.", envvar="MDDBENCH_CACHE", show_default="<out>/cache"),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow store.", show_default="$MLFLOW_TRACKING_URI, else sqlite:///<out>/mlflow.db"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def cache_below(cache_dir: Path | None, out: Path) -> Path:
+    """The cache folder: as given, else inside the output folder."""
+    return cache_dir or out / "cache"
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' greetings off the terminal."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

@@ -1,0 +1,105 @@
+"""`mddbench report`, `export` and `import`: what becomes of finished runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mddbench.cli.options import OUT, Out, TrackingUri
+from mddbench.errors import InputError
+
+if TYPE_CHECKING:
+    from mddbench.report.build import Entry
+    from mddbench.tracking import MlflowStore
+
+
+def report(
+    out: Out = OUT,
+    tracking_uri: TrackingUri = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Read records from a folder (an export, or a run's output) instead of MLflow.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="<out>/report")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
+) -> None:
+    """Render tables and galleries from finished runs."""
+    from mddbench.report.build import build_report, differences, entries_from_folder, write_report
+
+    folder = to or out / "report"
+    built = build_report(entries_from_folder(records) if records else entries_from_store(tracking_uri, out))
+    if check:
+        lines = differences(built, folder)
+        for line in lines:
+            print(line)
+        if lines:
+            print(f"mddbench: {folder} does not follow from the records; render it again without --check", file=sys.stderr)
+            raise typer.Exit(1)
+        return
+    tables, pictures = write_report(built, folder)
+    for text in built.main.values():
+        print(text)
+    for file in (*tables, *pictures):
+        print(file, file=sys.stderr)
+
+
+def export(
+    to: Annotated[Path, typer.Argument(help="Folder for the records: <to>/<dataset>/<method>-seed<N>.json.")],
+    out: Out = OUT,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write the records of finished runs as JSON files, to be kept or committed."""
+    from mddbench.records import write_record
+
+    written: set[Path] = set()
+    for _, record in _store(tracking_uri, out).records():
+        file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
+        if file in written:
+            file = file.with_stem(f"{file.stem}-{record.protocol[:8]}")
+        write_record(record, file)
+        written.add(file)
+        print(file)
+    if not written:
+        raise InputError("export: the store holds no finished run; `mddbench run --all` makes some")
+
+
+def import_records(
+    folder: Annotated[Path, typer.Argument(help="Folder with records, as `export` writes them or a run leaves them.")],
+    out: Out = OUT,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Bring records made elsewhere into the store; those it already has are left as they are."""
+    from mddbench.cells import facts_of
+    from mddbench.records import read_records
+    from mddbench.tracking import MlflowTracker
+
+    records = read_records(folder)
+    tracker = MlflowTracker(_store(tracking_uri, out), "imported", f"import of {folder.name}")
+    new = [record for record in records if not tracker.has(record.identity)]
+    for record in new:
+        tracker.start(facts_of(record)).finish(record, [])
+        print(f"{record.method}/{record.dataset}/seed{record.seed}")
+    tracker.close()
+    print(f"{len(new)} imported, {len(records) - len(new)} already there", file=sys.stderr)
+
+
+def entries_from_store(tracking_uri: str | None, out: Path) -> list[Entry]:
+    """Every finished cell in the store, with its panels. Raises InputError if there is none."""
+    from mddbench.report.build import Entry
+
+    store = _store(tracking_uri, out)
+    entries = [Entry(record, lambda run_id=run_id: store.panels(run_id)) for run_id, record in store.records()]
+    if not entries:
+        raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")
+    return entries
+
+
+def _store(tracking_uri: str | None, out: Path) -> MlflowStore:
+    from mddbench.tracking import MlflowStore, tracking_place
+
+    uri, artifacts = tracking_place(tracking_uri, out)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists() and not out.exists():
+        raise InputError(f"{uri}: no such store; give the output folder of a run by --out, or a store by --tracking-uri")
+    return MlflowStore(uri, artifacts)

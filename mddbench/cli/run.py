@@ -1,0 +1,174 @@
+"""`mddbench run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Quiet, TrackingUri, cache_below
+from mddbench.errors import InputError
+
+if TYPE_CHECKING:
+    from mddbench.cells import Cell
+    from mddbench.progress import Reporter
+    from mddbench.runner import Outcome, RunOptions
+
+
+def run(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Experiments as DATASET/METHOD, or YAML files.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Run all experiments of the suite.")] = False,
+    suite: Annotated[str, typer.Option(help="Which suite --all runs.")] = "quick",
+    data_root: DataRoot = None,
+    out: Out = OUT,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the experiments' own: 0,1,2.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.lr=0.001.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights.")] = None,
+    cache_dir: CacheDir = None,
+    tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
+    tracking_uri: TrackingUri = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate experiments, log them to MLflow and render the tables.
+
+    Finished cells are skipped and interrupted ones resumed; a failed cell does not stop the others (exit status 1).
+
+    Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
+    """
+    if everything == bool(names):
+        raise InputError("run: name experiments (as in mini/rd4ad) or give --all, and not both; see `mddbench list`")
+    if tracking not in ("mlflow", "none"):
+        raise InputError(f"--tracking {tracking}: expected mlflow or none")
+    from mddbench.cells import choose_device
+    from mddbench.config import parse_override
+    from mddbench.progress import reporter
+    from mddbench.runner import RunOptions, plan
+    from mddbench.seeding import use_deterministic_algorithms
+
+    use_deterministic_algorithms()
+    overrides = dict(parse_override(text) for text in set_ or [])
+    cells = plan(names or [], suite if everything else None, _seeds(seeds), overrides)
+    options = RunOptions(out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force)
+    if dry_run:
+        _show_plan(cells, options, as_json)
+        return
+    speaker = reporter(quiet)
+    uri = None if tracking == "none" else (tracking_uri or "")
+    outcomes = _run(cells, options, uri, suite if everything else "named", speaker)
+    if as_json:
+        print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
+    elif any(outcome.status != "failed" for outcome in outcomes):
+        _render(options, uri, speaker)
+    failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, speaker: Reporter) -> list[Outcome]:
+    from mddbench.runner import Runner
+    from mddbench.tracking import MlflowStore, MlflowTracker, NoTracker, Tracker, tracking_place
+
+    tracker: Tracker = NoTracker()
+    if uri is not None:
+        place, artifacts = tracking_place(uri or None, options.out)
+        speaker.say(f"opening the tracking store {place}")
+        tracker = MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
+    try:
+        return Runner(options, tracker, speaker).run(cells)
+    finally:
+        tracker.close()
+
+
+def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> None:
+    """The report of all that is in the store, its main tables on stdout, and where everything is."""
+    from mddbench.cli.results import entries_from_store
+    from mddbench.report.build import build_report, entries_from_folder, write_report
+    from mddbench.tracking import tracking_place
+
+    speaker.say("rendering the report")
+    entries = entries_from_folder(options.out) if uri is None else entries_from_store(uri or None, options.out)
+    report = build_report(entries)
+    tables, pictures = write_report(report, options.out / "report")
+    for text in report.main.values():
+        print(text)
+    main = [file for file in tables if file.name == "main.md"]
+    speaker.say("\n".join(f"Table      {file}" for file in main))
+    speaker.say("\n".join(f"Pictures   {file}" for file in pictures))
+    if uri is not None:
+        place, _ = tracking_place(uri or None, options.out)
+        speaker.say(f"MLflow     {place}")
+        speaker.say(f"           open its page with: mlflow ui --backend-store-uri {place}")
+    speaker.say(f"Everything {options.out}")
+
+
+def _show_plan(cells: list[Cell], options: RunOptions, as_json: bool) -> None:
+    from mddbench.estimate import estimate
+
+    found = estimate(cells, options)
+    rows: list[dict[str, Any]] = [
+        {
+            "experiment": each.experiment.name,
+            "seeds": list(each.seeds),
+            "epochs": each.experiment.epochs,
+            "train_images": each.train_images,
+            "test_images": each.test_images,
+            "step_seconds": each.step_seconds,
+            "hours": each.hours,
+            "cache_mib": each.cache_mib,
+        }
+        for each in found
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'experiment':<24} {'seeds':<10} {'epochs':>6} {'train':>7} {'test':>7} {'s/step':>8} {'hours':>8} {'cache':>9}")
+    for row in rows:
+        seeds = ",".join(str(seed) for seed in row["seeds"])
+        train, test = (str(row[key]) if row[key] is not None else "?" for key in ("train_images", "test_images"))
+        hours = f"{row['hours']:.2f}" if row["hours"] is not None else "?"
+        cache = f"{row['cache_mib']:.0f} MiB" if row["cache_mib"] is not None else "?"
+        print(
+            f"{row['experiment']:<24} {seeds:<10} {row['epochs']:>6} {train:>7} {test:>7} "
+            f"{row['step_seconds']:>8.3f} {hours:>8} {cache:>9}"
+        )
+    total = sum(row["hours"] or 0.0 for row in rows)
+    print(f"{len(cells)} cells, about {_duration(total)} on {options.device}, from timed steps; finished cells are skipped")
+
+
+def _duration(hours: float) -> str:
+    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = (-1,)
+    if min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise InputError(f"--seeds {text}: expected different whole numbers from 0 on, as in 0,1,2")
+    return seeds
+
+
+def _as_dict(outcome: Outcome) -> dict[str, Any]:
+    record = outcome.folder / "record.json" if outcome.folder else None
+    return {
+        "cell": outcome.cell.name,
+        "experiment": outcome.cell.experiment.name,
+        "seed": outcome.cell.seed,
+        "status": outcome.status,
+        "message": outcome.message,
+        "record": str(record) if record and record.exists() else None,
+    }

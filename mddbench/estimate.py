@@ -1,0 +1,76 @@
+"""What a plan would cost, from timed steps: nothing is trained, and neither images nor weights are needed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mddbench.batch import as_images
+from mddbench.cells import Cell
+from mddbench.config import Experiment
+from mddbench.detector import load_method, method_settings
+from mddbench.evaluate import BATCH_SIZE
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.runner import RunOptions, image_counts
+from mddbench.train import Trainer, TrainingImages, batches_per_epoch, synchronize
+
+TIMED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One experiment of a plan. Images and times are None if the number of images is not known; hours are for all its cells."""
+
+    experiment: Experiment
+    seeds: tuple[int, ...]
+    train_images: int | None
+    test_images: int | None
+    step_seconds: float
+    hours: float | None
+    cache_mib: float | None
+
+
+def estimate(cells: list[Cell], options: RunOptions) -> list[Estimate]:
+    """An estimate for each experiment among the cells, in their order."""
+    seeds: dict[str, list[int]] = {}
+    experiments: dict[str, Experiment] = {}
+    for cell in cells:
+        seeds.setdefault(cell.experiment.name, []).append(cell.seed)
+        experiments[cell.experiment.name] = cell.experiment
+    return [_one(experiment, tuple(seeds[name]), options) for name, experiment in experiments.items()]
+
+
+def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions) -> Estimate:
+    counts = image_counts(experiment.dataset, options)
+    step, inference = _timed(experiment, options)
+    if counts is None:
+        return Estimate(experiment, seeds, None, None, step, None, None)
+    train, test = counts
+    seconds = experiment.epochs * batches_per_epoch(train, experiment) * step + test * inference
+    size = (train + test) * experiment.image_size**2 * 4 / 2**20
+    return Estimate(experiment, seeds, train, test, step, len(seeds) * seconds / 3600, size)
+
+
+def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
+    """Seconds per training step and per test image, on noise and untrained weights, which cost the same."""
+    method = load_method(experiment.method)
+    encoder = FrozenEncoder(experiment.encoder.name, experiment.encoder.levels)
+    settings = method_settings(method, experiment.settings, experiment.name)
+    detector = method(encoder, settings, 1).to(options.device)
+    size = experiment.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
+    data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64))
+    step = Trainer(detector, experiment, 0, Path("unused")).time_steps(data, TIMED_STEPS)
+    detector.eval()
+    with torch.inference_mode():
+        images = as_images(noise[:BATCH_SIZE], options.device)
+        detector.anomaly_maps(images)
+        synchronize(options.device)
+        started = time.perf_counter()
+        detector.anomaly_maps(images)
+        synchronize(options.device)
+    return step, (time.perf_counter() - started) / len(images)

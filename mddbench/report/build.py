@@ -1,0 +1,114 @@
+"""Builds a report: tables for each dataset, a gallery for each method. Numbers come from records and from nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mddbench.errors import InputError
+from mddbench.panels import Panel, load_panels
+from mddbench.records import Record, read_record, read_records
+from mddbench.report.gallery import draw_gallery
+from mddbench.report.spec import load_table, table_names
+from mddbench.report.tables import Group, csv, group_by_protocol, latex, markdown, numbers, protocol_notes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record, and how to get the panels that its run kept."""
+
+    record: Record
+    panels: Callable[[], tuple[Panel, ...]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The files of a report below its folder, tables as text; pictures are drawn by `draw`. main: dataset -> main table."""
+
+    texts: dict[Path, str]
+    pictures: dict[Path, Callable[[Path], None]]
+    main: dict[str, str]
+
+
+def entries_from_folder(folder: Path) -> list[Entry]:
+    """Entries from the records below a folder: an export, or a run's output folder with its panels."""
+    cells = folder / "cells"
+    if not cells.is_dir():
+        return [Entry(record, tuple) for record in read_records(folder)]
+    files = sorted(cells.glob("*/record.json"))
+    if not files:
+        raise InputError(f"{cells}: no finished cell there; `mddbench run --all` makes some")
+    return [Entry(read_record(file), lambda file=file: _beside(file)) for file in files]  # type: ignore[misc]
+
+
+def build_report(entries: list[Entry]) -> Report:
+    """All tables of `paper_tables/` for each dataset among the entries, and a gallery for each row of the main table."""
+    panels = {entry.record.identity: entry.panels for entry in entries}
+    texts: dict[Path, str] = {}
+    pictures: dict[Path, Callable[[Path], None]] = {}
+    main: dict[str, str] = {}
+    for dataset, groups in group_by_protocol(entry.record for entry in entries).items():
+        texts.update(_tables(dataset, groups))
+        main[dataset] = texts[Path(dataset) / "main.md"]
+        for group in groups:
+            name = Path(dataset) / f"gallery-{_file_name(group.label)}.png"
+            pictures[name] = _gallery(group, panels[group.first.identity])
+    return Report(texts, pictures, main)
+
+
+def write_report(report: Report, out: Path) -> tuple[list[Path], list[Path]]:
+    """Write tables and pictures below `out`; the files of each. A run without panels has no gallery."""
+    for name, text in report.texts.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text, encoding="utf-8")
+    for name, draw in report.pictures.items():
+        draw(out / name)
+    return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
+
+
+def differences(report: Report, folder: Path) -> list[str]:
+    """Lines of a diff between the tables in a folder and those that follow from the records; none if they agree."""
+    lines: list[str] = []
+    for name, text in sorted(report.texts.items()):
+        file = folder / name
+        stored = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines += difflib.unified_diff(stored, text.splitlines(), str(file), "from the records", lineterm="")
+    return lines
+
+
+def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:
+    texts: dict[Path, str] = {}
+    for name in table_names():
+        spec = load_table(name)
+        parts = [groups] if spec.rows == "method" else [[group] for group in groups]
+        for part in parts:
+            suffix = "" if spec.rows == "method" else f"-{_file_name(part[0].label)}"
+            title = spec.title.format(dataset=dataset, setting=part[0].first.card.get("setting"), method=part[0].label)
+            frame, notes = numbers(spec, part), protocol_notes(part)
+            stem = Path(dataset) / f"{name}{suffix}"
+            texts[stem.with_suffix(".md")] = markdown(spec, title, frame, notes)
+            texts[stem.with_suffix(".tex")] = latex(spec, title, frame, notes)
+            texts[stem.with_suffix(".csv")] = csv(frame)
+    return texts
+
+
+def _gallery(group: Group, load: Callable[[], tuple[Panel, ...]]) -> Callable[[Path], None]:
+    def draw(file: Path) -> None:
+        panels = load()
+        if panels:
+            draw_gallery(panels, f"{group.label} on {group.first.dataset}, seed {group.first.seed}", file)
+
+    return draw
+
+
+def _beside(file: Path) -> tuple[Panel, ...]:
+    panels = file.with_name("panels.npz")
+    return load_panels(panels) if panels.exists() else ()
+
+
+def _file_name(label: str) -> str:
+    """A label as part of a file's name: 'RD4AD (mvtec/rd4ad_ader)' -> 'rd4ad-mvtec-rd4ad_ader'."""
+    kept = "".join(sign if sign.isalnum() or sign in "_.=" else "-" for sign in label.lower())
+    return "-".join(part for part in kept.split("-") if part)

@@ -1,0 +1,38 @@
+"""Table specs: what stands in a table, as YAML in `paper_tables/`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from mddbench.config import Strict, read_yaml, validated
+from mddbench.errors import InputError
+from mddbench.metrics.names import LABELS
+
+
+class TableSpec(Strict):
+    """title: may hold {dataset}, {setting} and {method}; rows: what a row is; columns: metric keys."""
+
+    title: str
+    rows: Literal["method", "category"]
+    columns: tuple[str, ...]
+
+
+def table_names() -> list[str]:
+    """All table specs."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def load_table(name: str) -> TableSpec:
+    """A spec by name. Raises InputError if it does not fit."""
+    where = f"paper_tables/{name}.yaml"
+    spec = validated(TableSpec, read_yaml(_folder() / f"{name}.yaml"), where)
+    unknown = [key for key in spec.columns if key not in LABELS]
+    if unknown:
+        raise InputError(f"{where}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
+    return spec
+
+
+def _folder() -> Path:
+    return Path(str(files("mddbench.paper_tables")))

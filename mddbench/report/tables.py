@@ -1,0 +1,168 @@
+"""Tables from records: numbers first (a frame), then their text in Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mddbench.metrics.names import LABELS
+from mddbench.records import Record
+from mddbench.report.spec import TableSpec
+
+CARD_ROWS = ("epochs", "batch_size", "image_size", "encoder", "precision", "image_score", "selection", "metrics")
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The seeds of one protocol: a row of a table. label: the method, with what was changed if that is needed to tell it apart."""
+
+    label: str
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+
+def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
+    """Dataset -> groups, in the order of labels; records of one protocol share a group, and nothing else does.
+
+    Two protocols of one method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
+    """
+    protocols: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        protocols.setdefault((record.dataset, record.protocol), []).append(record)
+    by_dataset: dict[str, list[list[Record]]] = {}
+    for (dataset, _), members in sorted(protocols.items()):
+        by_dataset.setdefault(dataset, []).append(sorted(members, key=lambda record: record.seed))
+    return {dataset: _labelled(groups) for dataset, groups in by_dataset.items()}
+
+
+def _labelled(groups: list[list[Record]]) -> list[Group]:
+    ways: tuple[Callable[[Record], str], ...] = (
+        lambda record: record.label,
+        lambda record: f"{record.label} ({record.experiment})",
+        lambda record: f"{record.label} ({record.experiment}{_overrides(record)})",
+        lambda record: f"{record.label} ({record.experiment}{_overrides(record)}, {record.protocol[:8]})",
+    )
+    labelled = []
+    for members in groups:
+        way = next(w for w in ways if sum(w(other[0]) == w(members[0]) for other in groups) == 1)
+        labelled.append(Group(way(members[0]), tuple(members)))
+    return sorted(labelled, key=lambda group: group.label)
+
+
+def _overrides(record: Record) -> str:
+    changed = record.settings.get("overrides") or {}
+    return "".join(f", {key}={value}" for key, value in changed.items())
+
+
+def numbers(spec: TableSpec, groups: list[Group]) -> pd.DataFrame:
+    """One row a method (of 'mean') or a category (of one group): columns 'row', 'n', and KEY, KEY_std in [0, 1].
+
+    The standard deviation is that of a sample over the seeds; NaN for a single one.
+    """
+    if spec.rows == "method":
+        places = [(group.label, group, MEAN) for group in groups]
+    else:
+        places = [(place, group, place) for group in groups for place in (*group.first.categories, MEAN)]
+    rows = []
+    for label, group, place in places:
+        row: dict[str, object] = {"row": label, "n": len(group.records)}
+        for key in spec.columns:
+            values = pd.Series([record.value(place, key) for record in group.records], dtype=float)
+            row[key], row[f"{key}_std"] = values.mean(skipna=False), values.std(skipna=False)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
+    """A Markdown table in percent, best of each column bold, with its notes below."""
+    first = "Method" if spec.rows == "method" else "Category"
+    lines = [
+        f"### {title}",
+        "",
+        f"| {first} | n | {' | '.join(LABELS[key] for key in spec.columns)} |",
+        f"|:--|--:|{'--:|' * len(spec.columns)}",
+    ]
+    cells = _cells(spec, frame, " ± ", lambda text: f"**{text}**")
+    lines += [f"| {row} | {n} | {' | '.join(values)} |" for row, n, values in cells]
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+
+
+def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
+    """A LaTeX table with booktabs rules, best of each column bold."""
+    first = "Method" if spec.rows == "method" else "Category"
+    cells = _cells(spec, frame, r"\,$\pm$\,", lambda text: rf"\textbf{{{text}}}")
+    body = [f"{_escaped(row)} & {n} & {' & '.join(values)} \\\\" for row, n, values in cells]
+    if spec.rows == "category":
+        body.insert(-1, r"\midrule")
+    return "\n".join(
+        [
+            *(f"% {note}" for note in notes),
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escaped(title)}}}",
+            rf"\begin{{tabular}}{{lr{'r' * len(spec.columns)}}}",
+            r"\toprule",
+            f"{first} & $n$ & {' & '.join(LABELS[key] for key in spec.columns)} \\\\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """All digits: values and standard deviations in [0, 1]; an empty field where there is none."""
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def protocol_notes(groups: list[Group]) -> list[str]:
+    """The protocol under a table: what all rows share on one line, then what differs, row by row."""
+    cards = [group.first.card for group in groups]
+    shared = [key for key in CARD_ROWS if len({str(card.get(key)) for card in cards}) == 1]
+    notes = ["Protocol: " + "; ".join(f"{key.replace('_', ' ')} {cards[0].get(key)}" for key in shared) + "."]
+    for group, card in zip(groups, cards, strict=True):
+        own = "; ".join(f"{key.replace('_', ' ')} {card.get(key)}" for key in CARD_ROWS if key not in shared)
+        seeds = ", ".join(str(record.seed) for record in group.records)
+        notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
+    notes.append(f"Percent. ± is the standard deviation over n seeds; {chr(0x2013)} is not defined or not measured.")
+    return notes
+
+
+def _cells(
+    spec: TableSpec, frame: pd.DataFrame, plus_minus: str, bold: Callable[[str], str]
+) -> list[tuple[str, int, list[str]]]:
+    """Each row's label, n and cells. Best is marked among methods only, and only where there are two."""
+    compare = spec.rows == "method" and len(frame) > 1
+    best = {key: frame[key].round(3).max() if compare else math.inf for key in spec.columns}
+    rows = []
+    for _, row in frame.iterrows():
+        texts = []
+        for key in spec.columns:
+            text = _percent(float(row[key]), float(row[f"{key}_std"]), plus_minus)
+            texts.append(bold(text) if round(float(row[key]), 3) == best[key] else text)
+        rows.append((str(row["row"]), int(row["n"]), texts))
+    return rows
+
+
+def _percent(value: float, deviation: float, plus_minus: str) -> str:
+    """One decimal of a percent, as the field prints them."""
+    if math.isnan(value):
+        return "–"
+    spread = "" if math.isnan(deviation) else f"{plus_minus}{100 * deviation:.1f}"
+    return f"{100 * value:.1f}{spread}"
+
+
+def _escaped(text: str) -> str:
+    for sign in "&%#_":
+        text = text.replace(sign, f"\\{sign}")
+    return text
