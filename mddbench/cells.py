@@ -71,7 +71,11 @@ def resolved_settings(experiment: Experiment, detector: Detector) -> dict[str, A
 
 
 def identities(settings: dict[str, Any], card: dict[str, Any], version: int, seed: int, fingerprint: str) -> tuple[str, str]:
-    """(identity of the cell, identity of its protocol): hashes over all that decides the numbers."""
+    """(identity of the cell, identity of its protocol): hashes over all that decides the numbers.
+
+    The encoder's weights count by their hash, not by where they came from.
+    """
+    card = {key: value for key, value in card.items() if key != "encoder_weights"}
     decisive = {"settings": settings, "card": card, "version": version, "fingerprint": fingerprint}
     text = json.dumps(decisive, sort_keys=True)
     protocol = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,10 +15,13 @@ from mddbench.config import Experiment
 from mddbench.detector import load_method, method_settings
 from mddbench.evaluate import BATCH_SIZE
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.progress import Reporter
 from mddbench.runner import RunOptions, image_counts
 from mddbench.train import Trainer, TrainingImages, batches_per_epoch, synchronize
 
 TIMED_STEPS = 3
+ENOUGH_SECONDS = 4.0
+"""A first step slower than this is taken as it is: warming up is then a small part of it."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,18 @@ class Estimate:
     cache_mib: float | None
 
 
-def estimate(cells: list[Cell], options: RunOptions) -> list[Estimate]:
+def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list[Estimate]:
     """An estimate for each experiment among the cells, in their order."""
     seeds: dict[str, list[int]] = {}
     experiments: dict[str, Experiment] = {}
     for cell in cells:
         seeds.setdefault(cell.experiment.name, []).append(cell.seed)
         experiments[cell.experiment.name] = cell.experiment
-    return [_one(experiment, tuple(seeds[name]), options) for name, experiment in experiments.items()]
+    estimates = []
+    for name, experiment in experiments.items():
+        reporter.say(f"timing {name}")
+        estimates.append(_one(experiment, tuple(seeds[name]), options))
+    return estimates
 
 
 def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions) -> Estimate:
@@ -64,7 +71,10 @@ def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
     size = experiment.image_size
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64))
-    step = Trainer(detector, experiment, 0, Path("unused")).time_steps(data, TIMED_STEPS)
+    trainer = Trainer(detector, experiment, 0, Path("unused"))
+    step = trainer.time_steps(data, 1)
+    if step < ENOUGH_SECONDS:
+        step = trainer.time_steps(data, TIMED_STEPS)
     detector.eval()
     with torch.inference_mode():
         images = as_images(noise[:BATCH_SIZE], options.device)

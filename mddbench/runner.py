@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from mddbench.cells import Cell, Prepared, facts_of
 from mddbench.config import Experiment, load_experiment, load_suite
-from mddbench.data.dataset import Dataset, load_source, open_dataset, read_dataset
+from mddbench.data.dataset import Dataset, load_source, open_dataset
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import CellError, InputError
 from mddbench.evaluate import evaluate
@@ -65,31 +65,37 @@ def plan(names: list[str], suite: str | None, seeds: tuple[int, ...] | None, ove
     return [Cell(experiment, seed) for experiment in experiments for seed in seeds or experiment.seeds]
 
 
+Datasets = dict[tuple[str, int], Dataset]
+"""Opened datasets by name and image size."""
+
+
+def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> Datasets:
+    """Find what would stop a cell before the first one starts: settings, then data (which is decoded), then weights.
+
+    Returns the opened datasets. Raises InputError for the first thing found.
+    """
+    experiments = {cell.experiment.name: cell.experiment for cell in cells}.values()
+    for experiment in experiments:
+        _method(experiment)
+        autocast(options.device, experiment.precision)
+    datasets: Datasets = {}
+    for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
+        datasets[name, size] = open_dataset(name, options.root_of(name), options.cache, size, reporter)
+    encoders = {(each.encoder.name, each.encoder.levels): each.encoder for each in experiments}
+    for encoder in encoders.values():
+        reporter.say(f"loading encoder {encoder.name}")
+        load_encoder(encoder.name, encoder.levels, options.weights_dir, encoder.sha256)
+    return datasets
+
+
 class Runner:
-    """Runs cells with one set of options."""
+    """Runs checked cells with one set of options."""
 
-    def __init__(self, options: RunOptions, tracker: Tracker, reporter: Reporter) -> None:
-        self.options, self.tracker, self.reporter = options, tracker, reporter
-        self._opened: tuple[tuple[str, int], Dataset] | None = None
-
-    def check(self, cells: list[Cell]) -> None:
-        """Find what would stop a cell before the first one starts. Raises InputError for the first thing found."""
-        seen: set[tuple[object, ...]] = set()
-        for cell in cells:
-            experiment = cell.experiment
-            self._settings(experiment)
-            autocast(self.options.device, experiment.precision)
-            encoder = experiment.encoder
-            if (encoder.name, encoder.levels) not in seen:
-                load_encoder(encoder.name, encoder.levels, self.options.weights_dir, encoder.sha256)
-            if (experiment.dataset,) not in seen:
-                root = self.options.root_of(experiment.dataset)
-                read_dataset(experiment.dataset, root, self.options.cache).sound(experiment.dataset)
-            seen |= {(encoder.name, encoder.levels), (experiment.dataset,)}
+    def __init__(self, options: RunOptions, datasets: Datasets, tracker: Tracker, reporter: Reporter) -> None:
+        self.options, self.datasets, self.tracker, self.reporter = options, datasets, tracker, reporter
 
     def run(self, cells: list[Cell]) -> list[Outcome]:
-        """Run all cells; a failed one does not stop the others. Raises InputError only before the first starts."""
-        self.check(cells)
+        """Run all cells; a failed one does not stop the others."""
         outcomes = []
         for number, cell in enumerate(cells, 1):
             self.reporter.say(f"[{number}/{len(cells)}] {cell.name}")
@@ -99,10 +105,10 @@ class Runner:
         return outcomes
 
     def prepare(self, cell: Cell) -> Prepared:
-        """Open the data, load the teacher and build the model of a cell."""
+        """Load the teacher and build the model of a cell."""
         experiment = cell.experiment
-        method, settings = self._settings(experiment)
-        dataset = self._dataset(experiment)
+        method, settings = _method(experiment)
+        dataset = self.datasets[experiment.dataset, experiment.image_size]
         chosen = experiment.encoder
         encoder = load_encoder(chosen.name, chosen.levels, self.options.weights_dir, chosen.sha256)
         seed_everything(derived_seed(cell.seed, "initial weights"))
@@ -157,20 +163,6 @@ class Runner:
         (folder / CHECKPOINT).unlink(missing_ok=True)
         return record
 
-    def _settings(self, experiment: Experiment) -> tuple[type[Detector], object]:
-        method = load_method(experiment.method)
-        return method, method_settings(method, experiment.settings, experiment.name)
-
-    def _dataset(self, experiment: Experiment) -> Dataset:
-        """The dataset at the experiment's size; the last one opened is kept, since neighbouring cells share it."""
-        key = (experiment.dataset, experiment.image_size)
-        if self._opened is None or self._opened[0] != key:
-            options = self.options
-            root = options.root_of(experiment.dataset)
-            opened = open_dataset(experiment.dataset, root, options.cache, experiment.image_size, self.reporter)
-            self._opened = (key, opened)
-        return self._opened[1]
-
 
 def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
     """(training, test) images of a dataset: counted if it is there, as published if not, None if nobody knows."""
@@ -182,6 +174,12 @@ def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
         return None
     counts = source.expected.values()
     return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts)
+
+
+def _method(experiment: Experiment) -> tuple[type[Detector], object]:
+    """The method of an experiment and its settings."""
+    method = load_method(experiment.method)
+    return method, method_settings(method, experiment.settings, experiment.name)
 
 
 def _kept(folder: Path) -> list[Path]:

@@ -81,11 +81,9 @@ class Trainer:
         return state.history
 
     def time_steps(self, data: TrainingImages, steps: int) -> float:
-        """Seconds per training step, the first one not counted; changes the weights, for estimates only."""
+        """Seconds per training step; changes the weights, for estimates only."""
         self.detector.train()
-        stream = _batches(data, self.experiment, self.seed, self.device)
-        batch = next(stream)
-        self._step(batch, 1.0)
+        batch = next(_batches(data, self.experiment, self.seed, self.device))
         synchronize(self.device)
         started = time.perf_counter()
         for _ in range(steps):
@@ -146,8 +144,7 @@ class Trainer:
             return _State(saved["epoch"], [EpochLog(**log) for log in saved["history"]])
         except Exception as fault:
             raise InputError(
-                f"{self.checkpoint}: cannot be resumed from ({type(fault).__name__}: {fault}); "
-                "start the cell anew with --force"
+                f"{self.checkpoint}: cannot be resumed from ({type(fault).__name__}); start the cell anew with --force"
             ) from None
 
     def _save_if_due(self, state: _State) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
     try:
         app()
     except InputError as fault:
-        print(f"mddbench: {fault}", file=sys.stderr)
+        print(f"mddbench: {' '.join(str(fault).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("mddbench: interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mddbench.cells import Cell
     from mddbench.progress import Reporter
     from mddbench.runner import Outcome, RunOptions
+    from mddbench.tracking import Tracker
 
 
 def run(
@@ -52,7 +53,7 @@ def run(
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
     from mddbench.progress import reporter
-    from mddbench.runner import RunOptions, plan
+    from mddbench.runner import Runner, RunOptions, check_cells, plan
     from mddbench.seeding import use_deterministic_algorithms
 
     use_deterministic_algorithms()
@@ -60,11 +61,16 @@ def run(
     cells = plan(names or [], suite if everything else None, _seeds(seeds), overrides)
     options = RunOptions(out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force)
     if dry_run:
-        _show_plan(cells, options, as_json)
+        _show_plan(cells, options, reporter(quiet), as_json)
         return
     speaker = reporter(quiet)
+    datasets = check_cells(cells, options, speaker)
     uri = None if tracking == "none" else (tracking_uri or "")
-    outcomes = _run(cells, options, uri, suite if everything else "named", speaker)
+    tracker = _tracker(uri, out, suite if everything else "named", speaker)
+    try:
+        outcomes = Runner(options, datasets, tracker, speaker).run(cells)
+    finally:
+        tracker.close()
     if as_json:
         print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
     elif any(outcome.status != "failed" for outcome in outcomes):
@@ -75,19 +81,15 @@ def run(
         raise typer.Exit(1)
 
 
-def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, speaker: Reporter) -> list[Outcome]:
-    from mddbench.runner import Runner
-    from mddbench.tracking import MlflowStore, MlflowTracker, NoTracker, Tracker, tracking_place
+def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Tracker:
+    """The tracker for a store's URI: '' for the default, None for none."""
+    from mddbench.tracking import MlflowStore, MlflowTracker, NoTracker, tracking_place
 
-    tracker: Tracker = NoTracker()
-    if uri is not None:
-        place, artifacts = tracking_place(uri or None, options.out)
-        speaker.say(f"opening the tracking store {place}")
-        tracker = MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
-    try:
-        return Runner(options, tracker, speaker).run(cells)
-    finally:
-        tracker.close()
+    if uri is None:
+        return NoTracker()
+    place, artifacts = tracking_place(uri or None, out)
+    speaker.say(f"opening the tracking store {place}")
+    return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
 
 
 def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> None:
@@ -112,10 +114,10 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> None:
     speaker.say(f"Everything {options.out}")
 
 
-def _show_plan(cells: list[Cell], options: RunOptions, as_json: bool) -> None:
+def _show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_json: bool) -> None:
     from mddbench.estimate import estimate
 
-    found = estimate(cells, options)
+    found = estimate(cells, options, speaker)
     rows: list[dict[str, Any]] = [
         {
             "experiment": each.experiment.name,

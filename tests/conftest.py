@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support import REAL, REAL_IMAGE_LEVEL, write_tree
+
+from mddbench.nn.encoder import FrozenEncoder, load_encoder
+from mddbench.seeding import use_deterministic_algorithms
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _deterministic() -> None:
+    use_deterministic_algorithms()
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MDDBENCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A sound tree of two categories, the test's own to break."""
+    return write_tree(tmp_path / "tree")
+
+
+@pytest.fixture(scope="session")
+def encoder() -> FrozenEncoder:
+    return load_encoder("tf_efficientnet_lite0", (1, 2, 3), None)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, migrated once for all tests."""
+    from mddbench.tracking import MlflowStore
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowStore(f"sqlite:///{file}", file.parent / "mlruns")
+    return file
+
+
+@pytest.fixture
+def fresh_store(migrated: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Makes an output folder with a migrated, empty store in it."""
+
+    def make(name: str) -> Path:
+        out = tmp_path / name
+        out.mkdir()
+        shutil.copy(migrated, out / "mlflow.db")
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    if not REAL.is_dir():
+        pytest.skip("the five real categories are not beside this checkout")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def real_image_level() -> Path:
+    if not REAL_IMAGE_LEVEL.is_dir():
+        pytest.skip("the real categories with image labels are not beside this checkout")
+    return REAL_IMAGE_LEVEL

@@ -1,0 +1,115 @@
+"""Pixels: modes, masks, the cache, the fingerprint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import save
+
+from mddbench.data.cache import decoded_split
+from mddbench.data.dataset import Dataset, open_dataset
+from mddbench.data.datasets import folder
+from mddbench.data.fingerprint import fingerprint, manifest
+from mddbench.data.images import decode_image, decode_mask
+from mddbench.errors import InputError
+from mddbench.progress import SilentReporter
+
+QUIET = SilentReporter()
+
+
+def opened(root: Path, cache: Path, size: int = 32) -> Dataset:
+    return open_dataset("folder", root, cache, size, QUIET)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    file = tmp_path / ("image.tif" if mode in ("CMYK", "I;16") else "image.png")
+    grey = np.full((20, 30), 200, dtype=np.uint8)
+    if mode == "I;16":
+        Image.fromarray(np.full((20, 30), 200 * 257, dtype=np.uint16)).save(file)
+    else:
+        Image.fromarray(grey).convert(mode, dither=Image.Dither.NONE).save(file)
+    pixels, native = decode_image(file, 16)
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+    assert native == (30, 20)
+    assert abs(int(np.median(pixels)) - (255 if mode == "1" else 200)) <= 1
+
+
+@pytest.mark.parametrize("high", [1, 255])
+def test_a_mask_is_what_is_not_zero(high: int, tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[16:32, 16:48] = high
+    save(mask, tmp_path / "mask.png")
+    found = decode_mask(tmp_path / "mask.png", 32, (64, 64))
+    expected = np.zeros((32, 32), dtype=bool)
+    expected[8:16, 8:24] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mddbench.data.images.MAX_PIXELS", 100)
+    save(np.zeros((20, 30), dtype=np.uint8), tmp_path / "big.png")
+    with pytest.raises(InputError, match=r"big.png: 30x20 pixels is more than the 100 allowed"):
+        decode_image(tmp_path / "big.png", 16)
+
+
+def test_the_cache_holds_what_decoding_gives_and_is_written_once(tree: Path, tmp_path: Path) -> None:
+    first = opened(tree, tmp_path / "cache")
+    for sample, image, mask in zip(first.test.samples, first.test.images, first.test.masks, strict=True):
+        pixels, native = decode_image(sample.image, 32)
+        np.testing.assert_array_equal(image, pixels)
+        truth = decode_mask(sample.mask, 32, native) if sample.mask else np.zeros((32, 32), bool)
+        np.testing.assert_array_equal(mask, truth)
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")}
+    assert len(files) == 4
+    opened(tree, tmp_path / "cache")
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")} == files
+    opened(tree, tmp_path / "cache", size=40)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 8
+
+
+def test_a_changed_image_is_decoded_anew(tree: Path, tmp_path: Path) -> None:
+    before = opened(tree, tmp_path / "cache")
+    save(np.full((48, 56, 3), 7, dtype=np.uint8), before.train.samples[0].image)
+    after = opened(tree, tmp_path / "cache")
+    assert after.fingerprint != before.fingerprint
+    assert (after.train.images[0] == 7).all()
+
+
+def test_a_failed_decoding_leaves_no_cache(tree: Path, tmp_path: Path) -> None:
+    (tree / "nut" / "train" / "good" / "002.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"002\.png"):
+        opened(tree, tmp_path / "cache")
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+
+def test_too_small_a_disk_is_said_before(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("mddbench.data.cache.shutil.disk_usage", lambda _: usage._replace(free=10))
+    samples = folder.DATASET.read(tree).select("train")
+    with pytest.raises(InputError, match=r"decoded images need 0 MiB, 0 MiB are free"):
+        decoded_split(samples, 32, tmp_path / "cache", "x", QUIET)
+
+
+def test_the_fingerprint_depends_on_content_and_paths_not_on_the_place(tree: Path, tmp_path: Path) -> None:
+    digest = fingerprint(manifest(folder.DATASET.read(tree)))
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tree, moved)
+    assert fingerprint(manifest(folder.DATASET.read(moved))) == digest
+    image = moved / "nut" / "train" / "good" / "000.png"
+    image.rename(image.with_stem("renamed"))
+    assert fingerprint(manifest(folder.DATASET.read(moved))) != digest
+
+
+def test_splits_by_category_keep_order_and_masks(tree: Path, tmp_path: Path) -> None:
+    data = opened(tree, tmp_path / "cache")
+    parts = [data.test.of(category) for category in data.categories]
+    assert [sample for part in parts for sample in part.samples] == list(data.test.samples)
+    np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), data.test.images)
+    assert data.train_categories.tolist() == [0] * 6 + [1] * 6
+    assert all(part.has_masks for part in parts)

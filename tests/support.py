@@ -1,0 +1,90 @@
+"""Small trees, models and settings for the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mddbench.config import Experiment, validated
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "data" / "real"
+REAL_IMAGE_LEVEL = ROOT.parent / "shared" / "data" / "real_imagelevel"
+
+EXPERIMENT: dict[str, Any] = {
+    "name": "test",
+    "method": "rd4ad",
+    "dataset": "folder",
+    "seeds": [0],
+    "image_size": 64,
+    "batch_size": 4,
+    "epochs": 2,
+    "encoder": {"name": "tf_efficientnet_lite0", "levels": [1, 2, 3]},
+    "optimizer": {"name": "adam", "lr": 0.005, "betas": [0.5, 0.999]},
+    "schedule": {"name": "constant"},
+    "gradient_clip": None,
+}
+YAML = """\
+method: rd4ad
+dataset: folder
+seeds: [0]
+image_size: 64
+batch_size: 4
+epochs: 3
+encoder: {name: tf_efficientnet_lite0, levels: [1, 2, 3]}
+optimizer: {name: adam, lr: 0.005, betas: [0.5, 0.999]}
+schedule: {name: constant}
+gradient_clip: null
+"""
+
+
+def experiment(**changes: Any) -> Experiment:
+    """A small experiment with some settings changed."""
+    return validated(Experiment, {**EXPERIMENT, **changes}, "test")
+
+
+def write_tree(root: Path, categories: tuple[str, ...] = ("bolt", "nut"), train: int = 6, size: int = 48) -> Path:
+    """A sound tree in MVTec-AD's layout: noise around a colour of its own for each category, defects are bright squares."""
+    for index, category in enumerate(categories):
+        generator = np.random.default_rng(index)
+
+        def image(path: Path, defect: bool, generator: np.random.Generator = generator, index: int = index) -> None:
+            pixels = generator.integers(60 + 40 * index, 110 + 40 * index, (size, size + 8, 3), dtype=np.uint8)
+            if defect:
+                y, x = generator.integers(8, size - 16, 2)
+                pixels[y : y + 8, x : x + 8] = 250
+                mask = np.zeros((size, size + 8), dtype=np.uint8)
+                mask[y : y + 8, x : x + 8] = 255
+                save(mask, root / category / "ground_truth" / path.parent.name / f"{path.stem}_mask.png")
+            save(pixels, path)
+
+        for number in range(train):
+            image(root / category / "train" / "good" / f"{number:03d}.png", defect=False)
+        for number in range(3):
+            image(root / category / "test" / "good" / f"{number:03d}.png", defect=False)
+            image(root / category / "test" / "spot" / f"{number:03d}.png", defect=True)
+    return root
+
+
+def save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in a process of its own."""
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("mddbench")), *(str(argument) for argument in arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=280,
+        check=False,
+    )

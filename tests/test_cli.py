@@ -1,0 +1,253 @@
+"""The command, run as its users run it: in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import YAML, mddbench
+
+from mddbench.errors import InputError
+from mddbench.records import Record, read_record
+from mddbench.tracking import MlflowStore
+
+Make = Callable[[str], Path]
+
+
+def own(folder: Path, name: str, **changes: str) -> Path:
+    """An experiment file with some lines changed."""
+    text = YAML
+    for key, line in changes.items():
+        text = "\n".join(line if old.startswith(f"{key}:") else old for old in text.splitlines())
+    file = folder / f"{name}.yaml"
+    file.write_text(text)
+    return file
+
+
+def only_record(out: Path) -> Record:
+    (file,) = out.glob("cells/*/record.json")
+    return read_record(file)
+
+
+def runs(out: Path) -> list[Any]:
+    return MlflowStore(f"sqlite:///{out / 'mlflow.db'}", None).search("tags.`mddbench.kind` = 'cell'")
+
+
+def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
+    out, file = fresh_store("out"), own(tmp_path, "own")
+    ran = mddbench("run", file, "--data-root", tree, "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    assert "| RD4AD | 1 |" in ran.stdout
+    for said in ("training: 9/9 epoch 3/3 loss", "images/s", "report/folder/main.md", "gallery-rd4ad.png", "mlflow ui"):
+        assert said in ran.stderr
+    for name in ("main.md", "main.tex", "main.csv", "categories-rd4ad.md", "gallery-rd4ad.png"):
+        assert (out / "report" / "folder" / name).stat().st_size > 0
+    record = only_record(out)
+    assert record.categories == ["bolt", "nut"]
+    assert record.card["selection"] == "last epoch"
+    assert [entry["epoch"] for entry in record.history] == [1, 2, 3]
+
+    (run,) = runs(out)
+    client = MlflowStore(f"sqlite:///{out / 'mlflow.db'}", None).client
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "rd4ad/folder/seed0"
+    assert run.data.params["optimizer.lr"] == "0.005"
+    assert run.data.metrics["mean/i_auroc"] == pytest.approx(record.value("mean", "i_auroc"))
+    assert run.data.metrics["bolt/p_ap"] == pytest.approx(record.value("bolt", "p_ap"))
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 3
+    assert run.data.tags["mddbench.environment.torch"] == record.environment["torch"]
+    assert run.inputs.dataset_inputs[0].dataset.digest == record.fingerprint[:32]
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.info.status == "FINISHED"
+    assert {entry.path for entry in client.list_artifacts(run.info.run_id)} == {"record.json", "panels.npz"}
+
+    again = mddbench("run", file, "--data-root", tree, "--out", out)
+    assert again.returncode == 0
+    assert "skipped finished before" in again.stderr
+    assert "training" not in again.stderr
+    assert len(runs(out)) == 1
+
+
+def test_seeds_and_repeats(tree: Path, tmp_path: Path) -> None:
+    file, records = own(tmp_path, "own"), []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        ran = mddbench("run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "3,4", "--quiet")
+        assert ran.returncode == 0, ran.stderr
+        records.append({r.seed: r for r in map(read_record, out.glob("cells/*/record.json"))})
+    assert "| RD4AD | 2 |" in ran.stdout
+    assert "±" in ran.stdout
+    first, second = records
+    for seed in (3, 4):
+        assert first[seed].deterministic() == second[seed].deterministic()
+    assert first[3].model_sha256 != first[4].model_sha256
+    assert first[3].metrics != first[4].metrics
+    assert first[3].protocol == first[4].protocol
+
+
+def test_a_killed_run_resumes_to_the_same_record(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
+    file = own(tmp_path, "own", epochs="epochs: 40")
+    undisturbed, killed = tmp_path / "undisturbed", fresh_store("killed")
+    arguments = ["run", file, "--data-root", tree, "--quiet"]
+    assert mddbench(*arguments, "--out", undisturbed, "--tracking", "none").returncode == 0
+
+    command = [str(Path(sys.executable).with_name("mddbench")), *map(str, arguments), "--out", str(killed)]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 120
+        while not list(killed.glob("cells/*/checkpoint.pt")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not list(killed.glob("cells/*/record.json")), "killed too late to show anything"
+    assert list(killed.glob("cells/*/checkpoint.pt"))
+
+    ran = mddbench("run", file, "--data-root", tree, "--out", killed)
+    assert ran.returncode == 0, ran.stderr
+    assert "resuming after epoch" in ran.stderr
+    assert only_record(killed).deterministic() == only_record(undisturbed).deterministic()
+    (run,) = runs(killed)
+    assert run.info.status == "FINISHED"
+    history = MlflowStore(f"sqlite:///{killed / 'mlflow.db'}", None).client.get_metric_history(run.info.run_id, "train/loss")
+    assert sorted({point.step for point in history}) == list(range(1, 41))
+
+
+def test_a_failed_cell_does_not_stop_the_others(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
+    out = fresh_store("out")
+    bad = own(tmp_path, "bad", optimizer="optimizer: {name: sgd, lr: 1.0e+38}")
+    good = own(tmp_path, "good", epochs="epochs: 1")
+    ran = mddbench("run", bad, good, "--data-root", tree, "--out", out, "--json")
+    assert ran.returncode == 1
+    outcomes = json.loads(ran.stdout)
+    assert [outcome["status"] for outcome in outcomes] == ["failed", "finished"]
+    assert "loss is nan" in outcomes[0]["message"] or "loss is inf" in outcomes[0]["message"]
+    assert outcomes[0]["record"] is None
+    assert read_record(Path(outcomes[1]["record"])).experiment == str(good)
+    assert "1 of 2 cells failed: rd4ad/folder/seed0" in ran.stderr
+    assert sorted(run.info.status for run in runs(out)) == ["FAILED", "FINISHED"]
+
+
+def test_records_go_out_and_come_back(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
+    file, first, second = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "first", fresh_store("second")
+    ran = mddbench("run", file, "--data-root", tree, "--out", first, "--tracking", "none", "--quiet")
+    assert ran.returncode == 0, ran.stderr
+    imported = mddbench("import", first / "cells", "--out", second)
+    assert imported.returncode == 0, imported.stderr
+    assert "1 imported, 0 already there" in imported.stderr
+    assert "0 imported, 1 already there" in mddbench("import", first / "cells", "--out", second).stderr
+    exported = mddbench("export", tmp_path / "results", "--out", second)
+    assert exported.stdout.strip() == str(tmp_path / "results" / "folder" / "rd4ad-seed0.json")
+    assert read_record(Path(exported.stdout.strip())) == only_record(first)
+
+    report = mddbench("report", "--records", tmp_path / "results", "--to", tmp_path / "rendered")
+    assert report.stdout == mddbench("report", "--out", second).stdout
+    check = ["report", "--records", tmp_path / "results", "--to", tmp_path / "rendered", "--check"]
+    assert mddbench(*check).returncode == 0
+    table = tmp_path / "rendered" / "folder" / "main.md"
+    table.write_text(table.read_text().replace("RD4AD", "Ours"))
+    stale = mddbench(*check)
+    assert stale.returncode == 1
+    assert "-| Ours | 1" in stale.stdout
+
+
+def test_force_runs_a_finished_cell_again(tree: Path, tmp_path: Path) -> None:
+    file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--json", "--quiet"]
+    assert json.loads(mddbench(*arguments).stdout)[0]["status"] == "finished"
+    first = only_record(out)
+    assert json.loads(mddbench(*arguments).stdout)[0]["status"] == "skipped"
+    assert json.loads(mddbench(*arguments, "--force").stdout)[0]["status"] == "finished"
+    assert only_record(out).deterministic() == first.deterministic()
+    shutil.rmtree(tree / "nut")
+    assert json.loads(mddbench(*arguments).stdout)[0]["status"] == "finished", "other data is another cell"
+    assert len(list(out.glob("cells/*/record.json"))) == 2
+
+
+def test_the_plan_needs_neither_data_nor_weights(tmp_path: Path) -> None:
+    ran = mddbench("run", "--all", "--dry-run", "--out", tmp_path / "out", "--json")
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(ran.stdout)
+    assert row["experiment"] == "mini/rd4ad"
+    assert row["train_images"] == 192
+    assert row["hours"] > 0
+    assert not (tmp_path / "out").exists()
+    text = mddbench("run", "mini/rd4ad", "--dry-run", "--seeds", "0,1", "--out", tmp_path / "out").stdout
+    assert "2 cells, about" in text
+
+
+def test_listing_and_checking() -> None:
+    names = json.loads(mddbench("list", "--json").stdout)
+    assert {"rd4ad"} <= set(names["methods"])
+    assert {"mvtec", "folder", "mini"} <= set(names["datasets"])
+    assert mddbench("list", "suites").stdout.split() == sorted(names["suites"])
+    checked = mddbench("check")
+    assert checked.returncode == 0
+    assert "0 at fault" in checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "name experiments (as in mini/rd4ad) or give --all"),
+        (["run", "--all", "mini/rd4ad"], "and not both"),
+        (["run", "mini/rd4da"], "did you mean 'mini/rd4ad'?"),
+        (["run", "mvtec/rd4ad", "--tracking", "none"], "mvtec: its images are not part of mddbench"),
+        (["run", "mini/rd4ad", "--seeds", "0,x"], "--seeds 0,x: expected different whole numbers"),
+        (["run", "mini/rd4ad", "--seeds", "1,1"], "--seeds 1,1: expected different whole numbers"),
+        (["run", "mini/rd4ad", "--set", "epoch=2"], "unknown key 'epoch' (did you mean 'epochs'?)"),
+        (["run", "mini/rd4ad", "--set", "settings.sigm=2"], "settings: unknown key 'sigm' (did you mean 'sigma'?)"),
+        (["run", "mini/rd4ad", "--device", "cuda:77"], "--device cuda:77: not usable here"),
+        (["run", "mini/rd4ad", "--tracking", "wandb"], "--tracking wandb: expected mlflow or none"),
+        (["run", "nothing.yaml"], "nothing.yaml: cannot be read (No such file or directory)"),
+        (["list", "method"], "did you mean 'methods'?"),
+        (["data", "check", "mvtek"], "unknown dataset 'mvtek' (did you mean 'mvtec'?)"),
+        (["report", "--out", "nowhere"], "no such store"),
+        (["report", "--records", "nowhere"], "nowhere: no records there"),
+        (["import", "nowhere"], "nowhere: no records there"),
+    ],
+)
+def test_usage_errors_are_one_line_and_status_two(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from mddbench.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mddbench", *arguments, *(["--quiet"] if arguments[0] == "run" else [])])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_an_unknown_option_is_status_two() -> None:
+    ran = mddbench("run", "--al")
+    assert ran.returncode == 2
+    assert "--al" in ran.stderr
+
+
+def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is not a database, and long enough to be seen as none" * 50)
+    with pytest.raises(InputError, match="cannot be opened"):
+        MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}", None)
+    (tmp_path / "mlruns").mkdir()
+    with pytest.raises(InputError, match="cannot be opened"):
+        MlflowStore(str(tmp_path / "mlruns"), None)
+
+
+def test_no_colour_and_no_bar_off_a_terminal(tmp_path: Path) -> None:
+    ran = mddbench("data", "check", "mini", "--out", tmp_path / "out")
+    assert ran.returncode == 0
+    assert "\x1b" not in ran.stdout + ran.stderr
+    assert "checking images: 448/448" in ran.stderr

@@ -1,0 +1,84 @@
+"""Settings: strict, and with errors that a person can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import YAML
+
+from mddbench.config import load_experiment, load_suite, parse_override
+from mddbench.errors import InputError
+
+
+def write(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "own.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
+    loaded = load_experiment(write(tmp_path, YAML), {"optimizer.lr": 0.5, "settings.sigma": 2})
+    assert loaded.optimizer.lr == 0.5
+    assert loaded.settings == {"sigma": 2}
+    assert loaded.overrides == {"optimizer.lr": 0.5, "settings.sigma": 2}
+    with pytest.raises(Exception, match="frozen"):
+        loaded.epochs = 7  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: 3", "epoch: 3", "unknown key 'epoch' (did you mean 'epochs'?)"),
+        ("epochs: 3", "", "'epochs' is missing"),
+        ("epochs: 3", "epochs: 0", "'epochs' is 0: input should be greater than or equal to 1"),
+        ("epochs: 3", "epochs: three", "'epochs' is 'three': input should be a valid integer"),
+        ("epochs: 3", "epochs: 3\nepochs: 4", "line 7: not valid YAML ('epochs' is given twice)"),
+        ("lr: 0.005", "rl: 0.005", "unknown key 'optimizer.rl'"),
+        ("name: adam", "name: adamm", "'optimizer.name' is 'adamm': input should be 'adam', 'adamw' or 'sgd'"),
+        ("seeds: [0]", "seeds: []", "'seeds' is []"),
+        ("method: rd4ad", "method: [", "not valid YAML"),
+        ("method: rd4ad", "!!python/object/apply:os.system [ls]: 1\nmethod: rd4ad", "not valid YAML"),
+        (YAML, "- just\n- a list", "expected settings as 'key: value' lines, found list"),
+        ("method: rd4ad", "name: mine\nmethod: rd4ad", "'name' is filled in on loading"),
+    ],
+)
+def test_faults_are_one_line_that_names_the_setting(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, YAML.replace(old, new))
+    with pytest.raises(InputError) as fault:
+        load_experiment(path)
+    assert str(fault.value).startswith(f"{path}:")
+    assert message in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_names_are_suggested() -> None:
+    with pytest.raises(InputError, match=r"unknown experiment 'mini/rd4da' \(did you mean 'mini/rd4ad'\?\)"):
+        load_experiment("mini/rd4da")
+    with pytest.raises(InputError, match=r"unknown suite 'quik' \(did you mean 'quick'\?\)"):
+        load_suite("quik")
+
+
+def test_a_path_is_not_a_way_out_of_the_package() -> None:
+    with pytest.raises(InputError, match="unknown experiment"):
+        load_experiment("../suites/quick")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("epochs=3", ("epochs", 3)), ("a.b=[1, 2]", ("a.b", [1, 2])), ("x=null", ("x", None)), ("x=a=b", ("x", "a=b"))],
+)
+def test_overrides_are_read_as_yaml(text: str, expected: tuple[str, Any]) -> None:
+    assert parse_override(text) == expected
+
+
+@pytest.mark.parametrize("text", ["epochs", "=3", "x=[1"])
+def test_faulty_overrides(text: str) -> None:
+    with pytest.raises(InputError, match=r"--set"):
+        parse_override(text)
+
+
+def test_overriding_into_a_value_is_an_error() -> None:
+    with pytest.raises(InputError, match="'epochs' is not a group of settings"):
+        load_experiment("mini/rd4ad", {"epochs.x": 1})

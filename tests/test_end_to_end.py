@@ -1,0 +1,52 @@
+"""The main job on the embedded dataset, and a user's own folders of real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from support import mddbench
+
+from mddbench.metrics.names import SEVEN
+from mddbench.records import read_record
+
+SHORT = ("--set", "epochs=4", "--set", "image_size=64")
+
+
+def test_run_all_on_the_embedded_dataset(fresh_store: Callable[[str], Path]) -> None:
+    out = fresh_store("out")
+    ran = mddbench("run", "--all", "--out", out, *SHORT)
+    assert ran.returncode == 0, ran.stderr
+    (file,) = out.glob("cells/*/record.json")
+    record = read_record(file)
+    assert len(record.categories) == 8
+    assert all(0.0 <= record.value(place, key) <= 1.0 for place in record.metrics for key in SEVEN)
+    assert record.history[-1]["loss"] < record.history[0]["loss"]
+    # Better than chance after seconds of training, and far from perfect: there is room between methods.
+    assert 0.55 < record.value("mean", "p_auroc") < 0.95
+    assert 0.5 < record.value("mean", "i_auroc") < 0.95
+    assert f"{100 * record.value('mean', 'mad'):.1f}" in ran.stdout
+    picture = Image.open(out / "report" / "mini" / "gallery-rd4ad.png")
+    assert picture.height > 600
+
+
+def test_a_folder_of_real_images(real: Path, tmp_path: Path) -> None:
+    arguments = ("run", "folder/rd4ad", "--data-root", real, "--tracking", "none", "--set", "epochs=1", "--set", "image_size=64")
+    ran = mddbench(*arguments, "--out", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    (file,) = (tmp_path / "out").glob("cells/*/record.json")
+    record = read_record(file)
+    assert record.categories == ["ballscrew", "breast_us", "cookie", "magnetic_tile", "pavement"]
+    assert "| magnetic_tile | 1 |" in (tmp_path / "out" / "report" / "folder" / "categories-rd4ad.md").read_text()
+
+
+def test_a_folder_with_image_labels_only(real_image_level: Path, tmp_path: Path) -> None:
+    arguments = ("run", "folder/rd4ad", "--data-root", real_image_level, "--tracking", "none", "--out", tmp_path / "out")
+    ran = mddbench(*arguments, "--set", "epochs=1", "--set", "image_size=64")
+    assert ran.returncode == 0, ran.stderr
+    (file,) = (tmp_path / "out").glob("cells/*/record.json")
+    record = read_record(file)
+    assert record.metrics["mean"]["aupro"] is None
+    assert record.metrics["mean"]["i_auroc"] is not None
+    assert "| – | – | – | – | – |" in ran.stdout

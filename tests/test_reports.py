@@ -1,0 +1,185 @@
+"""Records, tables and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mddbench.errors import InputError
+from mddbench.metrics.names import SEVEN
+from mddbench.panels import Panel, load_panels, save_panels
+from mddbench.records import Record, as_json, parse_record, read_record, read_records, write_record
+from mddbench.report.build import Entry, build_report, differences, write_report
+from mddbench.report.gallery import colour_limits, draw_gallery
+from mddbench.report.spec import load_table
+from mddbench.report.tables import group_by_protocol, latex, markdown, numbers
+
+
+def record(seed: int = 0, score: float = 0.5, **changes: Any) -> Record:
+    values: dict[str, float | None] = dict.fromkeys(SEVEN, score)
+    content: dict[str, Any] = {
+        "identity": f"i{seed}{changes.get('protocol', 'p')}",
+        "protocol": "p",
+        "status": "finished",
+        "method": "rd4ad",
+        "label": "RD4AD",
+        "dataset": "mini",
+        "experiment": "mini/rd4ad",
+        "seed": seed,
+        "fingerprint": "f" * 64,
+        "metrics": {"mean": {**values, "mad": score}, "bolt": dict(values), "nut_100%": {**values, "aupro": None}},
+        "card": {"setting": "one model for 2 categories", "epochs": 3},
+        "settings": {},
+        "model_sha256": "0",
+        "cost": {"train_seconds": 1.0},
+        "environment": {"torch": "2"},
+        "history": [{"epoch": 1, "loss": 1.0, "terms": {}, "lr": 0.1, "seconds": 1.0, "images": 4}],
+    }
+    return Record(**{**content, **changes})
+
+
+def test_a_record_survives_a_file(tmp_path: Path) -> None:
+    write_record(record(), tmp_path / "a" / "r.json")
+    assert read_record(tmp_path / "a" / "r.json") == record()
+    assert math.isnan(record().value("nut_100%", "aupro"))
+    assert "NaN" not in (tmp_path / "a" / "r.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.pop("seed"), "'seed' is missing"),
+        (lambda raw: raw.update(extra=1), "unknown key 'extra'"),
+        (lambda raw: raw.update(dataset="../../etc"), "'dataset' is '../../etc'"),
+        (lambda raw: raw.update(status="failed"), "'status' is 'failed'"),
+        (lambda raw: raw["metrics"]["bolt"].update(i_auroc=97.5), "'metrics.bolt.i_auroc' is 97.5"),
+        (lambda raw: raw["metrics"]["bolt"].pop("aupro"), "metrics of 'bolt' should be"),
+        (lambda raw: raw["metrics"].pop("mean"), "expected metrics of 'mean'"),
+        (lambda raw: raw.update(metrics=3), "'metrics' is 3"),
+    ],
+)
+def test_a_record_from_outside_is_checked(change: Any, message: str) -> None:
+    raw = json.loads(as_json(record()))
+    change(raw)
+    with pytest.raises(InputError) as fault:
+        parse_record(json.dumps(raw), "somebody.json")
+    assert str(fault.value).startswith("somebody.json: ")
+    assert message in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_what_is_no_record_at_all(text: str) -> None:
+    with pytest.raises(InputError, match=r"x\.json"):
+        parse_record(text, "x.json")
+
+
+def test_a_folder_without_records(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no records there"):
+        read_records(tmp_path)
+
+
+def test_the_mean_and_spread_over_seeds() -> None:
+    groups = group_by_protocol([record(0, 0.5), record(1, 0.6), record(2, 0.7)])["mini"]
+    frame = numbers(load_table("main"), groups)
+    assert frame["n"].tolist() == [3]
+    assert frame["i_auroc"].tolist() == pytest.approx([0.6])
+    assert frame["i_auroc_std"].tolist() == pytest.approx([0.1])
+    assert "| RD4AD | 3 | 60.0 ± 10.0 |" in markdown(load_table("main"), "t", frame, [])
+
+
+def test_protocols_never_share_a_row() -> None:
+    other = record(1, 0.9, protocol="q", settings={"overrides": {"epochs": 9}})
+    twin = record(1, 0.7, protocol="r", settings={"overrides": {"epochs": 9}})
+    groups = group_by_protocol([record(0), other, twin])["mini"]
+    assert [group.label for group in groups] == [
+        "RD4AD (mini/rd4ad)",
+        "RD4AD (mini/rd4ad, epochs=9, q)",
+        "RD4AD (mini/rd4ad, epochs=9, r)",
+    ]
+    text = markdown(load_table("main"), "t", numbers(load_table("main"), groups), [])
+    assert "**90.0**" in text
+    assert "**70.0**" not in text
+
+
+def test_what_is_not_defined_is_a_dash_and_never_best() -> None:
+    groups = group_by_protocol([record()])["mini"]
+    frame = numbers(load_table("categories"), groups)
+    text = markdown(load_table("categories"), "t", frame, [])
+    assert "| nut_100% | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | – |" in text
+    assert "**" not in text
+
+
+def test_latex_is_escaped_and_balanced() -> None:
+    groups = group_by_protocol([record()])["mini"]
+    text = latex(load_table("categories"), "100% of a_b", numbers(load_table("categories"), groups), ["note"])
+    assert r"nut\_100\% & 1 &" in text
+    assert r"100\% of a\_b" in text
+    for kind in ("table", "tabular"):
+        assert text.count(rf"\begin{{{kind}}}") == text.count(rf"\end{{{kind}}}") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") - line.count(r"\&") for line in rows} == {8}
+
+
+def panels() -> tuple[Panel, ...]:
+    generator = np.random.default_rng(0)
+    return tuple(
+        Panel(
+            category=category,
+            role=role,
+            defect="good" if role == "normal" else "dent",
+            name="000.png",
+            score=0.5,
+            image=generator.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+            mask=np.eye(32, dtype=bool) & (role != "normal"),
+            map=generator.random((32, 32)).astype(np.float16) * scale,
+        )
+        for category, scale in (("bolt", 1.0), ("nut", 3.0))
+        for role in ("best", "worst", "normal")
+        if (category, role) != ("nut", "worst")
+    )
+
+
+def test_panels_survive_a_file(tmp_path: Path) -> None:
+    save_panels(panels(), tmp_path / "p.npz")
+    for old, new in zip(panels(), load_panels(tmp_path / "p.npz"), strict=True):
+        assert (old.category, old.role, old.defect, old.name, old.score) == (
+            new.category,
+            new.role,
+            new.defect,
+            new.name,
+            new.score,
+        )
+        for part in ("image", "mask", "map"):
+            np.testing.assert_array_equal(getattr(old, part), getattr(new, part))
+
+
+def test_the_gallery_has_one_colour_scale(tmp_path: Path) -> None:
+    low, high = colour_limits(panels())
+    assert low < 0.2
+    assert 2.5 < high <= 3.0
+    draw_gallery(panels(), "title", tmp_path / "g.png")
+    picture = Image.open(tmp_path / "g.png")
+    assert picture.width > 1000
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 500
+
+
+def test_a_report_is_written_and_checked(tmp_path: Path) -> None:
+    report = build_report([Entry(record(), panels), Entry(record(1, 0.6), tuple)])
+    tables, pictures = write_report(report, tmp_path)
+    names = {file.relative_to(tmp_path).as_posix() for file in (*tables, *pictures)}
+    assert {"mini/main.md", "mini/main.tex", "mini/main.csv", "mini/categories-rd4ad.md", "mini/gallery-rd4ad.png"} <= names
+    assert differences(report, tmp_path) == []
+    (tmp_path / "mini/main.md").write_text((tmp_path / "mini/main.md").read_text().replace("55.0", "99.0"))
+    assert any("99.0" in line for line in differences(report, tmp_path))
+
+
+def test_a_report_without_panels_has_no_gallery(tmp_path: Path) -> None:
+    _, pictures = write_report(build_report([Entry(record(), tuple)]), tmp_path)
+    assert pictures == []

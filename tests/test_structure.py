@@ -1,0 +1,179 @@
+"""The house: layers, sizes and habits, as docs/architecture.md draws them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+LAYERS = {
+    1: ("errors", "batch", "metrics", "progress", "seeding"),
+    2: ("data", "nn", "config", "plugins", "environment", "records"),
+    3: ("detector",),
+    4: ("methods", "baselines"),
+    5: ("train", "evaluate", "tracking", "panels"),
+    6: ("cells", "runner", "estimate"),
+    7: ("report",),
+    8: ("cli",),
+}
+LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+FILES = [*sorted((ROOT / "mddbench").rglob("*.py")), *sorted((ROOT / "baselines").rglob("*.py"))]
+MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 320, 60, 7
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "mddbench" else ("mddbench", *parts)).removesuffix(".__init__")
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Full names of our own modules that a file imports when it is imported or run; types-only imports do not count."""
+    tree = ast.parse(file.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.startswith("mddbench."))
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def top(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {top(module) for module in MODULES if "." in module} == set(LAYER)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
+def test_imports_go_down(module: str) -> None:
+    for name in imported(MODULES[module]):
+        if name in MODULES:
+            assert LAYER[top(name)] <= LAYER[top(module)], f"{module} imports {name} from a higher layer"
+            if LAYER[top(module)] == 4:
+                assert LAYER[top(name)] < 4 or name.startswith(".".join(module.split(".")[:3])), f"{module} imports {name}"
+
+
+def test_no_import_cycle() -> None:
+    graph = {module: {name for name in imported(file) if name in MODULES} for module, file in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"import cycle: {' -> '.join((*path, module))}"
+        if module not in done:
+            for name in graph[module]:
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_sizes(file: Path) -> None:
+    text = file.read_text()
+    assert text.count("\n") <= MAX_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{node.name} is long"
+            parameters = [a.arg for a in (*node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+            # A command's parameters are its options.
+            assert len(parameters) <= MAX_PARAMETERS or "cli" in file.parts, f"{node.name} takes {len(parameters)}"
+
+
+def test_packages_re_export_nothing_and_hold_no_odds_and_ends() -> None:
+    for file in FILES:
+        if file.name == "__init__.py" and file.parent != ROOT / "mddbench":
+            assert file.read_text() == "", f"{file} is not empty"
+        assert file.stem not in ("utils", "common", "helpers", "misc", "base")
+
+
+def test_no_method_or_dataset_is_named_in_code_that_serves_all() -> None:
+    plugins = {file.stem for folder in ("mddbench/methods", "baselines") for file in (ROOT / folder).glob("*.py")}
+    plugins |= {file.stem for file in (ROOT / "mddbench/data/datasets").glob("*.py")}
+    plugins -= {"__init__", "folder"}  # an ordinary word
+    for module, file in MODULES.items():
+        if "." not in module or top(module) in ("methods", "baselines") or ".datasets." in module:
+            continue
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not strings & plugins, f"{module} names {strings & plugins}"
+
+
+def test_every_dependency_is_used_and_has_a_reason() -> None:
+    block = re.search(r"^dependencies = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    assert block is not None
+    names = re.findall(r"\"([a-z0-9-]+)[<>=]", block[1])
+    assert len(names) > 10
+    imports_as = {"pillow": "PIL", "pyyaml": "yaml", "scikit-image": "skimage"}
+    text = "\n".join(file.read_text() for file in FILES)
+    reasons = (ROOT / "docs" / "architecture.md").read_text()
+    for name in names:
+        module = imports_as.get(name, name.replace("-", "_"))
+        used = re.search(rf"(import|from) {module}\b|\"{module}\"", text) or module.startswith("efficientnet_lite0")
+        assert used, f"{name} is not used"
+        assert f"`{name}`" in reasons, f"docs/architecture.md gives no reason for {name}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "banned"),
+    [
+        ("import mddbench.cli.main", ("torch", "mlflow", "timm", "pandas", "matplotlib", "numpy")),
+        ("import mddbench.report.build", ("torch", "mlflow", "timm")),
+        ("import mddbench.tracking", ("torch", "mlflow")),
+    ],
+)
+def test_light_imports(statement: str, banned: tuple[str, ...]) -> None:
+    code = f"import sys; {statement}; print(sorted(set(sys.modules) & {set(banned)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_imports_neither_torch_nor_mlflow() -> None:
+    code = (
+        "import sys; sys.argv = ['mddbench', '--help']\n"
+        "from mddbench.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'torch', 'mlflow', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "run" in done.stdout
+
+
+def test_doctests() -> None:
+    import doctest
+    from importlib import import_module
+
+    tried = 0
+    for module in MODULES:
+        result = doctest.testmod(import_module(module))
+        assert result.failed == 0, module
+        tried += result.attempted
+    assert tried > 0
+
+
+def test_readme_and_ci_run_one_test_command() -> None:
+    commands = re.findall(r"```sh\n(.+)\n```", (ROOT / "README.md").read_text())
+    assert len(commands) >= 2, "README shows two commands, each one line"
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()

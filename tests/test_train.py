@@ -1,0 +1,196 @@
+"""The loop: what it learns, what it refuses, and that an interruption leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import experiment
+from torch import Tensor, nn
+
+from mddbench.batch import Batch
+from mddbench.config import ScheduleSettings, Strict
+from mddbench.detector import Detector, load_method
+from mddbench.errors import CellError, InputError
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.weights import digest
+from mddbench.progress import SilentReporter
+from mddbench.records import EpochLog
+from mddbench.seeding import derived_seed, seed_everything
+from mddbench.train import Trainer, TrainingImages, batches_per_epoch, make_optimizer, rate_factor
+
+QUIET = SilentReporter()
+
+
+class Toy(Detector):
+    """One weight; its loss is that weight's distance to the images' mean, and not finite where `fails_at` says."""
+
+    label, version = "Toy", 1
+
+    class Settings(Strict):
+        fails_at: int = -1
+        collects: bool = False
+
+    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+        super().__init__(encoder, settings, categories)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.weight.requires_grad_(not settings.collects)
+        self.seen: list[Tensor] = []
+        self.finished = False
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        self.seen.append(batch.categories)
+        if self.settings.collects:
+            return {}
+        pull = (self.weight - batch.images.mean() - 0.1 * torch.rand(1)).square().sum()
+        broken = torch.tensor(float("nan") if len(self.seen) == self.settings.fails_at else 0.0)
+        return {"pull": pull, "other": broken}
+
+    def anomaly_maps(self, images: Tensor) -> Tensor:
+        return (images.mean(dim=1) - self.weight).abs()
+
+    def finish_training(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture
+def data() -> TrainingImages:
+    generator = np.random.default_rng(0)
+    return TrainingImages(generator.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8), np.arange(10) % 3)
+
+
+def toy(encoder: FrozenEncoder, **settings: Any) -> Toy:
+    return Toy(encoder, Toy.Settings(**settings), 3)
+
+
+def test_it_learns_and_tells_how_it_went(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+    detector = toy(encoder)
+    logs: list[EpochLog] = []
+    settings = experiment(epochs=6, optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0})
+    history = Trainer(detector, settings, 0, tmp_path / "c.pt").run(data, QUIET, logs.append)
+    assert history == logs
+    assert [log.epoch for log in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1].loss < history[0].loss
+    assert history[0].loss == pytest.approx(sum(history[0].terms.values()))
+    assert set(history[0].terms) == {"pull", "other"}
+    assert history[0].images == 8
+    assert detector.finished
+
+
+def test_every_epoch_sees_another_order_and_whole_batches(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+    detector = toy(encoder)
+    Trainer(detector, experiment(epochs=2, drop_last=False), 0, tmp_path / "c.pt").run(data, QUIET)
+    assert [len(part) for part in detector.seen] == [4, 4, 2] * 2
+    first, second = torch.cat(detector.seen[:3]), torch.cat(detector.seen[3:])
+    assert not torch.equal(first, second)
+    assert first.bincount().tolist() == second.bincount().tolist() == [4, 3, 3]
+
+
+@pytest.mark.parametrize(("images", "drop", "expected"), [(10, True, 2), (10, False, 3), (8, False, 2), (3, True, 1)])
+def test_batches_per_epoch(images: int, drop: bool, expected: int) -> None:
+    assert batches_per_epoch(images, experiment(drop_last=drop)) == expected
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_a_loss_that_is_not_finite_names_its_step_and_terms(
+    step: int, encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    with pytest.raises(CellError, match=rf"step {step}: loss is nan \(pull=.*, other=nan\)"):
+        Trainer(toy(encoder, fails_at=step), experiment(epochs=4), 0, tmp_path / "c.pt").run(data, QUIET)
+
+
+def test_a_method_that_only_collects(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+    detector = toy(encoder, collects=True)
+    history = Trainer(detector, experiment(epochs=1), 0, tmp_path / "c.pt").run(data, QUIET)
+    assert history[0].terms == {}
+    assert history[0].loss == 0.0
+    assert len(detector.seen) == 2
+
+
+def rd4ad(encoder: FrozenEncoder) -> Detector:
+    seed_everything(derived_seed(0, "initial weights"))
+    method = load_method("rd4ad")
+    return method(encoder, method.Settings(), 3)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(epoch: int) -> Any:
+    def on_epoch(log: EpochLog) -> None:
+        if log.epoch == epoch:
+            raise Stop
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_resumed_run_ends_with_the_same_bits(
+    precision: str, encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    schedule = {"name": "cosine", "warmup": 0.2}
+    settings = experiment(epochs=4, precision=precision, gradient_clip=1.0, schedule=schedule)
+    whole = rd4ad(encoder)
+    undisturbed = Trainer(whole, settings, 0, tmp_path / "whole.pt").run(data, QUIET)
+
+    with pytest.raises(Stop):
+        Trainer(rd4ad(encoder), settings, 0, tmp_path / "cut.pt").run(data, QUIET, stop_after(2))
+    resumed = rd4ad(encoder)
+    history = Trainer(resumed, settings, 0, tmp_path / "cut.pt").run(data, QUIET)
+
+    assert digest(resumed.learned_state()) == digest(whole.learned_state())
+    assert [(log.epoch, log.loss, log.lr) for log in history] == [(log.epoch, log.loss, log.lr) for log in undisturbed]
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+    (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"c\.pt: cannot be resumed from .* --force"):
+        Trainer(toy(encoder), experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
+
+
+def test_gradients_are_clipped(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+    detector = toy(encoder)
+    settings = experiment(epochs=1, gradient_clip=1e-3, optimizer={"name": "sgd", "lr": 1.0, "momentum": 0.0})
+    Trainer(detector, settings, 0, tmp_path / "c.pt").run(data, QUIET)
+    assert 0 < float(detector.weight.detach()) <= 2e-3 * 1.001
+
+
+@pytest.mark.parametrize(
+    ("schedule", "progress", "expected"),
+    [
+        ({"name": "constant"}, 0.99, 1.0),
+        ({"name": "step", "at": 0.8, "factor": 0.1}, 0.79, 1.0),
+        ({"name": "step", "at": 0.8, "factor": 0.1}, 0.8, 0.1),
+        ({"name": "cosine", "factor": 0.0}, 0.0, 1.0),
+        ({"name": "cosine", "factor": 0.0}, 0.5, 0.5),
+        ({"name": "cosine", "factor": 0.2, "warmup": 0.5}, 0.75, 0.6),
+        ({"name": "constant", "warmup": 0.1}, 0.05, 0.5),
+    ],
+)
+def test_schedules(schedule: dict[str, Any], progress: float, expected: float) -> None:
+    assert rate_factor(ScheduleSettings(**schedule), progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_optimizers(name: str, kind: type, encoder: FrozenEncoder) -> None:
+    settings = experiment(optimizer={"name": name, "lr": 0.25, "weight_decay": 0.5}).optimizer
+    found = make_optimizer(toy(encoder), settings)
+    assert type(found) is kind
+    assert found.param_groups[0]["lr"] == 0.25
+    assert found.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_half_precision_needs_a_gpu(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="float16 needs a CUDA device"):
+        Trainer(toy(encoder), experiment(precision="float16"), 0, tmp_path / "c.pt").run(data, QUIET)
+
+
+def test_derived_seeds_differ_by_name_and_seed() -> None:
+    seeds = {derived_seed(seed, name, epoch) for seed in range(3) for name in ("order", "epoch") for epoch in range(5)}
+    assert len(seeds) == 30
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed(1, "order", 2) == derived_seed(1, "order", 2)
