@@ -70,7 +70,9 @@ def resolved_settings(experiment: Experiment, detector: Detector) -> dict[str, A
     return settings
 
 
-def identities(settings: dict[str, Any], card: dict[str, Any], version: int, seed: int, fingerprint: str) -> tuple[str, str]:
+def identities(
+    settings: dict[str, Any], card: dict[str, Any], version: int, seed: int, fingerprint: str
+) -> tuple[str, str]:
     """(identity of the cell, identity of its protocol): hashes over all that decides the numbers.
 
     The encoder's weights count by their hash, not by where they came from.

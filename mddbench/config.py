@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class EncoderSettings(Strict):
-    """name: of a timm model, with its tag where one matters; levels: timm's feature indices; sha256: of the weights, if pinned."""
+    """name: of a timm model, with its tag where one matters; levels: timm's feature indices; sha256: pins the weights."""
 
     name: str
     levels: tuple[int, ...] = (1, 2, 3)
@@ -49,7 +49,8 @@ class OptimizerSettings(Strict):
 class ScheduleSettings(Strict):
     """How the learning rate changes over training, whose length is 1.
 
-    constant: not at all; step: times `factor` from `at` on; cosine: from 1 down to `factor`. All after a linear rise over `warmup`.
+    constant: not at all; step: times `factor` from `at` on; cosine: from 1 down to `factor`.
+    All after a linear rise over `warmup`.
     """
 
     name: Literal["constant", "step", "cosine"]
@@ -215,7 +216,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
             seen.add(key)

@@ -43,10 +43,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def anomaly_maps(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) in [0, 1] -> (B, H, W), final: smoothed if the method smooths. No label, no mask."""
+        """Images (B, 3, H, W) in [0, 1] -> (B, H, W), final: smoothed if the method smooths. No label, no mask."""
 
     def image_scores(self, maps: Tensor) -> Tensor:
-        """maps (B, H, W) -> (B,)."""
+        """Maps (B, H, W) -> (B,)."""
         return maps.flatten(1).amax(dim=1)
 
     def finish_training(self) -> None:

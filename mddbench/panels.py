@@ -73,8 +73,8 @@ def load_panels(file: Path) -> tuple[Panel, ...]:
     with np.load(file, allow_pickle=False) as content:
         arrays = {name: content[name] for name in ("texts", "scores", "images", "masks", "maps")}
     return tuple(
-        Panel(*(str(text) for text in texts), float(score), image, mask, values)
-        for texts, score, image, mask, values in zip(*arrays.values(), strict=True)
+        Panel(str(category), str(role), str(defect), str(name), float(score), image, mask, values)
+        for (category, role, defect, name), score, image, mask, values in zip(*arrays.values(), strict=True)
     )
 
 

@@ -15,8 +15,6 @@ from mddbench.config import Strict, validated
 from mddbench.errors import InputError
 from mddbench.metrics.names import MAD, SEVEN
 
-RECORD_VERSION = 1
-
 
 def _plain_name(value: str) -> str:
     if not value or any(part in value for part in ("/", "\\", "..", "\0")):
@@ -49,7 +47,7 @@ class Record(Strict):
     cost, environment and the seconds in history are the only parts that differ between two runs of one cell.
     """
 
-    record_version: Literal[1] = RECORD_VERSION
+    record_version: Literal[1] = 1
     identity: Name
     protocol: Name
     status: Literal["finished"]
@@ -128,7 +126,9 @@ def parse_record(text: str, where: str) -> Record:
             odd = sorted(set(values) ^ expected)
             raise InputError(f"{where}: metrics of '{place}' should be {sorted(expected)}; differs in {odd}")
     if "mean" not in record.metrics or len(record.metrics) < 2:
-        raise InputError(f"{where}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}")
+        raise InputError(
+            f"{where}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}"
+        )
     return record
 
 
@@ -136,5 +136,7 @@ def read_records(folder: Path) -> list[Record]:
     """All records below a folder, sorted by path. Raises InputError if there is none."""
     files = sorted(path for path in folder.rglob("*.json")) if folder.is_dir() else []
     if not files:
-        raise InputError(f"{folder}: no records there; expected <dataset>/<method>-seed<N>.json or a run's output folder")
+        raise InputError(
+            f"{folder}: no records there; expected <dataset>/<method>-seed<N>.json or a run's output folder"
+        )
     return [read_record(path) for path in files]

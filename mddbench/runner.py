@@ -58,7 +58,9 @@ class Outcome:
     message: str = ""
 
 
-def plan(names: list[str], suite: str | None, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
+def plan(
+    names: list[str], suite: str | None, seeds: tuple[int, ...] | None, overrides: dict[str, object]
+) -> list[Cell]:
     """The cells of some experiments, or of a suite's; seeds: instead of those that the experiments name."""
     chosen = names or list(load_suite(suite or "quick").experiments)
     experiments = [load_experiment(name, overrides) for name in chosen]

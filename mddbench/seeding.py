@@ -19,7 +19,7 @@ def derived_seed(seed: int, *names: object) -> int:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (all devices)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that draw from it
     torch.manual_seed(seed)
 
 

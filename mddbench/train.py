@@ -64,7 +64,8 @@ class Trainer:
     ) -> list[EpochLog]:
         """The history of all epochs, those before a resume included.
 
-        on_epoch: called after each epoch. Raises CellError if a loss is not finite, InputError for a checkpoint that does not fit.
+        on_epoch: called after each epoch.
+        Raises CellError if a loss is not finite, InputError for a checkpoint that does not fit.
         """
         state = self._resumed()
         batches = batches_per_epoch(len(data.images), self.experiment)
@@ -150,7 +151,9 @@ class Trainer:
     def _save_if_due(self, state: _State) -> None:
         """Write the checkpoint beside and rename it, unless writing would take too much of the time."""
         started = time.monotonic()
-        if (started - self.last_written) * CHECKPOINT_SHARE < self.write_seconds and state.epoch < self.experiment.epochs:
+        if (
+            started - self.last_written
+        ) * CHECKPOINT_SHARE < self.write_seconds and state.epoch < self.experiment.epochs:
             return
         content = {
             "epoch": state.epoch,
@@ -195,7 +198,9 @@ class _Losses:
             self.step += 1
             if not np.isfinite(row).all():
                 terms = ", ".join(f"{name}={value:.4g}" for name, value in zip(self.names, row, strict=True))
-                raise CellError(f"step {self.step}: loss is {sum(row)} ({terms}); try a lower optimizer.lr or gradient_clip")
+                raise CellError(
+                    f"step {self.step}: loss is {sum(row)} ({terms}); try a lower optimizer.lr or gradient_clip"
+                )
             self.rows.append(row)
         self.waiting.clear()
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import REAL, REAL_IMAGE_LEVEL, write_tree
 
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
 from mddbench.seeding import use_deterministic_algorithms
+from support import REAL, REAL_IMAGE_LEVEL, write_tree
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -50,26 +50,24 @@ def experiment(**changes: Any) -> Experiment:
 
 
 def write_tree(root: Path, categories: tuple[str, ...] = ("bolt", "nut"), train: int = 6, size: int = 48) -> Path:
-    """A sound tree in MVTec-AD's layout: noise around a colour of its own for each category, defects are bright squares."""
+    """A sound tree in MVTec-AD's layout: noise around a colour of its own for each category, defects are bright."""
     for index, category in enumerate(categories):
-        generator = np.random.default_rng(index)
-
-        def image(path: Path, defect: bool, generator: np.random.Generator = generator, index: int = index) -> None:
-            pixels = generator.integers(60 + 40 * index, 110 + 40 * index, (size, size + 8, 3), dtype=np.uint8)
-            if defect:
-                y, x = generator.integers(8, size - 16, 2)
-                pixels[y : y + 8, x : x + 8] = 250
-                mask = np.zeros((size, size + 8), dtype=np.uint8)
-                mask[y : y + 8, x : x + 8] = 255
-                save(mask, root / category / "ground_truth" / path.parent.name / f"{path.stem}_mask.png")
-            save(pixels, path)
-
+        generator, folder = np.random.default_rng(index), root / category
+        colour = (60 + 40 * index, 110 + 40 * index)
         for number in range(train):
-            image(root / category / "train" / "good" / f"{number:03d}.png", defect=False)
+            save(_noise(generator, colour, size), folder / "train" / "good" / f"{number:03d}.png")
         for number in range(3):
-            image(root / category / "test" / "good" / f"{number:03d}.png", defect=False)
-            image(root / category / "test" / "spot" / f"{number:03d}.png", defect=True)
+            save(_noise(generator, colour, size), folder / "test" / "good" / f"{number:03d}.png")
+            pixels, mask = _noise(generator, colour, size), np.zeros((size, size + 8), dtype=np.uint8)
+            y, x = generator.integers(8, size - 16, 2)
+            pixels[y : y + 8, x : x + 8], mask[y : y + 8, x : x + 8] = 250, 255
+            save(pixels, folder / "test" / "spot" / f"{number:03d}.png")
+            save(mask, folder / "ground_truth" / "spot" / f"{number:03d}_mask.png")
     return root
+
+
+def _noise(generator: np.random.Generator, colour: tuple[int, int], size: int) -> np.ndarray:
+    return generator.integers(*colour, (size, size + 8, 3), dtype=np.uint8)
 
 
 def save(pixels: np.ndarray, path: Path) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import YAML, mddbench
 
 from mddbench.errors import InputError
 from mddbench.records import Record, read_record
 from mddbench.tracking import MlflowStore
+from support import YAML, mddbench
 
 Make = Callable[[str], Path]
 
@@ -79,7 +79,9 @@ def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Ma
 def test_seeds_and_repeats(tree: Path, tmp_path: Path) -> None:
     file, records = own(tmp_path, "own"), []
     for out in (tmp_path / "a", tmp_path / "b"):
-        ran = mddbench("run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "3,4", "--quiet")
+        ran = mddbench(
+            "run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "3,4", "--quiet"
+        )
         assert ran.returncode == 0, ran.stderr
         records.append({r.seed: r for r in map(read_record, out.glob("cells/*/record.json"))})
     assert "| RD4AD | 2 |" in ran.stdout
@@ -114,7 +116,9 @@ def test_a_killed_run_resumes_to_the_same_record(tree: Path, tmp_path: Path, fre
     assert only_record(killed).deterministic() == only_record(undisturbed).deterministic()
     (run,) = runs(killed)
     assert run.info.status == "FINISHED"
-    history = MlflowStore(f"sqlite:///{killed / 'mlflow.db'}", None).client.get_metric_history(run.info.run_id, "train/loss")
+    history = MlflowStore(f"sqlite:///{killed / 'mlflow.db'}", None).client.get_metric_history(
+        run.info.run_id, "train/loss"
+    )
     assert sorted({point.step for point in history}) == list(range(1, 41))
 
 

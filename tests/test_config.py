@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import YAML
 
 from mddbench.config import load_experiment, load_suite, parse_override
 from mddbench.errors import InputError
+from support import YAML
 
 
 def write(tmp_path: Path, text: str) -> str:

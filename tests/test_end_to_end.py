@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
-from support import mddbench
 
 from mddbench.metrics.names import SEVEN
 from mddbench.records import read_record
+from support import mddbench
 
 SHORT = ("--set", "epochs=4", "--set", "image_size=64")
 
@@ -27,12 +27,23 @@ def test_run_all_on_the_embedded_dataset(fresh_store: Callable[[str], Path]) -> 
     assert 0.55 < record.value("mean", "p_auroc") < 0.95
     assert 0.5 < record.value("mean", "i_auroc") < 0.95
     assert f"{100 * record.value('mean', 'mad'):.1f}" in ran.stdout
-    picture = Image.open(out / "report" / "mini" / "gallery-rd4ad.png")
-    assert picture.height > 600
+    with Image.open(out / "report" / "mini" / "gallery-rd4ad.png") as picture:
+        assert picture.height > 600
 
 
 def test_a_folder_of_real_images(real: Path, tmp_path: Path) -> None:
-    arguments = ("run", "folder/rd4ad", "--data-root", real, "--tracking", "none", "--set", "epochs=1", "--set", "image_size=64")
+    arguments = (
+        "run",
+        "folder/rd4ad",
+        "--data-root",
+        real,
+        "--tracking",
+        "none",
+        "--set",
+        "epochs=1",
+        "--set",
+        "image_size=64",
+    )
     ran = mddbench(*arguments, "--out", tmp_path / "out")
     assert ran.returncode == 0, ran.stderr
     (file,) = (tmp_path / "out").glob("cells/*/record.json")
@@ -42,7 +53,16 @@ def test_a_folder_of_real_images(real: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_with_image_labels_only(real_image_level: Path, tmp_path: Path) -> None:
-    arguments = ("run", "folder/rd4ad", "--data-root", real_image_level, "--tracking", "none", "--out", tmp_path / "out")
+    arguments = (
+        "run",
+        "folder/rd4ad",
+        "--data-root",
+        real_image_level,
+        "--tracking",
+        "none",
+        "--out",
+        tmp_path / "out",
+    )
     ran = mddbench(*arguments, "--set", "epochs=1", "--set", "image_size=64")
     assert ran.returncode == 0, ran.stderr
     (file,) = (tmp_path / "out").glob("cells/*/record.json")

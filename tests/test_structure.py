@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support import ROOT
 
 LAYERS = {
@@ -67,7 +68,9 @@ def test_imports_go_down(module: str) -> None:
         if name in MODULES:
             assert LAYER[top(name)] <= LAYER[top(module)], f"{module} imports {name} from a higher layer"
             if LAYER[top(module)] == 4:
-                assert LAYER[top(name)] < 4 or name.startswith(".".join(module.split(".")[:3])), f"{module} imports {name}"
+                assert LAYER[top(name)] < 4 or name.startswith(".".join(module.split(".")[:3])), (
+                    f"{module} imports {name}"
+                )
 
 
 def test_no_import_cycle() -> None:

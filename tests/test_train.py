@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import experiment
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
@@ -21,6 +20,7 @@ from mddbench.progress import SilentReporter
 from mddbench.records import EpochLog
 from mddbench.seeding import derived_seed, seed_everything
 from mddbench.train import Trainer, TrainingImages, batches_per_epoch, make_optimizer, rate_factor
+from support import experiment
 
 QUIET = SilentReporter()
 
@@ -80,7 +80,9 @@ def test_it_learns_and_tells_how_it_went(encoder: FrozenEncoder, data: TrainingI
     assert detector.finished
 
 
-def test_every_epoch_sees_another_order_and_whole_batches(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+def test_every_epoch_sees_another_order_and_whole_batches(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
     detector = toy(encoder)
     Trainer(detector, experiment(epochs=2, drop_last=False), 0, tmp_path / "c.pt").run(data, QUIET)
     assert [len(part) for part in detector.seen] == [4, 4, 2] * 2
@@ -116,14 +118,14 @@ def rd4ad(encoder: FrozenEncoder) -> Detector:
     return method(encoder, method.Settings(), 3)
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
 def stop_after(epoch: int) -> Any:
     def on_epoch(log: EpochLog) -> None:
         if log.epoch == epoch:
-            raise Stop
+            raise StoppedError
 
     return on_epoch
 
@@ -137,7 +139,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
     whole = rd4ad(encoder)
     undisturbed = Trainer(whole, settings, 0, tmp_path / "whole.pt").run(data, QUIET)
 
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         Trainer(rd4ad(encoder), settings, 0, tmp_path / "cut.pt").run(data, QUIET, stop_after(2))
     resumed = rd4ad(encoder)
     history = Trainer(resumed, settings, 0, tmp_path / "cut.pt").run(data, QUIET)
@@ -146,7 +148,9 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert [(log.epoch, log.loss, log.lr) for log in history] == [(log.epoch, log.loss, log.lr) for log in undisturbed]
 
 
-def test_a_checkpoint_that_does_not_fit_is_an_error(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_is_an_error(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
     (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match=r"c\.pt: cannot be resumed from .* --force"):
         Trainer(toy(encoder), experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
@@ -175,7 +179,9 @@ def test_schedules(schedule: dict[str, Any], progress: float, expected: float) -
     assert rate_factor(ScheduleSettings(**schedule), progress) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
+)
 def test_optimizers(name: str, kind: type, encoder: FrozenEncoder) -> None:
     settings = experiment(optimizer={"name": name, "lr": 0.25, "weight_decay": 0.5}).optimizer
     found = make_optimizer(toy(encoder), settings)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,7 +18,9 @@ KINDS = ("methods", "datasets", "experiments", "suites", "tables")
 
 
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, datasets, experiments, suites or tables; all if not given.")] = "",
+    what: Annotated[
+        str, typer.Argument(help="methods, datasets, experiments, suites or tables; all if not given.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """List methods, datasets, experiments, suites and tables."""
@@ -49,15 +53,16 @@ def check(as_json: Json = False) -> None:
         for each in load_suite(name).experiments:
             load_experiment(each)
 
-    jobs = [(f"experiments/{name}.yaml", lambda name=name: experiment(name)) for name in experiment_names()]
-    jobs += [(f"suites/{name}.yaml", lambda name=name: suite(name)) for name in suite_names()]
-    jobs += [(f"paper_tables/{name}.yaml", lambda name=name: load_table(name)) for name in table_names()]
-    faults = []
+    jobs: list[tuple[str, Callable[[], object]]] = []
+    jobs += [(f"experiments/{name}.yaml", partial(experiment, name)) for name in experiment_names()]
+    jobs += [(f"suites/{name}.yaml", partial(suite, name)) for name in suite_names()]
+    jobs += [(f"paper_tables/{name}.yaml", partial(load_table, name)) for name in table_names()]
+    faults: list[str] = []
     for where, job in jobs:
         try:
             job()
-        except InputError as fault:
-            faults.append(str(fault) if str(fault).startswith(where) else f"{where}: {fault}")
+        except InputError as error:
+            faults.append(str(error) if str(error).startswith(where) else f"{where}: {error}")
     if as_json:
         print(json.dumps({"checked": len(jobs), "faults": faults}, indent=1))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,9 @@ def report(
         for line in lines:
             print(line)
         if lines:
-            print(f"mddbench: {folder} does not follow from the records; render it again without --check", file=sys.stderr)
+            print(
+                f"mddbench: {folder} does not follow from the records; render it again without --check", file=sys.stderr
+            )
             raise typer.Exit(1)
         return
     tables, pictures = write_report(built, folder)
@@ -90,7 +93,7 @@ def entries_from_store(tracking_uri: str | None, out: Path) -> list[Entry]:
     from mddbench.report.build import Entry
 
     store = _store(tracking_uri, out)
-    entries = [Entry(record, lambda run_id=run_id: store.panels(run_id)) for run_id, record in store.records()]
+    entries = [Entry(record, partial(store.panels, run_id)) for run_id, record in store.records()]
     if not entries:
         raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")
     return entries
@@ -101,5 +104,7 @@ def _store(tracking_uri: str | None, out: Path) -> MlflowStore:
 
     uri, artifacts = tracking_place(tracking_uri, out)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists() and not out.exists():
-        raise InputError(f"{uri}: no such store; give the output folder of a run by --out, or a store by --tracking-uri")
+        raise InputError(
+            f"{uri}: no such store; give the output folder of a run by --out, or a store by --tracking-uri"
+        )
     return MlflowStore(uri, artifacts)

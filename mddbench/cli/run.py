@@ -134,7 +134,9 @@ def _show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_jso
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{'experiment':<24} {'seeds':<10} {'epochs':>6} {'train':>7} {'test':>7} {'s/step':>8} {'hours':>8} {'cache':>9}")
+    print(
+        f"{'experiment':<24} {'seeds':<10} {'epochs':>6} {'train':>7} {'test':>7} {'s/step':>8} {'hours':>8} {'cache':>9}"
+    )
     for row in rows:
         seeds = ",".join(str(seed) for seed in row["seeds"])
         train, test = (str(row[key]) if row[key] is not None else "?" for key in ("train_images", "test_images"))
@@ -145,7 +147,9 @@ def _show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_jso
             f"{row['step_seconds']:>8.3f} {hours:>8} {cache:>9}"
         )
     total = sum(row["hours"] or 0.0 for row in rows)
-    print(f"{len(cells)} cells, about {_duration(total)} on {options.device}, from timed steps; finished cells are skipped")
+    print(
+        f"{len(cells)} cells, about {_duration(total)} on {options.device}, from timed steps; finished cells are skipped"
+    )
 
 
 def _duration(hours: float) -> str:

@@ -6,6 +6,7 @@ Each function takes an image (H, W, 3) uint8 and a generator, and returns the de
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,8 @@ def _patch(shape: tuple[int, int], generator: np.random.Generator, smallest: flo
     for wave in range(2, 6):
         outline += radius * generator.normal(0.0, 0.3 / wave) * np.cos(wave * angle + generator.uniform(0.0, 2 * np.pi))
     stretch = generator.uniform(0.7, 1.4)
-    return np.hypot((x - cx) * stretch, (y - cy) / stretch) < np.maximum(outline, 2.0)
+    inside: Mask = np.hypot((x - cx) * stretch, (y - cy) / stretch) < np.maximum(outline, 2.0)
+    return inside
 
 
 def _shift(image: Image, mask: Mask, generator: np.random.Generator, least: float, most: float) -> Image:
@@ -105,7 +107,7 @@ def _shift(image: Image, mask: Mask, generator: np.random.Generator, least: floa
     return _blend(image, mask, image + sign * generator.uniform(least, most), 1.0)
 
 
-def _blend(image: Image, mask: Mask, paint: NDArray[np.float64], strength: float) -> Image:
+def _blend(image: Image, mask: Mask, paint: NDArray[Any], strength: float) -> Image:
     mixed = (1.0 - strength) * image + strength * paint
     return np.where(mask[..., None], np.clip(np.rint(mixed), 0, 255), image).astype(np.uint8)
 

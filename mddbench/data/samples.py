@@ -45,7 +45,7 @@ class Tree:
         return tuple(sample for sample in self.samples if sample.split == split)
 
     def sound(self, dataset: str) -> Tree:
-        """This tree, if it has no fault; else InputError with the first fault and the number of the others."""
+        """The tree itself, if it has no fault; else InputError with the first fault and the number of the others."""
         if self.faults:
             raise_first(dataset, self.root, self.faults)
         return self

@@ -24,7 +24,9 @@ def read_tree(root: Path, *, masks_required: bool) -> Tree:
     A category that has ground_truth must have a mask for each defective image.
     """
     if not root.is_dir():
-        return Tree(root, (), (f"expected the dataset's folder at {root}, found {_kind(root)}; give it by --data-root",))
+        return Tree(
+            root, (), (f"expected the dataset's folder at {root}, found {_kind(root)}; give it by --data-root",)
+        )
     if (root / "train").is_dir() and (root / "test").is_dir():
         return Tree(root, (), (f"{root} looks like one category (it holds train/ and test/); give its parent folder",))
     samples: list[Sample] = []
@@ -89,7 +91,8 @@ def _paired(images: list[Path], masks_folder: Path, category: str) -> Iterator[S
             yield f"{image}: no mask for it; expected {masks_folder / (image.stem + '_mask.png')}"
         yield Sample(image, category, "test", image.parent.name, mask_found)
     for mask in masks.values():
-        yield f"{mask}: a mask without an image; expected {images[0].parent if images else masks_folder}/{mask.stem.removesuffix('_mask')}.*"
+        expected = masks_folder.parents[1] / "test" / masks_folder.name / f"{mask.stem.removesuffix('_mask')}.*"
+        yield f"{mask}: a mask without an image; expected {expected}"
 
 
 def _repeated(images: list[Path]) -> Iterator[str]:

@@ -41,19 +41,21 @@ class FrozenEncoder(nn.Module):
     def weights_sha256(self) -> str:
         return digest(self.backbone.state_dict())
 
-    def train(self, mode: bool = True) -> FrozenEncoder:
+    def train(self, mode: bool = True) -> FrozenEncoder:  # noqa: ARG002
         """Stay in evaluation mode."""
         super().train(False)
         return self
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) in [0, 1] -> features [(B, C_l, H / stride_l, W / stride_l)], shallow to deep."""
+        """Images (B, 3, H, W) in [0, 1] -> features [(B, C_l, H / stride_l, W / stride_l)], shallow to deep."""
         features: list[Tensor] = self.backbone((images - self.mean) / self.std)
         return features
 
 
-def load_encoder(name: str, levels: tuple[int, ...], weights_dir: Path | None, sha256: str | None = None) -> FrozenEncoder:
+def load_encoder(
+    name: str, levels: tuple[int, ...], weights_dir: Path | None, sha256: str | None = None
+) -> FrozenEncoder:
     """A frozen encoder with its weights.
 
     sha256: if given, the hash that the tensors in use must have.
@@ -79,8 +81,10 @@ def load_encoder(name: str, levels: tuple[int, ...], weights_dir: Path | None, s
 
 def _pyramid(name: str, levels: tuple[int, ...]) -> Any:
     known = timm.list_models()
-    if name.split(".")[0] not in known:
-        raise InputError(f"unknown encoder '{name}'{nearest(name.split('.')[0], known)}; `timm.list_models()` lists them")
+    if name.split(".", maxsplit=1)[0] not in known:
+        raise InputError(
+            f"unknown encoder '{name}'{nearest(name.split('.', maxsplit=1)[0], known)}; `timm.list_models()` lists them"
+        )
     try:
         return timm.create_model(name, features_only=True, out_indices=levels, pretrained=False)
     except (RuntimeError, AssertionError, IndexError, ValueError) as fault:

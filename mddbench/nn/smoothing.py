@@ -1,29 +1,42 @@
-"""Gaussian smoothing of anomaly maps, batched on their device."""
+"""Gaussian smoothing of anomaly maps, batched on their device.
+
+Each axis is smoothed by one matrix product: on a CPU that is several times faster than a convolution with so long a kernel,
+and the mirrored edge is part of the matrix.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Maps (B, H, W) smoothed with a Gaussian of `sigma` pixels, as `scipy.ndimage.gaussian_filter` does (mode 'reflect').
+    """Maps (B, H, W) as float32, smoothed with a Gaussian of `sigma` pixels, as `scipy.ndimage.gaussian_filter` does (mode 'reflect').
 
-    sigma 0 returns the maps as they are.
+    sigma 0 leaves the maps as they are.
     """
     if sigma == 0:
         return maps
+    with torch.autocast(maps.device.type, enabled=False):  # mixed precision would round the scores
+        maps = maps.float()
+        rows = _smoothing_matrix(maps.shape[1], sigma, truncate).to(maps)
+        columns = _smoothing_matrix(maps.shape[2], sigma, truncate).to(maps)
+        return rows @ maps @ columns.T
+
+
+@lru_cache(maxsize=8)
+def _smoothing_matrix(length: int, sigma: float, truncate: float) -> Tensor:
+    """(length, length) float64: row i holds the weights that make the smoothed value at i.
+
+    Positions outside are mirrored with the edge repeated (d c b a | a b c d), as often as the kernel needs.
+    """
     radius = int(truncate * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).to(maps.dtype)
-    rows = F.conv2d(_mirrored(maps, radius, 1).unsqueeze(1), kernel.view(1, 1, -1, 1)).squeeze(1)
-    return F.conv2d(_mirrored(rows, radius, 2).unsqueeze(1), kernel.view(1, 1, 1, -1)).squeeze(1)
-
-
-def _mirrored(maps: Tensor, radius: int, dim: int) -> Tensor:
-    """Padded by `radius` on both sides of a dimension with its mirror image, the edge repeated (d c b a | a b c d)."""
-    length = maps.shape[dim]
-    index = torch.arange(-radius, length + radius, device=maps.device) % (2 * length)
-    return maps.index_select(dim, torch.where(index < length, index, 2 * length - 1 - index))
+    offsets = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    kernel /= kernel.sum()
+    places = (torch.arange(length)[:, None] + offsets) % (2 * length)
+    mirrored = torch.where(places < length, places, 2 * length - 1 - places)
+    matrix = torch.zeros(length, length, dtype=torch.float64)
+    return matrix.scatter_add_(1, mirrored, kernel.expand(length, -1))

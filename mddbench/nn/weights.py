@@ -44,8 +44,8 @@ def load_state(encoder: str, weights_dir: Path | None) -> tuple[State, str]:
 
 def find_file(encoder: str, folder: Path) -> Path:
     """The weights file of an encoder in a folder: named as timm names the model, or as timm's own download."""
-    stems = {encoder, encoder.split(".")[0]}
-    url = timm.get_pretrained_cfg_value(encoder, "url") if timm.is_model(encoder.split(".")[0]) else None
+    stems = {encoder, encoder.split(".", maxsplit=1)[0]}
+    url = timm.get_pretrained_cfg_value(encoder, "url") if timm.is_model(encoder.split(".", maxsplit=1)[0]) else None
     if url:
         stems.add(Path(url).stem)
     names = [f"{stem}{suffix}" for stem in sorted(stems) for suffix in SUFFIXES]
@@ -69,7 +69,9 @@ def read_file(file: Path) -> State:
     if stated is not None:
         actual = hashlib.sha256(file.read_bytes()).hexdigest()
         if not actual.startswith(stated[1]):
-            raise InputError(f"{file}: its SHA-256 begins {actual[:8]}, its name says {stated[1]}; fetch the file again")
+            raise InputError(
+                f"{file}: its SHA-256 begins {actual[:8]}, its name says {stated[1]}; fetch the file again"
+            )
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mddbench.errors import InputError
@@ -40,7 +41,7 @@ def entries_from_folder(folder: Path) -> list[Entry]:
     files = sorted(cells.glob("*/record.json"))
     if not files:
         raise InputError(f"{cells}: no finished cell there; `mddbench run --all` makes some")
-    return [Entry(read_record(file), lambda file=file: _beside(file)) for file in files]  # type: ignore[misc]
+    return [Entry(read_record(file), partial(_beside, file)) for file in files]
 
 
 def build_report(entries: list[Entry]) -> Report:

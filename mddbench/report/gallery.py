@@ -46,7 +46,13 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path) -> None:
             if panel is not None:
                 text = f"{panel.defect.replace('_', ' ')}  {panel.score:.3g}"
                 axis.text(
-                    2, (TILE + GAP) * row + 3, text, fontsize=6, va="top", color="white", bbox={"color": "#000a", "pad": 1}
+                    2,
+                    (TILE + GAP) * row + 3,
+                    text,
+                    fontsize=6,
+                    va="top",
+                    color="white",
+                    bbox={"color": "#000a", "pad": 1},
                 )
         for spine in axis.spines.values():
             spine.set_visible(False)

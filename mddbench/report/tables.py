@@ -18,7 +18,7 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Group:
-    """The seeds of one protocol: a row of a table. label: the method, with what was changed if that is needed to tell it apart."""
+    """The seeds of one protocol: a row of a table. label: the method, and what tells it apart where that is needed."""
 
     label: str
     records: tuple[Record, ...]
@@ -77,7 +77,8 @@ def numbers(spec: TableSpec, groups: list[Group]) -> pd.DataFrame:
             values = pd.Series([record.value(place, key) for record in group.records], dtype=float)
             row[key], row[f"{key}_std"] = values.mean(skipna=False), values.std(skipna=False)
         rows.append(row)
-    return pd.DataFrame(rows)
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
 
 
 def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:

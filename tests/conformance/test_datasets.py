@@ -44,7 +44,7 @@ def test_an_embedded_dataset_is_sound_and_as_expected(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", experiment_names())
 def test_every_experiment_fits(name: str) -> None:
     experiment = load_experiment(name)
-    assert name.split("/")[0] == experiment.dataset
+    assert name.split("/", maxsplit=1)[0] == experiment.dataset
     method_settings(load_method(experiment.method), experiment.settings, name)
     load_source(experiment.dataset)
 

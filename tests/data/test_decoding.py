@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import save
 
 from mddbench.data.cache import decoded_split
 from mddbench.data.dataset import Dataset, open_dataset
@@ -17,6 +16,7 @@ from mddbench.data.fingerprint import fingerprint, manifest
 from mddbench.data.images import decode_image, decode_mask
 from mddbench.errors import InputError
 from mddbench.progress import SilentReporter
+from support import save
 
 QUIET = SilentReporter()
 

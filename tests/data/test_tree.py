@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import mddbench, save, write_tree
 
 from mddbench.cli.main import main
 from mddbench.data.datasets import folder, mvtec
 from mddbench.data.samples import Tree
+from support import mddbench, save, write_tree
 
 GREY = np.full((48, 56), 90, dtype=np.uint8)
 
@@ -161,7 +161,9 @@ def test_data_check_of_a_sound_tree(tree: Path, tmp_path: Path) -> None:
 
 def pairs(tree: Tree) -> dict[str, str | None]:
     return {
-        sample.image.stem: sample.mask.stem if sample.mask else None for sample in tree.samples if sample.defect == "spot"
+        sample.image.stem: sample.mask.stem if sample.mask else None
+        for sample in tree.samples
+        if sample.defect == "spot"
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,12 +44,11 @@ def naive_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> floa
         overlap = np.mean([np.mean([hit[index][place] for place in region]) for index, region in regions])
         points.append((rate, float(overlap)))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
-        if x0 >= limit:
-            break
-        if x1 > limit:
-            y1, x1 = y0 + (limit - x0) / (x1 - x0) * (y1 - y0), limit
-        area += (x1 - x0) * (y0 + y1) / 2
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 < limit:
+            end = min(x1, limit)
+            height = y1 if x1 == end else y0 + (end - x0) / (x1 - x0) * (y1 - y0)
+            area += (end - x0) * (y0 + height) / 2
     return area / limit
 
 

@@ -53,7 +53,10 @@ def test_the_loss_is_the_flattened_cosine_of_each_level() -> None:
     teacher, student = pyramids(0), pyramids(1)
     expected = 0.0
     for t, s in zip(teacher, student, strict=True):
-        one = [a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(t.numpy(), s.numpy(), strict=True)]
+        one = [
+            a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b)
+            for a, b in zip(t.numpy(), s.numpy(), strict=True)
+        ]
         expected += float(np.mean([1 - value for value in one]))
     assert float(flat_cosine_distance(teacher, student)) == pytest.approx(expected, abs=1e-6)
     assert float(flat_cosine_distance(teacher, teacher)) == pytest.approx(0.0, abs=1e-6)
