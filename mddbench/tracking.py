@@ -137,7 +137,10 @@ class MlflowStore:
                 seen.add(identity)
                 with self._artifact(run.info.run_id, "record.json") as file:
                     if file is None:
-                        raise InputError(f"{self.uri}: run {run.info.run_id} holds no record.json")
+                        raise InputError(
+                            f"{self.uri}: run {run.info.run_id} has no record.json at {run.info.artifact_uri}; "
+                            "if the folder was moved, `mddbench report --records OUT` reads the records in it"
+                        )
                     text = file.read_text(encoding="utf-8")
                 found.append((run.info.run_id, parse_record(text, f"run {run.info.run_id}: record.json")))
         yield from reversed(found)

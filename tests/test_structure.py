@@ -13,6 +13,8 @@ import pytest
 
 from support import ROOT
 
+from mddbench.report.build import build_report, differences, entries_from_folder
+
 LAYERS = {
     1: ("errors", "batch", "metrics", "progress", "seeding"),
     2: ("data", "nn", "config", "plugins", "environment", "records"),
@@ -178,5 +180,13 @@ def test_doctests() -> None:
 
 def test_readme_and_ci_run_one_test_command() -> None:
     commands = re.findall(r"```sh\n(.+)\n```", (ROOT / "README.md").read_text())
-    assert len(commands) >= 2, "README shows two commands, each one line"
-    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+    assert len(commands) == 2, "README shows two commands, each one line"
+    assert commands[1] in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_committed_tables_follow_from_the_committed_records() -> None:
+    report = build_report(entries_from_folder(ROOT / "results"))
+    assert differences(report, ROOT / "paper_tables" / "rendered") == []
+    block = re.search(r"<!-- table: mini -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    assert block[1].strip() == report.main["mini"].strip(), "README's table is paper_tables/rendered/mini/main.md"

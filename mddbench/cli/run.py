@@ -73,8 +73,10 @@ def run(
         tracker.close()
     if as_json:
         print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
-    elif any(outcome.status != "failed" for outcome in outcomes):
-        _render(options, uri, speaker)
+    if any(outcome.status != "failed" for outcome in outcomes):
+        tables = _render(options, uri, speaker)
+        if not as_json:
+            print("\n".join(tables))
     failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}", file=sys.stderr)
@@ -92,8 +94,8 @@ def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Track
     return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
 
 
-def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> None:
-    """The report of all that is in the store, its main tables on stdout, and where everything is."""
+def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
+    """Write the report of all that is in the store and say where everything is; its main tables."""
     from mddbench.cli.results import entries_from_store
     from mddbench.report.build import build_report, entries_from_folder, write_report
     from mddbench.tracking import tracking_place
@@ -102,8 +104,6 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> None:
     entries = entries_from_folder(options.out) if uri is None else entries_from_store(uri or None, options.out)
     report = build_report(entries)
     tables, pictures = write_report(report, options.out / "report")
-    for text in report.main.values():
-        print(text)
     main = [file for file in tables if file.name == "main.md"]
     speaker.say("\n".join(f"Table      {file}" for file in main))
     speaker.say("\n".join(f"Pictures   {file}" for file in pictures))
@@ -112,6 +112,7 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> None:
         speaker.say(f"MLflow     {place}")
         speaker.say(f"           open its page with: mlflow ui --backend-store-uri {place}")
     speaker.say(f"Everything {options.out}")
+    return list(report.main.values())
 
 
 def _show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_json: bool) -> None:
