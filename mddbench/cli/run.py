@@ -53,38 +53,39 @@ def run(
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
     from mddbench.progress import reporter
-    from mddbench.runner import Runner, RunOptions, check_cells, plan
+    from mddbench.runner import RunOptions, plan
     from mddbench.seeding import use_deterministic_algorithms
 
     use_deterministic_algorithms()
-    overrides = dict(parse_override(text) for text in set_ or [])
-    cells = plan(names or [], suite if everything else None, _seeds(seeds), overrides)
+    cells = plan(names or [], suite if everything else None, _seeds(seeds), dict(map(parse_override, set_ or [])))
     options = RunOptions(out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force)
-    if dry_run:
-        _show_plan(cells, options, reporter(quiet), as_json)
-        return
     speaker = reporter(quiet)
-    datasets = check_cells(cells, options, speaker)
+    if dry_run:
+        _show_plan(cells, options, speaker, as_json)
+        return
     uri = None if tracking == "none" else (tracking_uri or "")
-    tracker = _tracker(uri, out, suite if everything else "named", speaker)
-    try:
-        outcomes = Runner(options, datasets, tracker, speaker).run(cells)
-    finally:
-        tracker.close()
-    if as_json:
-        print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
-    if any(outcome.status != "failed" for outcome in outcomes):
-        tables = _render(options, uri, speaker)
-        if not as_json:
-            print("\n".join(tables))
+    outcomes = _run(cells, options, uri, suite if everything else "named", speaker)
+    tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
+    print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}", file=sys.stderr)
         raise typer.Exit(1)
 
 
+def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, speaker: Reporter) -> list[Outcome]:
+    """Check, then run all cells. uri: of the store; '' for the default, None for none."""
+    from mddbench.runner import Runner, check_cells
+
+    datasets = check_cells(cells, options, speaker)
+    tracker = _tracker(uri, options.out, suite, speaker)
+    try:
+        return Runner(options, datasets, tracker, speaker).run(cells)
+    finally:
+        tracker.close()
+
+
 def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Tracker:
-    """The tracker for a store's URI: '' for the default, None for none."""
     from mddbench.tracking import MlflowStore, MlflowTracker, NoTracker, tracking_place
 
     if uri is None:
