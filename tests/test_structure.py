@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT
-
 from mddbench.report.build import build_report, differences, entries_from_folder
+from support import ROOT
 
 LAYERS = {
     1: ("errors", "batch", "metrics", "progress", "seeding"),

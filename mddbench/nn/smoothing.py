@@ -13,9 +13,9 @@ from torch import Tensor
 
 
 def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Maps (B, H, W) as float32, smoothed with a Gaussian of `sigma` pixels, as `scipy.ndimage.gaussian_filter` does (mode 'reflect').
+    """Maps (B, H, W) smoothed with a Gaussian of `sigma` pixels, in float32; sigma 0 leaves them as they are.
 
-    sigma 0 leaves the maps as they are.
+    Equals `scipy.ndimage.gaussian_filter` with mode 'reflect'.
     """
     if sigma == 0:
         return maps

@@ -13,13 +13,13 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
-from support import write_tree
 
 from mddbench.data.dataset import open_dataset
 from mddbench.data.images import decode_image
 from mddbench.metrics.suite import evaluate
 from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.progress import SilentReporter
+from support import write_tree
 
 pytestmark = pytest.mark.bench
 
