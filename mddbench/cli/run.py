@@ -111,7 +111,9 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str
     if uri is not None:
         place, _ = tracking_place(uri or None, options.out)
         speaker.say(f"MLflow     {place}")
-        speaker.say(f"           open its page with: mlflow ui --backend-store-uri {place}")
+        beside = Path(sys.argv[0]).with_name("mlflow")
+        command = beside if beside.exists() and beside.parent != Path() else "mlflow"
+        speaker.say(f"           open its page with: {command} ui --backend-store-uri {place}")
     speaker.say(f"Everything {options.out}")
     return list(report.main.values())
 

@@ -38,6 +38,8 @@ def read_tree(root: Path, *, masks_required: bool) -> Tree:
             f"found {_listing(root)}"
         )
     for folder in categories:
+        if folder.name == "mean":
+            faults.append(f"{folder}: 'mean' is what the mean over categories is called; rename the category")
         for found in (*_train(folder), *_test(folder, masks_required)):
             if isinstance(found, Sample):
                 samples.append(found)

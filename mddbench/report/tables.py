@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mddbench.metrics.names import LABELS
+from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.records import Record
 from mddbench.report.spec import TableSpec
 
@@ -135,8 +135,22 @@ def protocol_notes(groups: list[Group]) -> list[str]:
         own = "; ".join(f"{key.replace('_', ' ')} {card.get(key)}" for key in CARD_ROWS if key not in shared)
         seeds = ", ".join(str(record.seed) for record in group.records)
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
+    notes += [note for group in groups if (note := _undefined(group))]
     notes.append(f"Percent. ± is the standard deviation over n seeds; {chr(0x2013)} is not defined or not measured.")
     return notes
+
+
+def _undefined(group: Group) -> str:
+    """Which metrics' means leave categories out, and how many."""
+    record = group.first
+    labels: dict[int, list[str]] = {}
+    for key in SEVEN:
+        missing = sum(math.isnan(record.value(category, key)) for category in record.categories)
+        if missing:
+            labels.setdefault(missing, []).append(LABELS[key])
+    total = len(record.categories)
+    parts = [f"{', '.join(names)} of {total - missing} of {total} categories" for missing, names in labels.items()]
+    return f"{group.label}: means of {'; '.join(parts)}, not defined in the others." if parts else ""
 
 
 def _cells(

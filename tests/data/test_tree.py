@@ -86,6 +86,11 @@ def shrink_mask(root: Path) -> str:
     return "{root}/nut/ground_truth/spot/001_mask.png: the mask is 56x40 pixels, its image 56x48"
 
 
+def call_a_category_mean(root: Path) -> str:
+    (root / "nut").rename(root / "mean")
+    return "{root}/mean: 'mean' is what the mean over categories is called"
+
+
 def truncate_image(root: Path) -> str:
     file = root / "nut" / "train" / "good" / "002.png"
     file.write_bytes(file.read_bytes()[:400])
@@ -116,6 +121,7 @@ FAULTS = [
     give_two_masks,
     give_one_stem_twice,
     shrink_mask,
+    call_a_category_mean,
     truncate_image,
     empty_image,
     rename_text,
