@@ -46,15 +46,21 @@ class RD4AD(Detector):
                 f"rd4ad: expected an encoder with three levels, each at twice the stride of the one before; "
                 f"'{encoder.name}' at levels {list(encoder.levels)} has strides {list(encoder.strides)}"
             )
+        self.multiple = 2 * encoder.strides[-1]
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width)
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        teacher = self.encoder(batch.images)
-        return {"distillation": flat_cosine_distance(teacher, self.decoder(self.bottleneck(teacher)))}
+        return {"distillation": flat_cosine_distance(*self._features(batch.images))}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        return gaussian_smooth(distance_map(*self._features(images), (height, width)), self.settings.sigma)
+
+    def _features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's features and the student's."""
         teacher = self.encoder(images)
         student = self.decoder(self.bottleneck(teacher))
-        height, width = images.shape[-2:]
-        return gaussian_smooth(distance_map(teacher, student, (height, width)), self.settings.sigma)
+        if any(t.shape != s.shape for t, s in zip(teacher, student, strict=True)):
+            raise InputError(f"rd4ad: image_size {images.shape[-1]} does not fit; use a multiple of {self.multiple}")
+        return teacher, student

@@ -58,11 +58,9 @@ class Outcome:
     message: str = ""
 
 
-def plan(
-    names: list[str], suite: str | None, seeds: tuple[int, ...] | None, overrides: dict[str, object]
-) -> list[Cell]:
-    """The cells of some experiments, or of a suite's; seeds: instead of those that the experiments name."""
-    chosen = names or list(load_suite(suite or "quick").experiments)
+def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
+    """The cells of some experiments, or else of a suite's; seeds: instead of those that the experiments name."""
+    chosen = names or list(load_suite(suite).experiments)
     experiments = [load_experiment(name, overrides) for name in chosen]
     return [Cell(experiment, seed) for experiment in experiments for seed in seeds or experiment.seeds]
 

@@ -186,6 +186,8 @@ class MlflowTracker:
         if left:
             run_id = left[0].info.run_id
             client.update_run(run_id, status="RUNNING")
+            if "mddbench.error" in left[0].data.tags:
+                client.delete_tag(run_id, "mddbench.error")
             for key, value in tags.items():
                 client.set_tag(run_id, key, value)
             return _MlflowCell(self.store, run_id)

@@ -207,6 +207,8 @@ def test_listing_and_checking() -> None:
         (["run", "mini/rd4ad", "--set", "epoch=2"], "unknown key 'epoch' (did you mean 'epochs'?)"),
         (["run", "mini/rd4ad", "--set", "settings.sigm=2"], "settings: unknown key 'sigm' (did you mean 'sigma'?)"),
         (["run", "mini/rd4ad", "--device", "cuda:77"], "--device cuda:77: not usable here"),
+        (["run", "mini/rd4ad", "--suite", "paper"], "--suite paper goes with --all"),
+        (["run", "mini/rd4ad", "--tracking", "none", "--out", "/dev/null/x"], "/dev/null/x/cache"),
         (["run", "mini/rd4ad", "--tracking", "wandb"], "--tracking wandb: expected mlflow or none"),
         (["run", "nothing.yaml"], "nothing.yaml: cannot be read (No such file or directory)"),
         (["list", "method"], "did you mean 'methods'?"),

@@ -18,7 +18,7 @@ from mddbench.records import Record, as_json, parse_record, read_record, read_re
 from mddbench.report.build import Entry, build_report, differences, write_report
 from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.spec import load_table
-from mddbench.report.tables import group_by_protocol, latex, markdown, numbers
+from mddbench.report.tables import group_by_protocol, latex, markdown, numbers, protocol_notes
 
 
 def record(seed: int = 0, score: float = 0.5, **changes: Any) -> Record:
@@ -106,6 +106,17 @@ def test_protocols_never_share_a_row() -> None:
     text = markdown(load_table("main"), "t", numbers(load_table("main"), groups), [])
     assert "**90.0**" in text
     assert "**70.0**" not in text
+
+
+def test_two_trees_never_share_a_table() -> None:
+    found = group_by_protocol([record(), record(protocol="q", fingerprint="e" * 64), record(dataset="mvtec")])
+    assert sorted(found) == ["mini-eeeeeeee", "mini-ffffffff", "mvtec"]
+    assert [group.label for groups in found.values() for group in groups] == ["RD4AD"] * 3
+
+
+def test_means_that_leave_categories_out_say_so() -> None:
+    groups = group_by_protocol([record()])["mini"]
+    assert "RD4AD: means of AUPRO of 1 of 2 categories, not defined in the others." in protocol_notes(groups)
 
 
 def test_what_is_not_defined_is_a_dash_and_never_best() -> None:

@@ -46,9 +46,14 @@ def main() -> None:
     except InputError as fault:
         print(f"mddbench: {' '.join(str(fault).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("mddbench: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as fault:
+        if fault.filename is None:
+            raise
+        print(f"mddbench: {fault.filename}: {fault.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mddbench: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)

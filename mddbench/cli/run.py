@@ -25,7 +25,7 @@ def run(
         list[str] | None, typer.Argument(help="Experiments as DATASET/METHOD, or YAML files.", show_default=False)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Run all experiments of the suite.")] = False,
-    suite: Annotated[str, typer.Option(help="Which suite --all runs.")] = "quick",
+    suite: Annotated[str | None, typer.Option(help="Which suite --all runs.", show_default="quick")] = None,
     data_root: DataRoot = None,
     out: Out = OUT,
     seeds: Annotated[str | None, typer.Option(help="Instead of the experiments' own: 0,1,2.")] = None,
@@ -48,6 +48,9 @@ def run(
     """
     if everything == bool(names):
         raise InputError("run: name experiments (as in mini/rd4ad) or give --all, and not both; see `mddbench list`")
+    if names and suite:
+        raise InputError(f"run: --suite {suite} goes with --all; name experiments, or run a suite")
+    suite = (suite or "quick") if everything else "named"
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
     from mddbench.cells import choose_device
@@ -57,14 +60,14 @@ def run(
     from mddbench.seeding import use_deterministic_algorithms
 
     use_deterministic_algorithms()
-    cells = plan(names or [], suite if everything else None, _seeds(seeds), dict(map(parse_override, set_ or [])))
+    cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
     options = RunOptions(out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force)
     speaker = reporter(quiet)
     if dry_run:
         _show_plan(cells, options, speaker, as_json)
         return
     uri = None if tracking == "none" else (tracking_uri or "")
-    outcomes = _run(cells, options, uri, suite if everything else "named", speaker)
+    outcomes = _run(cells, options, uri, suite, speaker)
     tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]

@@ -31,11 +31,15 @@ class Group:
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
     """Dataset -> groups, in the order of labels; records of one protocol share a group, and nothing else does.
 
-    Two protocols of one method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
+    Two trees read as one dataset (their fingerprints differ) are two datasets here: 'folder-0123abcd'. Two protocols of one method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
     """
     protocols: dict[tuple[str, str], list[Record]] = {}
+    records = list(records)
+    trees = {(record.dataset, record.fingerprint) for record in records}
+    shared = {dataset for dataset, _ in trees if sum(other == dataset for other, _ in trees) > 1}
     for record in records:
-        protocols.setdefault((record.dataset, record.protocol), []).append(record)
+        place = f"{record.dataset}-{record.fingerprint[:8]}" if record.dataset in shared else record.dataset
+        protocols.setdefault((place, record.protocol), []).append(record)
     by_dataset: dict[str, list[list[Record]]] = {}
     for (dataset, _), members in sorted(protocols.items()):
         by_dataset.setdefault(dataset, []).append(sorted(members, key=lambda record: record.seed))

@@ -44,6 +44,11 @@ def test_other_pyramids_are_refused(name: str, levels: tuple[int, ...]) -> None:
         RD4AD(FrozenEncoder(name, levels), RD4AD.Settings(), 2)
 
 
+def test_an_image_size_that_does_not_fit_is_said(encoder: FrozenEncoder) -> None:
+    with pytest.raises(InputError, match="image_size 100 does not fit; use a multiple of 32"):
+        RD4AD(encoder, RD4AD.Settings(), 2).eval().anomaly_maps(torch.rand(1, 3, 100, 100))
+
+
 def pyramids(seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(3, c, s, s, generator=generator) for c, s in ((4, 8), (6, 4), (8, 2))]
