@@ -31,7 +31,8 @@ class Group:
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
     """Dataset -> groups, in the order of labels; records of one protocol share a group, and nothing else does.
 
-    Two trees read as one dataset (their fingerprints differ) are two datasets here: 'folder-0123abcd'. Two protocols of one method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
+    Two trees read as one dataset (their fingerprints differ) are two datasets here: 'folder-0123abcd'. Two protocols of one
+    method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
     """
     protocols: dict[tuple[str, str], list[Record]] = {}
     records = list(records)
