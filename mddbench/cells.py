@@ -162,6 +162,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("expected auto, cpu, cuda or mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as fault:
         raise InputError(f"--device {name}: not usable here ({str(fault).splitlines()[0]}); use auto or cpu") from None

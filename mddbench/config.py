@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 class Strict(BaseModel):
     """Settings that cannot be changed and refuse what they do not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -62,7 +63,7 @@ class ScheduleSettings(Strict):
 class Experiment(Strict):
     """One method on one dataset under one protocol; with a seed it is a cell.
 
-    name: 'dataset/method' of its file, or the file's path; overrides: what `--set` changed. Both are filled in on loading.
+    name: 'dataset/method' of its file, or the file's name; overrides: what `--set` changed. Both are filled in on loading.
     """
 
     name: str
@@ -116,12 +117,13 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
             )
     raw = read_yaml(path)
     where = _where(path)
-    for reserved in ("name", "overrides"):
-        if reserved in raw:
-            raise InputError(f"{where}: '{reserved}' is filled in on loading; remove it")
     for dotted, value in (overrides or {}).items():
         _override(raw, dotted, value)
         where = f"{where} with --set {dotted}={value}"
+    for reserved in ("name", "overrides"):
+        if reserved in raw:
+            raise InputError(f"{where}: '{reserved}' is filled in on loading; remove it")
+    name = path.stem if name.endswith((".yaml", ".yml")) else name
     return validated(Experiment, {"name": name, "overrides": dict(overrides or {}), **raw}, where)
 
 
@@ -204,6 +206,8 @@ def _where(path: Path) -> str:
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except RecursionError:
+        raise InputError(f"{where}: not valid YAML (nested too deeply)") from None
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -211,13 +215,26 @@ def _parse(text: str, where: str) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key given twice in one mapping is an error."""
+    """PyYAML's safe loader, stricter: keys are text and given once, and no aliases (which can grow without bound)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases are not supported", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+_UniqueKeys.add_implicit_resolver(  # YAML 1.2 takes 1e-3 for a number; PyYAML, which reads 1.1, for text
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

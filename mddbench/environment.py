@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import resource
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "mddbench": __version__,
         "commit": commit,
         "changed": changed,
+        "source": source_digest(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
@@ -43,8 +46,21 @@ def source_commit() -> tuple[str | None, bool | None]:
     if not (root / ".git").exists():
         return None, None
     commit = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    status = _git(root, "status", "--porcelain")
     return commit, None if status is None else bool(status)
+
+
+def source_digest() -> str:
+    """The start of a SHA-256 over the installed package's code and settings: names the source where there is no checkout."""
+    total = hashlib.sha256()
+    for package in ("mddbench", "mddbench.baselines"):
+        for folder in import_module(package).__path__:
+            for file in sorted(path for path in Path(folder).rglob("*") if path.suffix in (".py", ".yaml")):
+                name = f"{package}/{file.relative_to(folder).as_posix()}"
+                if name.startswith(("mddbench/baselines/", "mddbench/paper_tables/")):
+                    continue  # where a wheel puts them; an editable install has them elsewhere
+                total.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
 
 
 def peak_memory_mib(device: torch.device) -> dict[str, float]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.data.dataset import Split
+from mddbench.errors import InputError
 from mddbench.metrics import counts
 
 
@@ -33,6 +35,8 @@ class Panel:
 def choose_panels(category: str, split: Split, maps: NDArray[np.float32], scores: NDArray[np.float32]) -> list[Panel]:
     """At most three panels of a category. Defects are ranked by pixel AP within the image, or by score without masks."""
     defective = [index for index, sample in enumerate(split.samples) if sample.anomalous]
+    if split.has_masks:  # a mask can vanish when it is made smaller; such a defect has no place to be found in
+        defective = [index for index in defective if split.masks[index].any()] or defective
     normal = [index for index, sample in enumerate(split.samples) if not sample.anomalous]
     chosen: list[tuple[str, int]] = []
     if defective:
@@ -69,9 +73,12 @@ def save_panels(panels: tuple[Panel, ...], file: Path) -> None:
 
 
 def load_panels(file: Path) -> tuple[Panel, ...]:
-    """Read what `save_panels` wrote; no pickle is loaded."""
-    with np.load(file, allow_pickle=False) as content:
-        arrays = {name: content[name] for name in ("texts", "scores", "images", "masks", "maps")}
+    """Read what `save_panels` wrote; no pickle is loaded. Raises InputError for a broken file."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in ("texts", "scores", "images", "masks", "maps")}
+    except (OSError, ValueError, KeyError, BadZipFile) as fault:
+        raise InputError(f"{file}: cannot be read as panels ({type(fault).__name__}); run the cell again") from None
     return tuple(
         Panel(str(category), str(role), str(defect), str(name), float(score), image, mask, values)
         for (category, role, defect, name), score, image, mask, values in zip(*arrays.values(), strict=True)

@@ -112,7 +112,7 @@ class BarReporter:
             yield _Bar(bars, bars.add_task(label, total=total, note=""))
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self.console.print(message, markup=False, soft_wrap=True)
 
 
 def reporter(quiet: bool = False) -> Reporter:

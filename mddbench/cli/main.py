@@ -50,9 +50,8 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(141)
     except OSError as fault:
-        if fault.filename is None:
-            raise
-        print(f"mddbench: {fault.filename}: {fault.strerror}", file=sys.stderr)
+        place = f"{fault.filename}: " if fault.filename else ""
+        print(f"mddbench: {place}{fault.strerror or fault}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("mddbench: interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -33,7 +33,9 @@ def decoded_split(
     names = "\n".join(f"{sample.split}/{sample.category}/{sample.defect}/{sample.image.name}" for sample in samples)
     key = hashlib.sha256(f"{fingerprint}\n{size}\n{DECODE_VERSION}\n{names}".encode()).hexdigest()[:16]
     images_file, masks_file = folder / f"{key}-images.npy", folder / f"{key}-masks.npy"
-    if not (images_file.exists() and masks_file.exists()):
+    try:
+        return np.load(images_file, mmap_mode="r"), np.load(masks_file, mmap_mode="r")
+    except (FileNotFoundError, EOFError, ValueError):  # not there, or cut short by something else: decode (anew)
         folder.mkdir(parents=True, exist_ok=True)
         _room_for(folder, len(samples) * size * size * 4)
         _write(samples, size, (images_file, masks_file), reporter)

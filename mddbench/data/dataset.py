@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import cast
 
 import numpy as np
@@ -38,6 +38,8 @@ class Split:
         """The samples of one category; they lie together, so nothing is copied."""
         chosen = [index for index, sample in enumerate(self.samples) if sample.category == category]
         part = slice(chosen[0], chosen[-1] + 1)
+        if len(chosen) != part.stop - part.start:
+            raise ValueError(f"the samples of '{category}' do not lie together")
         return Split(self.samples[part], self.images[part], self.masks[part])
 
     @property
@@ -85,7 +87,7 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     Raises InputError for the first fault of the tree or of a file.
     """
     tree = read_dataset(name, root, cache).sound(name)
-    files = manifest(tree)
+    files = manifest(tree, reporter)
     digest = fingerprint(files)
     splits = []
     for kind in ("train", "test"):
@@ -98,8 +100,8 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
 def _built(source: DatasetSource, folder: Path) -> Path:
     if not folder.exists():
         assert source.build is not None
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        partial.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
         try:
             source.build(partial)
             partial.replace(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mddbench.data.samples import Tree
 from mddbench.errors import InputError
+from mddbench.progress import Reporter
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,15 @@ class FileEntry:
     sha256: str
 
 
-def manifest(tree: Tree) -> tuple[FileEntry, ...]:
+def manifest(tree: Tree, reporter: Reporter) -> tuple[FileEntry, ...]:
     """Every image and mask file of the tree, sorted by path. Raises InputError for a file that cannot be read."""
     files = {path for sample in tree.samples for path in (sample.image, sample.mask) if path is not None}
-    with ThreadPoolExecutor() as pool:
-        return tuple(sorted(pool.map(lambda path: _entry(tree.root, path), files), key=lambda entry: entry.path))
+    entries = []
+    with ThreadPoolExecutor() as pool, reporter.task("hashing files", len(files)) as task:
+        for entry in pool.map(lambda path: _entry(tree.root, path), files):
+            entries.append(entry)
+            task.advance()
+    return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
 def fingerprint(entries: tuple[FileEntry, ...]) -> str:

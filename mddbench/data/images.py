@@ -16,7 +16,8 @@ DECODE_VERSION = 1
 """Changes whenever the pixels decoded from the same file change; part of the cache's key."""
 
 INTERPOLATION = "PIL bilinear, antialiased, aspect ratio not kept"
-MASK_RULE = "mask > 0, PIL bilinear, > 0.5"
+MASK_RULE = "mask > 0 (JPEG: > 127), PIL bilinear, > 0.5"
+LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (PIL's own limit of 1 GiB of RGBA, made an error)."""
 
@@ -30,13 +31,17 @@ def decode_image(path: Path, size: int) -> tuple[NDArray[np.uint8], tuple[int, i
 
 
 def decode_mask(path: Path, size: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask as (size, size) bool. Source of the rule: the resize of RD4AD's official code and of ADer."""
+    """The mask as (size, size) bool: what is not zero, whatever the mode; transparency does not count.
+
+    Source of the rule: the resize of RD4AD's official code and of ADer.
+    """
     with _opened(path) as image:
         if image.size != image_size:
             found, expected = (f"{width}x{height}" for width, height in (image.size, image_size))
             raise InputError(f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size")
-        values = np.asarray(image)
-        defect = values.any(axis=-1) if values.ndim == 3 else values != 0
+        values = np.asarray(image.convert("RGB") if image.mode in ("LA", "PA", "RGBA") else image)
+        defect = values > (127 if path.suffix.lower() in LOSSY else 0)
+        defect = defect.any(axis=-1) if defect.ndim == 3 else defect
         grey = Image.fromarray(defect.astype(np.uint8) * 255)
         return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127
 
@@ -49,7 +54,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         size = path.stat().st_size
         raise InputError(f"{path}: not an image that can be read ({size} bytes); replace or remove it") from None
-    except (OSError, Image.DecompressionBombError) as fault:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
         raise InputError(f"{path}: cannot be opened ({fault})") from None
     with image:
         if image.width * image.height > MAX_PIXELS:

@@ -64,7 +64,7 @@ class DatasetSource:
     read: finds samples and faults below a root; it must not raise for a faulty tree.
     build: writes the dataset below an empty folder, for a dataset that needs no download; None if the user brings it.
     version: changes whenever `build` would write other images.
-    categories, images: the expected names and (train, test good, test defective) counts, for estimates and checks.
+    expected: category -> (train, test good, test defective) counts, for estimates and checks.
     """
 
     description: str

@@ -20,8 +20,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 def read_tree(root: Path, *, masks_required: bool) -> Tree:
     """Samples and faults of all categories below `root`, in alphabetical order.
 
-    masks_required: whether a category may lack the whole folder ground_truth (then only image-level metrics exist for it).
-    A category that has ground_truth must have a mask for each defective image.
+    Every folder below `root` is a category, hidden ones apart.
+    masks_required: whether each category must have ground_truth; one without it has image-level metrics only. A category that
+    has ground_truth must have a mask for each defective image.
     """
     if not root.is_dir():
         return Tree(
@@ -31,7 +32,7 @@ def read_tree(root: Path, *, masks_required: bool) -> Tree:
         return Tree(root, (), (f"{root} looks like one category (it holds train/ and test/); give its parent folder",))
     samples: list[Sample] = []
     faults: list[str] = []
-    categories = [folder for folder in _folders(root) if _is_category(folder)]
+    categories = _folders(root)
     if not categories:
         faults.append(
             f"no category below {root}: expected folders <category>/train/good and <category>/test/<defect>, "
@@ -103,10 +104,6 @@ def _repeated(images: list[Path]) -> Iterator[str]:
         if image.stem in seen:
             yield f"{image}: two images of one stem ({seen[image.stem].name} too), so a mask could belong to either; rename one"
         seen[image.stem] = image
-
-
-def _is_category(folder: Path) -> bool:
-    return any((folder / part).is_dir() for part in ("train", "test", "ground_truth"))
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -43,9 +43,11 @@ def count(
 ) -> Counts:
     """Sort once and count.
 
-    scores: (N,) any float type, no NaN; labels: (N,) True for anomalous;
+    scores: (N,) any number type, no NaN; labels: (N,) True for anomalous;
     weights: (N,) the share of the mean region overlap that each item carries, zero for normal items.
     """
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)  # the negative of an unsigned integer is not smaller
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     last_of_ties = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1) if len(ranked) else order

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mddbench.errors import InputError
+
 
 class Bottleneck(nn.Module):
     """Multi-scale feature fusion and one-class embedding: three levels -> (B, 2 C3, H3 / 2, W3 / 2).
@@ -28,6 +30,8 @@ class Bottleneck(nn.Module):
         self.down1 = nn.Sequential(*_downsample(first, second), *_downsample(second, third))
         self.down2 = nn.Sequential(*_downsample(second, third))
         inner, out = third * width // 128, 2 * third
+        if inner < 1:
+            raise InputError(f"bottleneck_width {width} leaves no channel of {third}; expected at least {-(-128 // third)}")
         blocks = [ResidualBlock(3 * third, inner, out, scale="down")]
         blocks += [ResidualBlock(out, inner, out) for _ in range(2)]
         self.embed = nn.Sequential(*blocks)
@@ -99,12 +103,12 @@ class ResidualBlock(nn.Module):
 
 
 def flat_cosine_distance(targets: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
-    """Sum over levels of the batch mean of 1 - cos, each image's level flattened to one vector; scalar in [0, 2 L].
+    """In float32 under mixed precision too: sum over levels of the batch mean of 1 - cos, each image's level flattened to one vector; scalar in [0, 2 L].
 
     Source: the authors' code; the paper's equation 2 is per position.
     """
     distances = [
-        1.0 - F.cosine_similarity(target.flatten(1), feature.flatten(1)).mean()
+        1.0 - F.cosine_similarity(target.float().flatten(1), feature.float().flatten(1)).mean()
         for target, feature in zip(targets, features, strict=True)
     ]
     return torch.stack(distances).sum()
@@ -114,7 +118,10 @@ def distance_map(targets: Sequence[Tensor], features: Sequence[Tensor], size: tu
     """Sum over levels of 1 - cos at each position, each level brought to `size` bilinearly (corners aligned): (B, H, W)."""
     maps = [
         F.interpolate(
-            1.0 - F.cosine_similarity(target, feature, dim=1).unsqueeze(1), size, mode="bilinear", align_corners=True
+            1.0 - F.cosine_similarity(target.float(), feature.float(), dim=1).unsqueeze(1),
+            size,
+            mode="bilinear",
+            align_corners=True,
         )
         for target, feature in zip(targets, features, strict=True)
     ]

@@ -44,16 +44,16 @@ def load_state(encoder: str, weights_dir: Path | None) -> tuple[State, str]:
 
 def find_file(encoder: str, folder: Path) -> Path:
     """The weights file of an encoder in a folder: named as timm names the model, or as timm's own download."""
-    stems = {encoder, encoder.split(".", maxsplit=1)[0]}
+    stems = [encoder]
     url = timm.get_pretrained_cfg_value(encoder, "url") if timm.is_model(encoder.split(".", maxsplit=1)[0]) else None
     if url:
-        stems.add(Path(url).stem)
-    names = [f"{stem}{suffix}" for stem in sorted(stems) for suffix in SUFFIXES]
+        stems.append(Path(url).stem)
+    names = [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
     for name in names:
         if (folder / name).is_file():
             return folder / name
     present = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) if folder.is_dir() else "no such folder"
-    expected = " or ".join(sorted(stems))
+    expected = " or ".join(stems)
     raise InputError(
         f"{folder}: no weights for encoder '{encoder}' (found: {present or 'nothing'}); expected a file named {expected} "
         f"with one of {', '.join(SUFFIXES)}"
