@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ class Prepared:
             model_sha256=digest(self.detector.learned_state()),
             cost=cost,
             environment=describe_environment(device),
-            history=[asdict(log) for log in history],
+            history=history,
         )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -16,12 +18,10 @@ from mddbench.detector import load_method, method_settings
 from mddbench.evaluate import BATCH_SIZE
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import Reporter
-from mddbench.runner import RunOptions, image_counts
+from mddbench.runner import RunOptions, distinct_experiments, image_counts
 from mddbench.train import Trainer, TrainingImages, batches_per_epoch, synchronize
 
-TIMED_STEPS = 3
-ENOUGH_SECONDS = 4.0
-"""A first step slower than this is taken as it is: warming up is then a small part of it."""
+TIMED_CALLS, MOST_SECONDS = 7, 20.0
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,11 @@ class Estimate:
 
 def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list[Estimate]:
     """An estimate for each experiment among the cells, in their order."""
-    seeds: dict[str, list[int]] = {}
-    experiments: dict[str, Experiment] = {}
-    for cell in cells:
-        seeds.setdefault(cell.experiment.name, []).append(cell.seed)
-        experiments[cell.experiment.name] = cell.experiment
     estimates = []
-    for name, experiment in experiments.items():
-        reporter.say(f"timing {name}")
-        estimates.append(_one(experiment, tuple(seeds[name]), options))
+    for experiment in distinct_experiments(cells):
+        reporter.say(f"timing {experiment.name}")
+        seeds = tuple(cell.seed for cell in cells if cell.experiment == experiment)
+        estimates.append(_one(experiment, seeds, options))
     return estimates
 
 
@@ -72,15 +68,24 @@ def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64))
     trainer = Trainer(detector, experiment, 0, Path("unused"))
-    step = trainer.time_steps(data, 1)
-    if step < ENOUGH_SECONDS:
-        step = trainer.time_steps(data, TIMED_STEPS)
+    step = _median_seconds(lambda: trainer.time_steps(data, 1))
     detector.eval()
     with torch.inference_mode():
         images = as_images(noise[:BATCH_SIZE], options.device)
-        detector.anomaly_maps(images)
-        synchronize(options.device)
-        started = time.perf_counter()
-        detector.anomaly_maps(images)
-        synchronize(options.device)
-    return step, (time.perf_counter() - started) / len(images)
+
+        def infer() -> float:
+            started = time.perf_counter()
+            detector.anomaly_maps(images)
+            synchronize(options.device)
+            return time.perf_counter() - started
+
+        return step, _median_seconds(infer) / len(images)
+
+
+def _median_seconds(timed: Callable[[], float]) -> float:
+    """The median of a few calls after a first one, or as many of them as fit into a time; of slow calls the first counts."""
+    started, first = time.perf_counter(), timed()
+    times: list[float] = []
+    while len(times) < TIMED_CALLS and time.perf_counter() - started < MOST_SECONDS:
+        times.append(timed())
+    return median(times or [first])

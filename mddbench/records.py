@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,12 +22,12 @@ def _plain_name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Value = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)] | None
 Scalar = str | int | float | bool | None
 
 
-@dataclass(frozen=True)
-class EpochLog:
+class EpochLog(Strict):
     """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time."""
 
     epoch: int
@@ -48,36 +47,36 @@ class Record(Strict):
     """
 
     record_version: Literal[1] = 1
-    identity: Name
-    protocol: Name
+    identity: Hash
+    protocol: Hash
     status: Literal["finished"]
     method: Name
     label: str
     dataset: Name
     experiment: str
     seed: int
-    fingerprint: Name
+    fingerprint: Hash
     metrics: dict[str, dict[str, Value]]
     card: dict[str, Any]
     settings: dict[str, Any]
-    model_sha256: Name
+    model_sha256: Hash
     cost: dict[str, float | None]
     environment: dict[str, Scalar]
-    history: list[dict[str, Any]]
+    history: list[EpochLog]
 
     @property
     def categories(self) -> list[str]:
         return [name for name in self.metrics if name != "mean"]
 
     def value(self, place: str, key: str) -> float:
-        """A metric of 'mean' or of a category, NaN if it is not defined."""
-        found = self.metrics[place].get(key)
+        """A metric of 'mean' or of a category, NaN if it is not defined or there is no such category."""
+        found = self.metrics.get(place, {}).get(key)
         return math.nan if found is None else found
 
     def deterministic(self) -> dict[str, Any]:
         """The parts that two runs of one cell on one machine share, to the last bit."""
         content = self.model_dump(exclude={"cost", "environment"})
-        content["history"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in self.history]
+        content["history"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in content["history"]]
         return content
 
 
@@ -114,9 +113,11 @@ def read_record(path: Path) -> Record:
 def parse_record(text: str, where: str) -> Record:
     """A record from JSON text. Raises InputError, naming `where` it came from, if it is not one."""
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as fault:
         raise InputError(f"{where}: not valid JSON ({fault})") from None
+    except RecursionError:
+        raise InputError(f"{where}: not a record (nested too deeply)") from None
     if not isinstance(raw, dict):
         raise InputError(f"{where}: expected a record, found {type(raw).__name__}")
     record = validated(Record, raw, where)
@@ -132,11 +133,21 @@ def parse_record(text: str, where: str) -> Record:
     return record
 
 
-def read_records(folder: Path) -> list[Record]:
-    """All records below a folder, sorted by path. Raises InputError if there is none."""
-    files = sorted(path for path in folder.rglob("*.json")) if folder.is_dir() else []
+def record_files(folder: Path) -> list[Path]:
+    """The record files of a folder: a run's output, or an export, sorted. Raises InputError if there is none."""
+    cells = folder / "cells"
+    files = sorted(cells.glob("*/record.json") if cells.is_dir() else folder.rglob("*.json"))
     if not files:
         raise InputError(
             f"{folder}: no records there; expected <dataset>/<method>-seed<N>.json or a run's output folder"
         )
-    return [read_record(path) for path in files]
+    return files
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a folder. Raises InputError if there is none or one is none."""
+    return [read_record(file) for file in record_files(folder)]
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
+from mddbench.batch import Batch
 from mddbench.cells import Cell, Prepared, facts_of
 from mddbench.config import Experiment, load_experiment, load_suite
-from mddbench.data.dataset import Dataset, load_source, open_dataset
+from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import CellError, InputError
 from mddbench.evaluate import evaluate
@@ -27,7 +29,8 @@ from mddbench.seeding import derived_seed, seed_everything
 from mddbench.tracking import Tracker
 from mddbench.train import Trainer, TrainingImages, autocast
 
-RECORD, PANELS, MODEL, CHECKPOINT = "record.json", "panels.npz", "model.safetensors", "checkpoint.pt"
+RECORD, PANELS, MODEL = "record.json", "panels.npz", "model.safetensors"
+CHECKPOINT, ERROR = "checkpoint.pt", "error.txt"
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,6 @@ class RunOptions:
     data_root: Path | None = None
     weights_dir: Path | None = None
     force: bool = False
-
-    def root_of(self, dataset: str) -> Path | None:
-        """The folder of one dataset."""
-        if self.data_root is not None and (self.data_root / dataset).is_dir():
-            return self.data_root / dataset
-        return self.data_root
 
 
 @dataclass(frozen=True)
@@ -74,18 +71,26 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
 
     Returns the opened datasets. Raises InputError for the first thing found.
     """
-    experiments = {cell.experiment.name: cell.experiment for cell in cells}.values()
+    experiments = distinct_experiments(cells)
     for experiment in experiments:
         _method(experiment)
         autocast(options.device, experiment.precision)
     datasets: Datasets = {}
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
-        datasets[name, size] = open_dataset(name, options.root_of(name), options.cache, size, reporter)
-    encoders = {(each.encoder.name, each.encoder.levels): each.encoder for each in experiments}
-    for encoder in encoders.values():
-        reporter.say(f"loading encoder {encoder.name}")
-        load_encoder(encoder.name, encoder.levels, options.weights_dir, encoder.sha256)
+        datasets[name, size] = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
+    for experiment in experiments:
+        reporter.say(f"checking {experiment.name}")
+        _try(experiment, datasets[experiment.dataset, experiment.image_size], options)
     return datasets
+
+
+def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
+    """The experiments of some cells, each once, in their order."""
+    found: list[Experiment] = []
+    for cell in cells:
+        if cell.experiment not in found:
+            found.append(cell.experiment)
+    return found
 
 
 class Runner:
@@ -100,34 +105,34 @@ class Runner:
         for number, cell in enumerate(cells, 1):
             self.reporter.say(f"[{number}/{len(cells)}] {cell.name}")
             outcomes.append(self._guarded(cell))
-            if outcomes[-1].status != "finished":
-                self.reporter.say(f"{cell.name}: {outcomes[-1].status} {outcomes[-1].message}".rstrip())
+            if outcomes[-1].status == "skipped":
+                self.reporter.say(f"{cell.name}: skipped, {outcomes[-1].message}")
         return outcomes
 
     def prepare(self, cell: Cell) -> Prepared:
         """Load the teacher and build the model of a cell."""
         experiment = cell.experiment
-        method, settings = _method(experiment)
         dataset = self.datasets[experiment.dataset, experiment.image_size]
-        chosen = experiment.encoder
-        encoder = load_encoder(chosen.name, chosen.levels, self.options.weights_dir, chosen.sha256)
         seed_everything(derived_seed(cell.seed, "initial weights"))
-        detector = method(encoder, settings, len(dataset.categories)).to(self.options.device)
-        return Prepared.of(cell, detector, dataset)
+        return Prepared.of(cell, _build(experiment, dataset, self.options), dataset)
 
     def _guarded(self, cell: Cell) -> Outcome:
         folder: Path | None = None
         try:
             prepared = self.prepare(cell)
             folder = prepared.folder(self.options.out)
-            return self._cell(prepared, folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_suffix(".lock"), timeout=0):
+                return self._cell(prepared, folder)
+        except Timeout:
+            return Outcome(cell, "failed", folder, f"another process is running it (it holds {folder}.lock)")
         except (CellError, InputError) as fault:
             return Outcome(cell, "failed", folder, str(fault))
         except Exception as fault:
             message = f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no message'}"
             if folder is not None and folder.is_dir():
-                (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                message += f" (all of it in {folder / 'error.txt'})"
+                (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+                message += f" (all of it in {folder / ERROR})"
             return Outcome(cell, "failed", folder, message)
 
     def _cell(self, prepared: Prepared, folder: Path) -> Outcome:
@@ -137,15 +142,18 @@ class Runner:
         if (folder / RECORD).exists():
             record = read_record(folder / RECORD)
             if not self.tracker.has(record.identity):
-                self.tracker.start(facts_of(record)).finish(record, _kept(folder))
+                self.tracker.start(facts_of(record), folder).finish(record, _kept(folder))
             return Outcome(prepared.cell, "skipped", folder, "finished before; --force runs it again")
-        run = self.tracker.start(prepared.facts())
+        run = self.tracker.start(prepared.facts(), folder)
         try:
-            record = self._train_and_evaluate(prepared, folder, run.epoch)
-        except BaseException as fault:
-            run.fail(str(fault) or type(fault).__name__)
+            run.finish(self._train_and_evaluate(prepared, folder, run.epoch), _kept(folder))
+        except KeyboardInterrupt:
+            run.stop("KILLED", "interrupted")
             raise
-        run.finish(record, _kept(folder))
+        except Exception as fault:
+            run.stop("FAILED", str(fault) or type(fault).__name__)
+            raise
+        (folder / ERROR).unlink(missing_ok=True)
         return Outcome(prepared.cell, "finished", folder)
 
     def _train_and_evaluate(self, prepared: Prepared, folder: Path, on_epoch: Callable[[EpochLog], None]) -> Record:
@@ -166,7 +174,7 @@ class Runner:
 
 def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
     """(training, test) images of a dataset: counted if it is there, as published if not, None if nobody knows."""
-    source, root = load_source(dataset), options.root_of(dataset)
+    source, root = load_source(dataset), root_of(dataset, options.data_root)
     if source.build is None and root is not None:
         tree = source.read(root).sound(dataset)
         return len(tree.select("train")), len(tree.select("test"))
@@ -180,6 +188,30 @@ def _method(experiment: Experiment) -> tuple[type[Detector], object]:
     """The method of an experiment and its settings."""
     method = load_method(experiment.method)
     return method, method_settings(method, experiment.settings, experiment.name)
+
+
+def _build(experiment: Experiment, dataset: Dataset, options: RunOptions) -> Detector:
+    """The untrained detector of an experiment, with the weights of its teacher."""
+    method, settings = _method(experiment)
+    chosen = experiment.encoder
+    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
+    return method(encoder, settings, len(dataset.categories)).to(options.device)
+
+
+def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
+    """Build the detector and push one batch through it, as small as training may meet. Raises InputError if that fails."""
+    detector = _build(experiment, dataset, options)
+    total, size = len(dataset.train), experiment.batch_size
+    smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
+    images = torch.zeros(min(smallest, 2), 3, experiment.image_size, experiment.image_size, device=options.device)
+    try:
+        detector.train().training_step(
+            Batch(images, torch.zeros(len(images), dtype=torch.int64, device=options.device))
+        )
+        detector.eval().anomaly_maps(images[:1])
+    except (RuntimeError, ValueError) as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None
 
 
 def _kept(folder: Path) -> list[Path]:

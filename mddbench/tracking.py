@@ -1,26 +1,20 @@
-"""Runs go to MLflow as they happen, and come back from it as records. MLflow is imported only when a store is opened."""
+"""Runs go to MLflow as they happen."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from mddbench.errors import InputError
-from mddbench.panels import Panel, load_panels
-from mddbench.records import EpochLog, Record, as_json, parse_record
+from mddbench.records import EpochLog, Record, as_json
+from mddbench.store import IDENTITY_TAG, PREFIX, MlflowStore
 
-IDENTITY_TAG = "mddbench.identity"
-PREFIX = "mddbench"
 BATCH = 100
+RUN_FILE = "mlflow-run.json"
+"""In a cell's folder: which run of which store the cell is logged to, so that only this cell's own run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +38,13 @@ class CellRun(Protocol):
 
     def epoch(self, log: EpochLog) -> None: ...
     def finish(self, record: Record, files: list[Path]) -> None: ...
-    def fail(self, message: str) -> None: ...
+    def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None: ...
 
 
 class Tracker(Protocol):
-    """Where runs are logged."""
+    """Where runs are logged. place: the cell's folder, if it has one."""
 
-    def start(self, facts: CellFacts) -> CellRun: ...
+    def start(self, facts: CellFacts, place: Path | None) -> CellRun: ...
     def has(self, identity: str) -> bool: ...
     def close(self) -> None: ...
 
@@ -58,105 +52,19 @@ class Tracker(Protocol):
 class _Nothing:
     def epoch(self, log: EpochLog) -> None: ...
     def finish(self, record: Record, files: list[Path]) -> None: ...
-    def fail(self, message: str) -> None: ...
+    def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None: ...
 
 
 class NoTracker:
     """`--tracking none`: records stay in the output folder, to be imported later."""
 
-    def start(self, facts: CellFacts) -> CellRun:
+    def start(self, facts: CellFacts, place: Path | None) -> CellRun:
         return _Nothing()
 
     def has(self, identity: str) -> bool:
         return True
 
     def close(self) -> None: ...
-
-
-class MlflowStore:
-    """An MLflow tracking store by URI, migrated on opening so that workers started later find it ready."""
-
-    def __init__(self, uri: str, artifacts: Path | None) -> None:
-        """artifacts: the folder for artifacts of a local store; None lets a server decide.
-
-        Raises InputError if MLflow is missing or the store cannot be opened.
-        """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        try:
-            self.mlflow: Any = import_module("mlflow")
-        except ImportError:
-            raise InputError("MLflow is not installed; pip install mlflow, or run with --tracking none") from None
-        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self.uri, self.artifacts = uri, artifacts
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).resolve().parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.client: Any = self.mlflow.MlflowClient(uri)
-            self.client.search_experiments(max_results=1)
-        except Exception as fault:
-            reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-            raise InputError(
-                f"tracking store {uri}: cannot be opened ({reason[:200]}); give a database or server by --tracking-uri, "
-                "as in sqlite:///mlflow.db, or run with --tracking none"
-            ) from None
-
-    def experiment(self, name: str) -> str:
-        """The id of an experiment, which is created if it is not there."""
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = (self.artifacts / name.replace("/", "-")).resolve().as_uri() if self.artifacts else None
-        return str(self.client.create_experiment(name, artifact_location=location))
-
-    def search(self, condition: str) -> list[Any]:
-        """All our runs, in all experiments, that meet a condition; newest first."""
-        experiments = self.client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
-        identities = [experiment.experiment_id for experiment in experiments]
-        if not identities:
-            return []
-        runs: list[Any] = []
-        token: str | None = None
-        while True:
-            page = self.client.search_runs(
-                identities, filter_string=condition, order_by=["attributes.start_time DESC"], page_token=token
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
-
-    def records(self) -> Iterator[tuple[str, Record]]:
-        """(run id, record) of every finished cell, the newest run of each cell only, oldest first."""
-        seen: set[str] = set()
-        found: list[tuple[str, Record]] = []
-        for run in self.search("attributes.status = 'FINISHED'"):
-            identity = run.data.tags.get(IDENTITY_TAG)
-            if identity is not None and identity not in seen:
-                seen.add(identity)
-                with self._artifact(run.info.run_id, "record.json") as file:
-                    if file is None:
-                        raise InputError(
-                            f"{self.uri}: run {run.info.run_id} has no record.json at {run.info.artifact_uri}; "
-                            "if the folder was moved, `mddbench report --records OUT` reads the records in it"
-                        )
-                    text = file.read_text(encoding="utf-8")
-                found.append((run.info.run_id, parse_record(text, f"run {run.info.run_id}: record.json")))
-        yield from reversed(found)
-
-    def panels(self, run_id: str) -> tuple[Panel, ...]:
-        """The panels that a run kept; none if it was imported without them."""
-        with self._artifact(run_id, "panels.npz") as file:
-            return load_panels(file) if file is not None else ()
-
-    @contextmanager
-    def _artifact(self, run_id: str, name: str) -> Iterator[Path | None]:
-        if not any(entry.path == name for entry in self.client.list_artifacts(run_id)):
-            yield None
-            return
-        with TemporaryDirectory() as folder:
-            yield Path(self.client.download_artifacts(run_id, name, folder))
 
 
 class MlflowTracker:
@@ -170,8 +78,8 @@ class MlflowTracker:
         """Whether a finished run of this cell is in the store."""
         return bool(self.store.search(f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status = 'FINISHED'"))
 
-    def start(self, facts: CellFacts) -> CellRun:
-        """A run for the cell: the one that was interrupted, if there is one."""
+    def start(self, facts: CellFacts, place: Path | None) -> CellRun:
+        """A run for the cell: its own that was interrupted, if there is one."""
         client, experiment = self.store.client, self.store.experiment(f"{PREFIX}/{self.suite}/{facts.dataset}")
         if experiment not in self.parents:
             parent = client.create_run(experiment, run_name=self.invocation, tags={"mddbench.kind": "invocation"})
@@ -182,46 +90,65 @@ class MlflowTracker:
             IDENTITY_TAG: facts.identity,
             "mlflow.parentRunId": self.parents[experiment],
         }
-        left = self.store.search(f"tags.`{IDENTITY_TAG}` = '{facts.identity}' AND attributes.status != 'FINISHED'")
-        if left:
-            run_id = left[0].info.run_id
-            client.update_run(run_id, status="RUNNING")
-            if "mddbench.error" in left[0].data.tags:
-                client.delete_tag(run_id, "mddbench.error")
-            for key, value in tags.items():
-                client.set_tag(run_id, key, value)
-            return _MlflowCell(self.store, run_id)
+        left = self._interrupted(facts.identity, place)
+        if left is not None:
+            return self._resumed(left, tags)
         run_id = client.create_run(experiment, run_name=facts.name, tags=tags).info.run_id
         entities = self.store.mlflow.entities
         params = [entities.Param(key, value[:6000]) for key, value in facts.params.items()]
         for first in range(0, len(params), BATCH):
             client.log_batch(run_id, params=params[first : first + BATCH])
         client.log_inputs(run_id, datasets=[_dataset_input(self.store.mlflow, facts)])
-        return _MlflowCell(self.store, run_id)
+        if place is not None:
+            (place / RUN_FILE).write_text(json.dumps({"uri": self.store.uri, "run": run_id}), encoding="utf-8")
+        return _MlflowCell(self.store, run_id, set())
 
     def close(self) -> None:
         """End the parent runs."""
         for parent in self.parents.values():
             self.store.client.set_terminated(parent)
 
+    def _interrupted(self, identity: str, place: Path | None) -> Any:
+        """The cell's own unfinished run in this store, by the file in its folder; None if there is none."""
+        if place is None or not (place / RUN_FILE).exists():
+            return None
+        noted = json.loads((place / RUN_FILE).read_text(encoding="utf-8"))
+        condition = f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status != 'FINISHED'"
+        found = self.store.search(condition) if noted["uri"] == self.store.uri else []
+        return next((run for run in found if run.info.run_id == noted["run"]), None)
+
+    def _resumed(self, run: Any, tags: dict[str, str]) -> CellRun:
+        client, run_id = self.store.client, run.info.run_id
+        client.update_run(run_id, status="RUNNING")
+        if "mddbench.error" in run.data.tags:
+            client.delete_tag(run_id, "mddbench.error")
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
+        known = {point.step for point in client.get_metric_history(run_id, "train/loss")}
+        return _MlflowCell(self.store, run_id, known)
+
 
 class _MlflowCell:
-    def __init__(self, store: MlflowStore, run_id: str) -> None:
-        self.store, self.run_id = store, run_id
+    """known: epochs that the store has already."""
+
+    def __init__(self, store: MlflowStore, run_id: str, known: set[int]) -> None:
+        self.store, self.run_id, self.known = store, run_id, known
 
     def epoch(self, log: EpochLog) -> None:
-        """The epoch's loss, its terms, learning rate and speed, in one call."""
+        """The epoch's loss, its terms, learning rate and speed, in one call; once, however often it is trained."""
+        if log.epoch in self.known:
+            return
         values = {"train/loss": log.loss, "train/lr": log.lr, "train/images_per_second": log.images / log.seconds}
         values.update({f"train/{name}": value for name, value in log.terms.items()})
         self._log(values, log.epoch)
+        self.known.add(log.epoch)
 
     def finish(self, record: Record, files: list[Path]) -> None:
-        """Metrics, cost and files of a finished cell; the curve's epochs that an interruption kept from the store too."""
-        known = {point.step for point in self.store.client.get_metric_history(self.run_id, "train/loss")}
-        for entry in record.history:
-            if entry["epoch"] not in known:
-                self.epoch(EpochLog(**entry))
-        flat = {f"{place}/{key}": value for place, part in record.metrics.items() for key, value in part.items()}
+        """Metrics, cost and files of a finished cell, and the epochs that an interruption kept from the store."""
+        for log in record.history:
+            self.epoch(log)
+        names = metric_names(list(record.metrics))
+        flat = {f"{names[place]}/{key}": value for place, part in record.metrics.items() for key, value in part.items()}
         flat.update({f"cost/{key}": value for key, value in record.cost.items()})
         self._log({key: value for key, value in flat.items() if value is not None}, len(record.history))
         self.store.client.log_text(self.run_id, as_json(record), "record.json")
@@ -230,10 +157,11 @@ class _MlflowCell:
         self.store.client.set_tag(self.run_id, "mddbench.status", "finished")
         self.store.client.set_terminated(self.run_id, "FINISHED")
 
-    def fail(self, message: str) -> None:
-        self.store.client.set_tag(self.run_id, "mddbench.status", "failed")
+    def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
+        """End a run that did not finish; the next start of the cell takes it up again."""
+        self.store.client.set_tag(self.run_id, "mddbench.status", status.lower())
         self.store.client.set_tag(self.run_id, "mddbench.error", message[:5000])
-        self.store.client.set_terminated(self.run_id, "FAILED")
+        self.store.client.set_terminated(self.run_id, status)
 
     def _log(self, values: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)
@@ -242,12 +170,18 @@ class _MlflowCell:
             self.store.client.log_batch(self.run_id, metrics=metrics[first : first + BATCH])
 
 
-def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
-    """The store's URI and the folder of its artifacts: as given, else from MLFLOW_TRACKING_URI, else SQLite below `out`."""
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if chosen is None:
-        return f"sqlite:///{out / 'mlflow.db'}", out / "mlruns"
-    return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
+def metric_names(categories: list[str]) -> dict[str, str]:
+    """Category -> a name that MLflow takes in a metric's key, different for each; the record keeps the true ones.
+
+    >>> metric_names(["nut (big)", "nut [big]", "bolt"])
+    {'nut (big)': 'nut _big_', 'nut [big]': 'nut _big_-2', 'bolt': 'bolt'}
+    """
+    names: dict[str, str] = {}
+    for category in categories:
+        plain = re.sub(r"[^A-Za-z0-9_\-. ]", "_", category)
+        taken = sum(re.sub(r"[^A-Za-z0-9_\-. ]", "_", other) == plain for other in names)
+        names[category] = plain if not taken else f"{plain}-{taken + 1}"
+    return names
 
 
 def _dataset_input(mlflow: Any, facts: CellFacts) -> Any:

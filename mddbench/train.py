@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ class Trainer:
             return
         content = {
             "epoch": state.epoch,
-            "history": [asdict(log) for log in state.history],
+            "history": [log.model_dump() for log in state.history],
             "detector": self.detector.learned_state(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else {},
             "scaler": self.scaler.state_dict(),

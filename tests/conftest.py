@@ -42,7 +42,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database, migrated once for all tests."""
-    from mddbench.tracking import MlflowStore
+    from mddbench.store import MlflowStore
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowStore(f"sqlite:///{file}", file.parent / "mlruns")

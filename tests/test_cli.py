@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from mddbench.errors import InputError
 from mddbench.records import Record, read_record
-from mddbench.tracking import MlflowStore
+from mddbench.store import MlflowStore
 from support import YAML, mddbench
 
 Make = Callable[[str], Path]
@@ -71,7 +72,7 @@ def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Ma
 
     again = mddbench("run", file, "--data-root", tree, "--out", out)
     assert again.returncode == 0
-    assert "skipped finished before" in again.stderr
+    assert "skipped, finished before" in again.stderr
     assert "training" not in again.stderr
     assert len(runs(out)) == 1
 
@@ -119,29 +120,30 @@ def test_a_killed_run_resumes_to_the_same_record(tree: Path, tmp_path: Path, fre
     history = MlflowStore(f"sqlite:///{killed / 'mlflow.db'}", None).client.get_metric_history(
         run.info.run_id, "train/loss"
     )
-    assert sorted({point.step for point in history}) == list(range(1, 41))
+    assert sorted(point.step for point in history) == list(range(1, 41))
 
 
 def test_a_failed_cell_does_not_stop_the_others(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
     out = fresh_store("out")
     bad = own(tmp_path, "bad", optimizer="optimizer: {name: sgd, lr: 1.0e+38}")
     good = own(tmp_path, "good", epochs="epochs: 1")
-    ran = mddbench("run", bad, good, "--data-root", tree, "--out", out, "--json")
+    ran = mddbench("run", bad, good, "--data-root", tree, "--out", out, "--json", "--quiet")
     assert ran.returncode == 1
     outcomes = json.loads(ran.stdout)
     assert [outcome["status"] for outcome in outcomes] == ["failed", "finished"]
     assert "loss is nan" in outcomes[0]["message"] or "loss is inf" in outcomes[0]["message"]
     assert outcomes[0]["record"] is None
-    assert read_record(Path(outcomes[1]["record"])).experiment == str(good)
-    assert "1 of 2 cells failed: rd4ad/folder/seed0" in ran.stderr
+    assert read_record(Path(outcomes[1]["record"])).experiment == "good"
+    assert f"rd4ad/folder/seed0 failed: {outcomes[0]['message']}" in ran.stderr
+    assert "1 of 2 cells failed" in ran.stderr
     assert sorted(run.info.status for run in runs(out)) == ["FAILED", "FINISHED"]
 
 
-def test_records_go_out_and_come_back(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
-    file, first, second = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "first", fresh_store("second")
+def test_records_go_out_and_come_back(tree: Path, tmp_path: Path) -> None:
+    file, first, second = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "first", tmp_path / "second"
     ran = mddbench("run", file, "--data-root", tree, "--out", first, "--tracking", "none", "--quiet")
     assert ran.returncode == 0, ran.stderr
-    imported = mddbench("import", first / "cells", "--out", second)
+    imported = mddbench("import", first, "--out", second)
     assert imported.returncode == 0, imported.stderr
     assert "1 imported, 0 already there" in imported.stderr
     assert "0 imported, 1 already there" in mddbench("import", first / "cells", "--out", second).stderr
@@ -210,6 +212,12 @@ def test_listing_and_checking() -> None:
         (["run", "mini/rd4ad", "--suite", "paper"], "--suite paper goes with --all"),
         (["run", "mini/rd4ad", "--tracking", "none", "--out", "/dev/null/x"], "/dev/null/x/cache"),
         (["run", "mini/rd4ad", "--tracking", "wandb"], "--tracking wandb: expected mlflow or none"),
+        (["run", "mini/rd4ad", "--device", "meta"], "--device meta: not usable here"),
+        (["run", "mini/rd4ad", "--set", "name=other"], "'name' is filled in on loading"),
+        (["run", "mini/rd4ad", "--set", "image_size=100"], "image_size 100 does not fit; use a multiple of 32"),
+        (["run", "mini/rd4ad", "--set", "encoder.levels=[1, 2]"], "expected an encoder with three levels"),
+        (["run", "mini/rd4ad", "--set", "settings.bottleneck_width=1"], "bottleneck_width 1 leaves no channel"),
+        (["run", "mini/rd4ad", "--set", "gradient_clip=.inf"], "'gradient_clip' is"),
         (["run", "nothing.yaml"], "nothing.yaml: cannot be read (No such file or directory)"),
         (["list", "method"], "did you mean 'methods'?"),
         (["data", "check", "mvtek"], "unknown dataset 'mvtek' (did you mean 'mvtec'?)"),
@@ -250,6 +258,34 @@ def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "mlruns").mkdir()
     with pytest.raises(InputError, match="cannot be opened"):
         MlflowStore(str(tmp_path / "mlruns"), None)
+
+
+def test_two_starts_at_once_make_one_store(tmp_path: Path) -> None:
+    code = f"from mddbench.store import *; MlflowStore('sqlite:///{tmp_path / 'new' / 'mlflow.db'}', None).search('')"
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert [path.name for path in (tmp_path / "new").iterdir() if path.suffix == ".db"] == ["mlflow.db"]
+
+
+def test_names_that_mlflow_does_not_take(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
+    (tree / "nut").rename(tree / "nut (big) $50% | Ä")
+    out, file = fresh_store("out"), own(tmp_path, "own", epochs="epochs: 1")
+    ran = mddbench("run", file, "--data-root", tree, "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    (run,) = runs(out)
+    assert run.data.metrics["nut _big_ _50_ _ _/i_auroc"] == only_record(out).value("nut (big) $50% | Ä", "i_auroc")
+    assert (out / "report" / "folder" / "gallery-rd4ad.png").exists()
+
+
+def test_a_cell_is_run_by_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
+    file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
+    assert mddbench(*arguments).returncode == 0
+    (folder,) = (record.parent for record in out.glob("cells/*/record.json"))
+    with FileLock(folder.with_suffix(".lock")):
+        ran = mddbench(*arguments, "--force")
+    assert ran.returncode == 1
+    assert "another process is running it" in ran.stderr
 
 
 def test_no_colour_and_no_bar_off_a_terminal(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
         ("method: rd4ad", "method: [", "not valid YAML"),
         ("method: rd4ad", "!!python/object/apply:os.system [ls]: 1\nmethod: rd4ad", "not valid YAML"),
         (YAML, "- just\n- a list", "expected settings as 'key: value' lines, found list"),
+        ("method: rd4ad", "1: x\nmethod: rd4ad", "key 1 is not text"),
+        ("method: rd4ad", "? [1, 2]\n: x\nmethod: rd4ad", "not valid YAML"),
+        ("method: rd4ad", "a: &a [*a]\nmethod: rd4ad", "aliases are not supported"),
+        ("method: rd4ad", "a: " + "[" * 20_000, "not valid YAML"),
+        ("lr: 0.005", "lr: .nan", "'optimizer.lr' is"),
         ("method: rd4ad", "name: mine\nmethod: rd4ad", "'name' is filled in on loading"),
     ],
 )
@@ -67,7 +72,13 @@ def test_a_path_is_not_a_way_out_of_the_package() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("epochs=3", ("epochs", 3)), ("a.b=[1, 2]", ("a.b", [1, 2])), ("x=null", ("x", None)), ("x=a=b", ("x", "a=b"))],
+    [
+        ("epochs=3", ("epochs", 3)),
+        ("a.b=[1, 2]", ("a.b", [1, 2])),
+        ("x=null", ("x", None)),
+        ("x=a=b", ("x", "a=b")),
+        ("lr=1e-3", ("lr", 1e-3)),
+    ],
 )
 def test_overrides_are_read_as_yaml(text: str, expected: tuple[str, Any]) -> None:
     assert parse_override(text) == expected

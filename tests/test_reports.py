@@ -24,8 +24,8 @@ from mddbench.report.tables import group_by_protocol, latex, markdown, numbers, 
 def record(seed: int = 0, score: float = 0.5, **changes: Any) -> Record:
     values: dict[str, float | None] = dict.fromkeys(SEVEN, score)
     content: dict[str, Any] = {
-        "identity": f"i{seed}{changes.get('protocol', 'p')}",
-        "protocol": "p",
+        "identity": f"{seed:04x}{changes.get('protocol', 'a' * 12)[:12]}",
+        "protocol": "a" * 12,
         "status": "finished",
         "method": "rd4ad",
         "label": "RD4AD",
@@ -36,7 +36,7 @@ def record(seed: int = 0, score: float = 0.5, **changes: Any) -> Record:
         "metrics": {"mean": {**values, "mad": score}, "bolt": dict(values), "nut_100%": {**values, "aupro": None}},
         "card": {"setting": "one model for 2 categories", "epochs": 3},
         "settings": {},
-        "model_sha256": "0",
+        "model_sha256": "0" * 64,
         "cost": {"train_seconds": 1.0},
         "environment": {"torch": "2"},
         "history": [{"epoch": 1, "loss": 1.0, "terms": {}, "lr": 0.1, "seconds": 1.0, "images": 4}],
@@ -62,6 +62,9 @@ def test_a_record_survives_a_file(tmp_path: Path) -> None:
         (lambda raw: raw["metrics"]["bolt"].pop("aupro"), "metrics of 'bolt' should be"),
         (lambda raw: raw["metrics"].pop("mean"), "expected metrics of 'mean'"),
         (lambda raw: raw.update(metrics=3), "'metrics' is 3"),
+        (lambda raw: raw.update(identity="a' OR 1"), "'identity' is"),
+        (lambda raw: raw.update(history=[{}]), "'history.0.epoch' is missing"),
+        (lambda raw: raw["cost"].update(train_seconds=math.nan), "NaN is not JSON"),
     ],
 )
 def test_a_record_from_outside_is_checked(change: Any, message: str) -> None:
@@ -74,7 +77,7 @@ def test_a_record_from_outside_is_checked(change: Any, message: str) -> None:
     assert "\n" not in str(fault.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000])
 def test_what_is_no_record_at_all(text: str) -> None:
     with pytest.raises(InputError, match=r"x\.json"):
         parse_record(text, "x.json")
@@ -95,13 +98,13 @@ def test_the_mean_and_spread_over_seeds() -> None:
 
 
 def test_protocols_never_share_a_row() -> None:
-    other = record(1, 0.9, protocol="q", settings={"overrides": {"epochs": 9}})
-    twin = record(1, 0.7, protocol="r", settings={"overrides": {"epochs": 9}})
+    other = record(1, 0.9, protocol="b" * 12, settings={"overrides": {"epochs": 9}})
+    twin = record(1, 0.7, protocol="c" * 12, settings={"overrides": {"epochs": 9}})
     groups = group_by_protocol([record(0), other, twin])["mini"]
     assert [group.label for group in groups] == [
         "RD4AD (mini/rd4ad)",
-        "RD4AD (mini/rd4ad, epochs=9, q)",
-        "RD4AD (mini/rd4ad, epochs=9, r)",
+        "RD4AD (mini/rd4ad, epochs=9, bbbbbbbb)",
+        "RD4AD (mini/rd4ad, epochs=9, cccccccc)",
     ]
     text = markdown(load_table("main"), "t", numbers(load_table("main"), groups), [])
     assert "**90.0**" in text
@@ -109,7 +112,7 @@ def test_protocols_never_share_a_row() -> None:
 
 
 def test_two_trees_never_share_a_table() -> None:
-    found = group_by_protocol([record(), record(protocol="q", fingerprint="e" * 64), record(dataset="mvtec")])
+    found = group_by_protocol([record(), record(protocol="b" * 12, fingerprint="e" * 64), record(dataset="mvtec")])
     assert sorted(found) == ["mini-eeeeeeee", "mini-ffffffff", "mvtec"]
     assert [group.label for groups in found.values() for group in groups] == ["RD4AD"] * 3
 
@@ -117,6 +120,20 @@ def test_two_trees_never_share_a_table() -> None:
 def test_means_that_leave_categories_out_say_so() -> None:
     groups = group_by_protocol([record()])["mini"]
     assert "RD4AD: means of AUPRO of 1 of 2 categories, not defined in the others." in protocol_notes(groups)
+
+
+def test_every_row_has_files_of_its_own() -> None:
+    changed = [record(seed, protocol=str(seed) * 12, settings={"overrides": {"lr": 0.1 + seed}}) for seed in (1, 2)]
+    report = build_report([Entry(each, tuple) for each in (record(), *changed)])
+    assert len([name for name in report.texts if name.name.startswith("categories") and name.suffix == ".md"]) == 3
+    assert len(report.pictures) == 3
+
+
+def test_records_of_one_protocol_may_know_other_categories() -> None:
+    other = record(1)
+    other = other.model_copy(update={"metrics": {"mean": other.metrics["mean"], "gear": other.metrics["bolt"]}})
+    groups = group_by_protocol([record(), other])["mini"]
+    assert "| bolt | 2 | – |" in markdown(load_table("categories"), "t", numbers(load_table("categories"), groups), [])
 
 
 def test_what_is_not_defined_is_a_dash_and_never_best() -> None:
@@ -129,9 +146,9 @@ def test_what_is_not_defined_is_a_dash_and_never_best() -> None:
 
 def test_latex_is_escaped_and_balanced() -> None:
     groups = group_by_protocol([record()])["mini"]
-    text = latex(load_table("categories"), "100% of a_b", numbers(load_table("categories"), groups), ["note"])
+    text = latex(load_table("categories"), r"100% of a_b \x{} ~^$", numbers(load_table("categories"), groups), ["note"])
     assert r"nut\_100\% & 1 &" in text
-    assert r"100\% of a\_b" in text
+    assert r"100\% of a\_b \textbackslash{}x\{\} \textasciitilde{}\textasciicircum{}\$" in text
     for kind in ("table", "tabular"):
         assert text.count(rf"\begin{{{kind}}}") == text.count(rf"\end{{{kind}}}") == 1
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
@@ -151,9 +168,9 @@ def panels() -> tuple[Panel, ...]:
             mask=np.eye(32, dtype=bool) & (role != "normal"),
             map=generator.random((32, 32)).astype(np.float16) * scale,
         )
-        for category, scale in (("bolt", 1.0), ("nut", 3.0))
+        for category, scale in (("bolt", 1.0), ("nut $_$", 3.0))
         for role in ("best", "worst", "normal")
-        if (category, role) != ("nut", "worst")
+        if (category, role) != ("nut $_$", "worst")
     )
 
 
@@ -196,6 +213,17 @@ def test_a_report_is_written_and_checked(tmp_path: Path) -> None:
     assert differences(report, tmp_path) == []
     (tmp_path / "mini/main.md").write_text((tmp_path / "mini/main.md").read_text().replace("55.0", "99.0"))
     assert any("99.0" in line for line in differences(report, tmp_path))
+    write_report(report, tmp_path)
+    (tmp_path / "mini/categories-old.md").write_text("left over")
+    assert differences(report, tmp_path) == [f"{tmp_path / 'mini/categories-old.md'}: follows from no record"]
+    write_report(report, tmp_path)
+    assert differences(report, tmp_path) == []
+
+
+def test_a_broken_panel_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "panels.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(InputError, match=r"panels\.npz: cannot be read as panels"):
+        load_panels(tmp_path / "panels.npz")
 
 
 def test_a_report_without_panels_has_no_gallery(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ LAYERS = {
     2: ("data", "nn", "config", "plugins", "environment", "records"),
     3: ("detector",),
     4: ("methods", "baselines"),
-    5: ("train", "evaluate", "tracking", "panels"),
+    5: ("train", "evaluate", "panels", "store", "tracking"),
     6: ("cells", "runner", "estimate"),
     7: ("report",),
     8: ("cli",),

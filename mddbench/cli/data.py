@@ -29,11 +29,10 @@ def check(
 ) -> None:
     """Read a dataset as a run would, every image included; list its categories and every fault (exit status 2)."""
     from mddbench.data.cache import decode_faults
-    from mddbench.data.dataset import read_dataset
+    from mddbench.data.dataset import read_dataset, root_of
     from mddbench.progress import reporter
 
-    root = data_root / dataset if data_root is not None and (data_root / dataset).is_dir() else data_root
-    tree = read_dataset(dataset, root, cache_below(cache_dir, out))
+    tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out))
     faults = [*tree.faults, *decode_faults(tree.samples, reporter(quiet))]
     rows: list[dict[str, Any]] = []
     for category in tree.categories:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +28,3 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 def cache_below(cache_dir: Path | None, out: Path) -> Path:
     """The cache folder: as given, else inside the output folder."""
     return cache_dir or out / "cache"
-
-
-def quiet_libraries() -> None:
-    """Keep libraries' greetings off the terminal."""
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

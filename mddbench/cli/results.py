@@ -14,7 +14,6 @@ from mddbench.errors import InputError
 
 if TYPE_CHECKING:
     from mddbench.report.build import Entry
-    from mddbench.tracking import MlflowStore
 
 
 def report(
@@ -55,9 +54,10 @@ def export(
 ) -> None:
     """Write the records of finished runs as JSON files, to be kept or committed."""
     from mddbench.records import write_record
+    from mddbench.store import existing_store
 
     written: set[Path] = set()
-    for _, record in _store(tracking_uri, out).records():
+    for _, record in existing_store(tracking_uri, out).records():  # the newest takes the plain name
         file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
         if file in written:
             file = file.with_stem(f"{file.stem}-{record.protocol[:8]}")
@@ -76,13 +76,14 @@ def import_records(
     """Bring records made elsewhere into the store; those it already has are left as they are."""
     from mddbench.cells import facts_of
     from mddbench.records import read_records
+    from mddbench.store import MlflowStore, tracking_place
     from mddbench.tracking import MlflowTracker
 
-    records = read_records(folder)
-    tracker = MlflowTracker(_store(tracking_uri, out), "imported", f"import of {folder.name}")
-    new = [record for record in records if not tracker.has(record.identity)]
+    records = {record.identity: record for record in read_records(folder)}
+    tracker = MlflowTracker(MlflowStore(*tracking_place(tracking_uri, out)), "imported", f"import of {folder.name}")
+    new = [record for record in records.values() if not tracker.has(record.identity)]
     for record in new:
-        tracker.start(facts_of(record)).finish(record, [])
+        tracker.start(facts_of(record), None).finish(record, [])
         print(f"{record.method}/{record.dataset}/seed{record.seed}")
     tracker.close()
     print(f"{len(new)} imported, {len(records) - len(new)} already there", file=sys.stderr)
@@ -91,20 +92,10 @@ def import_records(
 def entries_from_store(tracking_uri: str | None, out: Path) -> list[Entry]:
     """Every finished cell in the store, with its panels. Raises InputError if there is none."""
     from mddbench.report.build import Entry
+    from mddbench.store import existing_store
 
-    store = _store(tracking_uri, out)
+    store = existing_store(tracking_uri, out)
     entries = [Entry(record, partial(store.panels, run_id)) for run_id, record in store.records()]
     if not entries:
         raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")
     return entries
-
-
-def _store(tracking_uri: str | None, out: Path) -> MlflowStore:
-    from mddbench.tracking import MlflowStore, tracking_place
-
-    uri, artifacts = tracking_place(tracking_uri, out)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists() and not out.exists():
-        raise InputError(
-            f"{uri}: no such store; give the output folder of a run by --out, or a store by --tracking-uri"
-        )
-    return MlflowStore(uri, artifacts)

@@ -70,9 +70,11 @@ def run(
     outcomes = _run(cells, options, uri, suite, speaker)
     tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
-    failed = [outcome.cell.name for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        print(f"mddbench: {outcome.cell.name} failed: {outcome.message}", file=sys.stderr)
     if failed:
-        print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -89,7 +91,8 @@ def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, sp
 
 
 def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Tracker:
-    from mddbench.tracking import MlflowStore, MlflowTracker, NoTracker, tracking_place
+    from mddbench.store import MlflowStore, tracking_place
+    from mddbench.tracking import MlflowTracker, NoTracker
 
     if uri is None:
         return NoTracker()
@@ -102,7 +105,7 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str
     """Write the report of all that is in the store and say where everything is; its main tables."""
     from mddbench.cli.results import entries_from_store
     from mddbench.report.build import build_report, entries_from_folder, write_report
-    from mddbench.tracking import tracking_place
+    from mddbench.store import tracking_place
 
     speaker.say("rendering the report")
     entries = entries_from_folder(options.out) if uri is None else entries_from_store(uri or None, options.out)
@@ -155,7 +158,7 @@ def _show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_jso
         )
     total = sum(row["hours"] or 0.0 for row in rows)
     print(
-        f"{len(cells)} cells, about {_duration(total)} on {options.device}, from timed steps; finished cells are skipped"
+        f"{len(cells)} cells, about {_duration(total)} on {options.device}, from timed steps; decoding and metrics come on top"
     )
 
 

@@ -71,6 +71,13 @@ def load_source(name: str) -> DatasetSource:
     return cast(DatasetSource, import_module(module_of(name, DATASETS)).DATASET)
 
 
+def root_of(name: str, data_root: Path | None) -> Path | None:
+    """Where a dataset lies: below the given root under its name, or the root itself."""
+    if data_root is not None and (data_root / name).is_dir():
+        return data_root / name
+    return data_root
+
+
 def read_dataset(name: str, root: Path | None, cache: Path) -> Tree:
     """A dataset's tree with its faults; an embedded one is written into the cache first."""
     source = load_source(name)

@@ -40,8 +40,8 @@ def decode_mask(path: Path, size: int, image_size: tuple[int, int]) -> NDArray[n
             found, expected = (f"{width}x{height}" for width, height in (image.size, image_size))
             raise InputError(f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size")
         values = np.asarray(image.convert("RGB") if image.mode in ("LA", "PA", "RGBA") else image)
-        defect = values > (127 if path.suffix.lower() in LOSSY else 0)
-        defect = defect.any(axis=-1) if defect.ndim == 3 else defect
+        above = np.atleast_3d(values > (127 if path.suffix.lower() in LOSSY else 0))
+        defect = above.any(axis=-1)
         grey = Image.fromarray(defect.astype(np.uint8) * 255)
         return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127
 

@@ -31,7 +31,9 @@ class Bottleneck(nn.Module):
         self.down2 = nn.Sequential(*_downsample(second, third))
         inner, out = third * width // 128, 2 * third
         if inner < 1:
-            raise InputError(f"bottleneck_width {width} leaves no channel of {third}; expected at least {-(-128 // third)}")
+            raise InputError(
+                f"bottleneck_width {width} leaves no channel of {third}; expected at least {-(-128 // third)}"
+            )
         blocks = [ResidualBlock(3 * third, inner, out, scale="down")]
         blocks += [ResidualBlock(out, inner, out) for _ in range(2)]
         self.embed = nn.Sequential(*blocks)
@@ -103,9 +105,9 @@ class ResidualBlock(nn.Module):
 
 
 def flat_cosine_distance(targets: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
-    """In float32 under mixed precision too: sum over levels of the batch mean of 1 - cos, each image's level flattened to one vector; scalar in [0, 2 L].
+    """Sum over levels of the batch mean of 1 - cos, each image's level flattened to one vector; scalar in [0, 2 L].
 
-    Source: the authors' code; the paper's equation 2 is per position.
+    In float32 under mixed precision too. Source: the authors' code; the paper's equation 2 is per position.
     """
     distances = [
         1.0 - F.cosine_similarity(target.float().flatten(1), feature.float().flatten(1)).mean()

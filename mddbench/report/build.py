@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mddbench.errors import InputError
 from mddbench.panels import Panel, load_panels
-from mddbench.records import Record, read_record, read_records
+from mddbench.records import Record, read_record, record_files
 from mddbench.report.gallery import draw_gallery
 from mddbench.report.spec import load_table, table_names
 from mddbench.report.tables import Group, csv, group_by_protocol, latex, markdown, numbers, protocol_notes
@@ -35,13 +34,7 @@ class Report:
 
 def entries_from_folder(folder: Path) -> list[Entry]:
     """Entries from the records below a folder: an export, or a run's output folder with its panels."""
-    cells = folder / "cells"
-    if not cells.is_dir():
-        return [Entry(record, tuple) for record in read_records(folder)]
-    files = sorted(cells.glob("*/record.json"))
-    if not files:
-        raise InputError(f"{cells}: no finished cell there; `mddbench run --all` makes some")
-    return [Entry(read_record(file), partial(_beside, file)) for file in files]
+    return [Entry(read_record(file), partial(_beside, file)) for file in record_files(folder)]
 
 
 def build_report(entries: list[Entry]) -> Report:
@@ -54,13 +47,18 @@ def build_report(entries: list[Entry]) -> Report:
         texts.update(_tables(dataset, groups))
         main[dataset] = texts[Path(dataset) / "main.md"]
         for group in groups:
-            name = Path(dataset) / f"gallery-{_file_name(group.label)}.png"
+            name = Path(dataset) / f"gallery-{_file_name(group)}.png"
             pictures[name] = _gallery(group, panels[group.first.identity])
     return Report(texts, pictures, main)
 
 
 def write_report(report: Report, out: Path) -> tuple[list[Path], list[Path]]:
-    """Write tables and pictures below `out`; the files of each. A run without panels has no gallery."""
+    """Write tables and pictures below `out`; the files of each. A run without panels has no gallery.
+
+    Files of an earlier report that are not part of this one are removed.
+    """
+    for stale in _strangers(report, out):
+        stale.unlink()
     for name, text in report.texts.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text, encoding="utf-8")
@@ -76,7 +74,14 @@ def differences(report: Report, folder: Path) -> list[str]:
         file = folder / name
         stored = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         lines += difflib.unified_diff(stored, text.splitlines(), str(file), "from the records", lineterm="")
-    return lines
+    return lines + [f"{file}: follows from no record" for file in _strangers(report, folder)]
+
+
+def _strangers(report: Report, folder: Path) -> list[Path]:
+    """Files below a report's folder that only a report writes and this one does not."""
+    known = {folder / name for name in (*report.texts, *report.pictures)}
+    patterns = [f"*/{name}{suffix}" for name in table_names() for suffix in ("*.md", "*.tex", "*.csv")]
+    return sorted({file for pattern in (*patterns, "*/gallery-*.png") for file in folder.glob(pattern)} - known)
 
 
 def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:
@@ -85,13 +90,12 @@ def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:
         spec = load_table(name)
         parts = [groups] if spec.rows == "method" else [[group] for group in groups]
         for part in parts:
-            suffix = "" if spec.rows == "method" else f"-{_file_name(part[0].label)}"
+            suffix = "" if spec.rows == "method" else f"-{_file_name(part[0])}"
             title = spec.title.format(dataset=dataset, setting=part[0].first.card.get("setting"), method=part[0].label)
             frame, notes = numbers(spec, part), protocol_notes(part)
-            stem = Path(dataset) / f"{name}{suffix}"
-            texts[stem.with_suffix(".md")] = markdown(spec, title, frame, notes)
-            texts[stem.with_suffix(".tex")] = latex(spec, title, frame, notes)
-            texts[stem.with_suffix(".csv")] = csv(frame)
+            texts[Path(dataset) / f"{name}{suffix}.md"] = markdown(spec, title, frame, notes)
+            texts[Path(dataset) / f"{name}{suffix}.tex"] = latex(spec, title, frame, notes)
+            texts[Path(dataset) / f"{name}{suffix}.csv"] = csv(frame)
     return texts
 
 
@@ -109,7 +113,8 @@ def _beside(file: Path) -> tuple[Panel, ...]:
     return load_panels(panels) if panels.exists() else ()
 
 
-def _file_name(label: str) -> str:
-    """A label as part of a file's name: 'RD4AD (mvtec/rd4ad_ader)' -> 'rd4ad-mvtec-rd4ad_ader'."""
-    kept = "".join(sign if sign.isalnum() or sign in "_.=" else "-" for sign in label.lower())
-    return "-".join(part for part in kept.split("-") if part)
+def _file_name(group: Group) -> str:
+    """A row's label as part of a file's name; where the label says more than the method, its protocol keeps names apart."""
+    kept = "".join(sign if sign.isalnum() else "-" for sign in group.label.lower())
+    plain = "-".join(part for part in kept.split("-") if part)
+    return plain if group.label == group.first.label else f"{plain}-{group.first.protocol[:8]}"

@@ -40,7 +40,8 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path) -> None:
         axis.set_xticks([])
         axis.tick_params(length=0, labelsize=8)
         centres = [(TILE + GAP) * row + TILE / 2 for row in range(len(categories))]
-        axis.set_yticks(centres, [name.replace("_", " ") for name in categories] if column == 0 else [])
+        labels = [name.replace("_", " ") if column == 0 else "" for name in categories]
+        axis.set_yticks(centres, labels, parse_math=False)
         for row, category in enumerate(categories):
             panel = by_place.get((category, role))
             if panel is not None:
@@ -49,6 +50,7 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path) -> None:
                     2,
                     (TILE + GAP) * row + 3,
                     text,
+                    parse_math=False,
                     fontsize=6,
                     va="top",
                     color="white",
@@ -57,7 +59,7 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path) -> None:
         for spine in axis.spines.values():
             spine.set_visible(False)
     figure.colorbar(scale, ax=list(axes), fraction=0.015, pad=0.01, label="anomaly score, one scale for all")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Software": None})
 

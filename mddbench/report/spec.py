@@ -29,6 +29,10 @@ def load_table(name: str) -> TableSpec:
     where = f"paper_tables/{name}.yaml"
     spec = validated(TableSpec, read_yaml(_folder() / f"{name}.yaml"), where)
     unknown = [key for key in spec.columns if key not in LABELS]
+    try:
+        spec.title.format(dataset="", setting="", method="")
+    except (KeyError, IndexError, ValueError) as fault:
+        raise InputError(f"{where}: title: {fault} is none of {{dataset}}, {{setting}} and {{method}}") from None
     if unknown:
         raise InputError(f"{where}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
     return spec

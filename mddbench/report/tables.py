@@ -96,7 +96,7 @@ def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str])
         f"|:--|--:|{'--:|' * len(spec.columns)}",
     ]
     cells = _cells(spec, frame, " ± ", lambda text: f"**{text}**")
-    lines += [f"| {row} | {n} | {' | '.join(values)} |" for row, n, values in cells]
+    lines += [f"| {row.replace('|', chr(92) + '|')} | {n} | {' | '.join(values)} |" for row, n, values in cells]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
 
 
@@ -183,6 +183,12 @@ def _percent(value: float, deviation: float, plus_minus: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    for sign in "&%#_":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Text that LaTeX prints as it is."""
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "–": "--",
+    }
+    return "".join(special.get(sign, f"\\{sign}" if sign in "&%#_${}" else sign) for sign in text)

@@ -20,13 +20,16 @@ NAMES = list(modules(DATASETS))
 def test_a_missing_root_is_one_line(name: str, tmp_path: Path) -> None:
     source = load_source(name)
     assert source.description
-    if source.build is None:
-        with pytest.raises(InputError, match="--data-root"):
-            read_dataset(name, None, tmp_path)
-        faults = source.read(tmp_path / "nothing").faults
-        assert len(faults) == 1
-        assert "\n" not in faults[0]
-        assert str(tmp_path / "nothing") in faults[0]
+    faults = source.read(tmp_path / "nothing").faults
+    assert len(faults) == 1
+    assert "\n" not in faults[0]
+    assert str(tmp_path / "nothing") in faults[0]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if load_source(name).build is None])
+def test_a_dataset_that_is_not_embedded_asks_for_its_root(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--data-root"):
+        read_dataset(name, None, tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if load_source(name).build is not None])

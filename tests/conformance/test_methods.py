@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +14,11 @@ from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.plugins import METHODS, modules
+from mddbench.progress import SilentReporter
+from mddbench.records import EpochLog
 from mddbench.seeding import seed_everything
+from mddbench.train import Trainer, TrainingImages
+from support import experiment
 
 NAMES = list(modules(METHODS))
 
@@ -110,6 +116,29 @@ def test_what_it_learned_can_be_saved_and_loaded(
         assert torch.equal(other.anomaly_maps(batch.images), detector.anomaly_maps(batch.images))
     with pytest.raises(RuntimeError, match="does not fit"):
         other.load_learned_state({"nothing": torch.zeros(1)})
+
+
+def test_it_resumes_to_the_same_bits(method: type[Detector], encoder: FrozenEncoder, tmp_path: Path) -> None:
+    """One epoch, then another from the checkpoint, is two epochs."""
+    generator = np.random.default_rng(0)
+    data = TrainingImages(generator.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8), np.arange(8) % 2)
+    maps = []
+    for cut in (False, True):
+        if cut:
+            seed_everything(0)
+            first = Trainer(method(encoder, method.Settings(), 2), experiment(), 0, tmp_path / "cut.pt")
+            with pytest.raises(KeyboardInterrupt):
+                first.run(data, SilentReporter(), interrupt)
+        seed_everything(0)
+        detector = method(encoder, method.Settings(), 2)
+        Trainer(detector, experiment(), 0, tmp_path / ("cut.pt" if cut else "whole.pt")).run(data, SilentReporter())
+        with torch.inference_mode():
+            maps.append(detector.eval().anomaly_maps(torch.from_numpy(data.images).permute(0, 3, 1, 2) / 255))
+    assert torch.equal(*maps)
+
+
+def interrupt(log: EpochLog) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_same_seed_gives_the_same_bits(method: type[Detector], encoder: FrozenEncoder, batch: Batch) -> None:

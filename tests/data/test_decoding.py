@@ -51,6 +51,28 @@ def test_a_mask_is_what_is_not_zero(high: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1"])
+def test_a_mask_is_the_same_in_every_mode(mode: str, tmp_path: Path) -> None:
+    mask = np.zeros((32, 32), dtype=np.uint8)
+    mask[4:12, 4:20] = 255
+    Image.fromarray(mask).convert(mode, dither=Image.Dither.NONE).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(decode_mask(tmp_path / "mask.png", 32, (32, 32)), mask > 0)
+
+
+def test_a_jpeg_mask_does_not_grow(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[16:48, 16:48] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=60)
+    np.testing.assert_array_equal(decode_mask(tmp_path / "mask.jpg", 64, (64, 64)), mask > 0)
+
+
+def test_a_cut_cache_is_made_anew(tree: Path, tmp_path: Path) -> None:
+    before = np.array(opened(tree, tmp_path / "cache").train.images)
+    for file in (tmp_path / "cache").rglob("*-images.npy"):
+        file.write_bytes(file.read_bytes()[:1000])
+    np.testing.assert_array_equal(opened(tree, tmp_path / "cache").train.images, before)
+
+
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mddbench.data.images.MAX_PIXELS", 100)
     save(np.zeros((20, 30), dtype=np.uint8), tmp_path / "big.png")
@@ -97,13 +119,13 @@ def test_too_small_a_disk_is_said_before(tree: Path, tmp_path: Path, monkeypatch
 
 
 def test_the_fingerprint_depends_on_content_and_paths_not_on_the_place(tree: Path, tmp_path: Path) -> None:
-    digest = fingerprint(manifest(folder.DATASET.read(tree)))
+    digest = fingerprint(manifest(folder.DATASET.read(tree), QUIET))
     moved = tmp_path / "elsewhere"
     shutil.copytree(tree, moved)
-    assert fingerprint(manifest(folder.DATASET.read(moved))) == digest
+    assert fingerprint(manifest(folder.DATASET.read(moved), QUIET)) == digest
     image = moved / "nut" / "train" / "good" / "000.png"
     image.rename(image.with_stem("renamed"))
-    assert fingerprint(manifest(folder.DATASET.read(moved))) != digest
+    assert fingerprint(manifest(folder.DATASET.read(moved), QUIET)) != digest
 
 
 def test_splits_by_category_keep_order_and_masks(tree: Path, tmp_path: Path) -> None:

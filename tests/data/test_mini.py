@@ -11,6 +11,11 @@ from mddbench.data.datasets import mini
 from mddbench.data.drawing import DEFECTS
 from mddbench.data.fingerprint import fingerprint, manifest
 from mddbench.data.samples import Tree
+from mddbench.progress import SilentReporter
+from mddbench.records import read_records
+from support import ROOT
+
+QUIET = SilentReporter()
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,10 @@ def test_it_is_as_large_as_it_says(built: Tree) -> None:
 
 def test_it_is_the_same_every_time(built: Tree, tmp_path: Path) -> None:
     mini.build(tmp_path)
-    assert fingerprint(manifest(mini.DATASET.read(tmp_path))) == fingerprint(manifest(built))
+    found = fingerprint(manifest(mini.DATASET.read(tmp_path), QUIET))
+    assert found == fingerprint(manifest(built, QUIET))
+    committed = {record.fingerprint for record in read_records(ROOT / "results" / "mini")}
+    assert committed == {found}, "mini has changed: raise its version and run the quick suite again"
 
 
 @pytest.mark.parametrize("photograph", mini.PHOTOGRAPHS.values(), ids=mini.PHOTOGRAPHS)

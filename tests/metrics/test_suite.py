@@ -200,6 +200,11 @@ def test_faulty_input_is_named() -> None:
         evaluate(maps=np.zeros((2, 2, 2)), **fine)
 
 
+def test_integers_are_numbers_too() -> None:
+    scores, labels = np.array([0, 1, 200], dtype=np.uint8), np.array([False, False, True])
+    assert auroc(count(scores, labels)) == 1.0
+
+
 def test_infinity_is_the_largest_score() -> None:
     counts = count(np.array([np.inf, 1.0, -np.inf]), np.array([True, False, False]))
     assert auroc(counts) == 1.0

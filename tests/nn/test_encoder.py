@@ -66,6 +66,12 @@ def test_weights_from_a_folder_are_the_same(encoder: FrozenEncoder, tmp_path: Pa
     assert loaded.weights_source == f"folder {LITE}.safetensors"
 
 
+def test_a_tagged_encoder_takes_no_other_tags_file(tmp_path: Path) -> None:
+    save_file(packaged(), tmp_path / "resnet18.safetensors")
+    with pytest.raises(InputError, match=r"no weights for encoder 'resnet18.a1_in1k'"):
+        load_encoder("resnet18.a1_in1k", (1, 2, 3), tmp_path)
+
+
 def test_a_folder_without_them_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "other.pth").write_bytes(b"x")
     with pytest.raises(InputError, match=r"no weights for encoder 'tf_efficientnet_lite0' \(found: other.pth\)"):

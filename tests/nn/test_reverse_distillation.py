@@ -94,6 +94,14 @@ def test_the_map_is_the_sum_of_resized_distances() -> None:
         np.testing.assert_allclose(found[image], expected, atol=1e-5)
 
 
+def test_mixed_precision_does_not_round_the_scores(encoder: FrozenEncoder, images: torch.Tensor) -> None:
+    detector = RD4AD(encoder, RD4AD.Settings(), 2).eval()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = detector.anomaly_maps(images)
+    assert maps.dtype == torch.float32
+    assert len(maps.unique()) > 0.9 * maps.numel()
+
+
 @pytest.mark.parametrize(("sigma", "shape"), [(4.0, (20, 33)), (1.5, (9, 9)), (4.0, (64, 64)), (0.0, (5, 5))])
 def test_smoothing_is_scipys(sigma: float, shape: tuple[int, int]) -> None:
     maps = np.random.default_rng(0).random((3, *shape), dtype=np.float32)

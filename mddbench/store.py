@@ -1,0 +1,154 @@
+"""An MLflow store: opened safely, searched for our runs, read back as records. MLflow is imported only here, and only then."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from filelock import FileLock
+
+from mddbench.errors import InputError
+from mddbench.panels import Panel, load_panels
+from mddbench.records import Record, parse_record
+
+IDENTITY_TAG = "mddbench.identity"
+PREFIX = "mddbench"
+SQLITE = "sqlite:///"
+
+
+class MlflowStore:
+    """An MLflow tracking store by URI, migrated on opening so that workers started later find it ready."""
+
+    def __init__(self, uri: str, artifacts: Path | None) -> None:
+        """artifacts: the folder for artifacts of a local store; None lets a server decide.
+
+        Raises InputError if MLflow is missing or the store cannot be opened.
+        """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default waits minutes for a dead server
+        try:
+            self.mlflow: Any = import_module("mlflow")
+        except ImportError:
+            raise InputError("MLflow is not installed; pip install mlflow, or run with --tracking none") from None
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.uri, self.artifacts = uri, artifacts
+        try:
+            self.client: Any = self._open()
+        except OSError:
+            raise
+        except Exception as fault:
+            reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+            raise InputError(
+                f"tracking store {uri}: cannot be opened ({reason[:200]}); give a database or server by --tracking-uri, "
+                "as in sqlite:///mlflow.db, or run with --tracking none"
+            ) from None
+
+    def _open(self) -> Any:
+        """A client of a ready store.
+
+        A SQLite file is made and migrated under a lock, a new one beside its place and then renamed: a killed start or two
+        at once leave no half-made database, which nothing could open again.
+        """
+        if not self.uri.startswith(SQLITE):
+            return self._client(self.uri)
+        file = Path(self.uri.removeprefix(SQLITE))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                with TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
+                    new = Path(folder) / file.name
+                    self._client(f"{SQLITE}{new}")
+                    os.replace(new, file)
+            return self._client(self.uri)
+
+    def _client(self, uri: str) -> Any:
+        client = self.mlflow.MlflowClient(uri)
+        client.search_experiments(max_results=1)
+        return client
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is created if it is not there. Raises InputError for a deleted one."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = (self.artifacts / name.replace("/", "-")).resolve().as_uri() if self.artifacts else None
+            return str(self.client.create_experiment(name, artifact_location=location))
+        if found.lifecycle_stage != "active":
+            raise InputError(
+                f"{self.uri}: experiment '{name}' is deleted there; restore it "
+                f"(mlflow experiments restore -x {found.experiment_id}) or use another store"
+            )
+        return str(found.experiment_id)
+
+    def search(self, condition: str) -> list[Any]:
+        """All our runs, in all experiments, that meet a condition; newest first."""
+        experiments = self.client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
+        identities = [experiment.experiment_id for experiment in experiments]
+        if not identities:
+            return []
+        runs: list[Any] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                identities, filter_string=condition, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """(run id, record) of every finished cell, newest first; of a cell that ran twice, the newest run only."""
+        seen: set[str] = set()
+        for run in self.search("attributes.status = 'FINISHED'"):
+            identity = run.data.tags.get(IDENTITY_TAG)
+            if identity is None or identity in seen:
+                continue
+            seen.add(identity)
+            with self._artifact(run.info.run_id, "record.json") as file:
+                if file is None:
+                    raise InputError(
+                        f"{self.uri}: run {run.info.run_id} has no record.json at {run.info.artifact_uri}; "
+                        "if the folder was moved, `mddbench report --records OUT` reads the records in it"
+                    )
+                text = file.read_text(encoding="utf-8")
+            yield run.info.run_id, parse_record(text, f"run {run.info.run_id}: record.json")
+
+    def panels(self, run_id: str) -> tuple[Panel, ...]:
+        """The panels that a run kept; none if it was imported without them."""
+        with self._artifact(run_id, "panels.npz") as file:
+            return load_panels(file) if file is not None else ()
+
+    @contextmanager
+    def _artifact(self, run_id: str, name: str) -> Iterator[Path | None]:
+        if not any(entry.path == name for entry in self.client.list_artifacts(run_id)):
+            yield None
+            return
+        with TemporaryDirectory() as folder:
+            yield Path(self.client.download_artifacts(run_id, name, folder))
+
+
+def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
+    """The store's URI and its artifacts' folder: as given, else from MLFLOW_TRACKING_URI, else SQLite below `out`."""
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    if chosen is None:
+        return f"{SQLITE}{out / 'mlflow.db'}", out / "mlruns"
+    return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
+
+
+def existing_store(uri: str | None, out: Path) -> MlflowStore:
+    """The store to read from. Raises InputError if there is none: reading makes no database."""
+    place, artifacts = tracking_place(uri, out)
+    if place.startswith(SQLITE) and not Path(place.removeprefix(SQLITE)).exists():
+        raise InputError(
+            f"{place}: no such store; give the output folder of a run by --out or a store by --tracking-uri, "
+            "or for a run without tracking its folder: `mddbench report --records OUT`"
+        )
+    return MlflowStore(place, artifacts)
