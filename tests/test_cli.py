@@ -54,7 +54,7 @@ def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Ma
     record = only_record(out)
     assert record.categories == ["bolt", "nut"]
     assert record.card["selection"] == "last epoch"
-    assert [entry["epoch"] for entry in record.history] == [1, 2, 3]
+    assert [log.epoch for log in record.history] == [1, 2, 3]
 
     (run,) = runs(out)
     client = MlflowStore(f"sqlite:///{out / 'mlflow.db'}", None).client

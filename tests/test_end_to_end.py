@@ -22,7 +22,7 @@ def test_run_all_on_the_embedded_dataset(fresh_store: Callable[[str], Path]) -> 
     record = read_record(file)
     assert len(record.categories) == 8
     assert all(0.0 <= record.value(place, key) <= 1.0 for place in record.metrics for key in SEVEN)
-    assert record.history[-1]["loss"] < record.history[0]["loss"]
+    assert record.history[-1].loss < record.history[0].loss
     # Better than chance after seconds of training, and far from perfect: there is room between methods.
     assert 0.55 < record.value("mean", "p_auroc") < 0.95
     assert 0.5 < record.value("mean", "i_auroc") < 0.95
