@@ -113,8 +113,7 @@ class Runner:
         """Load the teacher and build the model of a cell."""
         experiment = cell.experiment
         dataset = self.datasets[experiment.dataset, experiment.image_size]
-        seed_everything(derived_seed(cell.seed, "initial weights"))
-        return Prepared.of(cell, _build(experiment, dataset, self.options), dataset)
+        return Prepared.of(cell, _build(experiment, dataset, self.options, cell.seed), dataset)
 
     def _guarded(self, cell: Cell) -> Outcome:
         folder: Path | None = None
@@ -190,17 +189,21 @@ def _method(experiment: Experiment) -> tuple[type[Detector], object]:
     return method, method_settings(method, experiment.settings, experiment.name)
 
 
-def _build(experiment: Experiment, dataset: Dataset, options: RunOptions) -> Detector:
-    """The untrained detector of an experiment, with the weights of its teacher."""
+def _build(experiment: Experiment, dataset: Dataset, options: RunOptions, seed: int) -> Detector:
+    """The untrained detector of an experiment, with the weights of its teacher.
+
+    Seeded after the teacher is there, whose construction draws numbers that nobody needs.
+    """
     method, settings = _method(experiment)
     chosen = experiment.encoder
     encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
+    seed_everything(derived_seed(seed, "initial weights"))
     return method(encoder, settings, len(dataset.categories)).to(options.device)
 
 
 def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
     """Build the detector and push one batch through it, as small as training may meet. Raises InputError if that fails."""
-    detector = _build(experiment, dataset, options)
+    detector = _build(experiment, dataset, options, experiment.seeds[0])
     total, size = len(dataset.train), experiment.batch_size
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
     images = torch.zeros(min(smallest, 2), 3, experiment.image_size, experiment.image_size, device=options.device)
