@@ -100,7 +100,9 @@ class MlflowTracker:
             client.log_batch(run_id, params=params[first : first + BATCH])
         client.log_inputs(run_id, datasets=[_dataset_input(self.store.mlflow, facts)])
         if place is not None:
-            (place / RUN_FILE).write_text(json.dumps({"uri": self.store.uri, "run": run_id}), encoding="utf-8")
+            partial = (place / RUN_FILE).with_suffix(".part")
+            partial.write_text(json.dumps({"uri": self.store.uri, "run": run_id}), encoding="utf-8")
+            partial.replace(place / RUN_FILE)  # whole or not there, whenever the process is killed
         return _MlflowCell(self.store, run_id, set())
 
     def close(self) -> None:
