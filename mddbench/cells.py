@@ -16,10 +16,10 @@ from mddbench.config import Experiment
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION, MASK_RULE
 from mddbench.detector import Detector
-from mddbench.environment import describe_environment, peak_memory_mib
+from mddbench.environment import describe_environment, memory_bytes, peak_memory_mib
 from mddbench.errors import InputError
-from mddbench.evaluate import BATCH_SIZE, Evaluation
-from mddbench.metrics.names import METRIC_VERSION
+from mddbench.evaluate import BATCH_SIZE, Evaluation, choose_engine
+from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.nn.weights import digest
 from mddbench.records import EpochLog, Record
 from mddbench.tracking import CellFacts
@@ -59,8 +59,18 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "precision": experiment.precision,
         "image_score": detector.image_score_rule,
         "selection": "last epoch",
-        "metrics": METRIC_VERSION,
+        "metrics": METRIC_VERSIONS[metric_engine(experiment, dataset)],
     }
+
+
+def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
+    """The engine of the pixel metrics: what the experiment says, or else what fits the largest category into this machine's
+    memory.
+    """
+    if experiment.metrics != "auto":
+        return experiment.metrics
+    largest = max(len(dataset.test.of(category)) for category in dataset.categories)
+    return choose_engine(largest, experiment.image_size, memory_bytes())
 
 
 def resolved_settings(experiment: Experiment, detector: Detector) -> dict[str, Any]:
@@ -134,6 +144,7 @@ class Prepared:
             "train_images_per_second": sum(log.images for log in history) / seconds if seconds else None,
             "inference_ms_per_image": 1e3 * evaluation.seconds / evaluation.images if evaluation.images else None,
             "inference_batch": float(BATCH_SIZE),
+            "metric_seconds": evaluation.metric_seconds,
             **peak_memory_mib(device),
         }
         return Record(
@@ -147,6 +158,8 @@ class Prepared:
             seed=self.cell.seed,
             fingerprint=self.dataset.fingerprint,
             metrics=records.nullable(evaluation.metrics),
+            bounds=records.nullable_pairs(evaluation.bounds),
+            confidence=records.nullable_pairs(evaluation.confidence),
             card=self.card,
             settings={**self.settings, "overrides": dict(self.cell.experiment.overrides)},
             model_sha256=digest(self.detector.learned_state()),

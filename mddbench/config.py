@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mddbench.errors import InputError
+from mddbench.metrics.names import Engine
 from mddbench.plugins import nearest
 
 Positive = Annotated[float, Field(gt=0)]
@@ -64,6 +65,7 @@ class Experiment(Strict):
     """One method on one dataset under one protocol; with a seed it is a cell.
 
     name: 'dataset/method' of its file, or the file's name; overrides: what `--set` changed. Both are filled in on loading.
+    metrics: the engine of the pixel metrics; auto takes exact wherever it fits into memory.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Experiment(Strict):
     gradient_clip: Positive | None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     drop_last: bool = True
+    metrics: Literal["auto"] | Engine = "auto"
     settings: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -1,9 +1,10 @@
-"""Evaluation: category by category, never holding the maps of more than one."""
+"""Evaluation, category by category: what is kept of a map is what exact metrics need, and the few that people look at."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from mddbench.batch import as_images
 from mddbench.data.dataset import Dataset, Split
 from mddbench.detector import Detector
-from mddbench.metrics.suite import evaluate as seven_metrics
-from mddbench.metrics.suite import mean_over_categories
-from mddbench.panels import Panel, choose_panels
-from mddbench.progress import Reporter, Task
+from mddbench.errors import CellError
+from mddbench.metrics.bootstrap import confidence
+from mddbench.metrics.exact import MOST_PIXELS
+from mddbench.metrics.names import Engine
+from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
+from mddbench.panels import Panel, PanelChoice
+from mddbench.progress import Reporter
 from mddbench.train import autocast, synchronize
 
 BATCH_SIZE = 32
@@ -25,12 +29,26 @@ BATCH_SIZE = 32
 class Evaluation:
     """metrics: 'mean' and each category -> the seven metrics, NaN where not defined; panels: images worth looking at;
     seconds: inference alone, without the first batch; images: how many those seconds were for.
+    metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds the exact value, of the histogram
+    engine; confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if resamples were asked for.
     """
 
     metrics: dict[str, dict[str, float]]
     panels: tuple[Panel, ...]
     seconds: float
     images: int
+    metric_seconds: float = 0.0
+    bounds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    confidence: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """engine: of the pixel metrics; resamples: bootstrap samples, 0 for no intervals; seed: of the first category's samples."""
+
+    engine: Engine = "exact"
+    resamples: int = 0
+    seed: int = 0
 
 
 class _Clock:
@@ -45,41 +63,95 @@ class _Clock:
         self.warm = True
 
 
-def evaluate(detector: Detector, dataset: Dataset, precision: str, reporter: Reporter) -> Evaluation:
-    """The seven metrics of each category of the test split, and their means."""
+def evaluate(
+    detector: Detector, dataset: Dataset, precision: str, reporter: Reporter, options: EvaluationOptions
+) -> Evaluation:
+    """The seven metrics of each category of the test split, and their means.
+
+    Raises CellError, naming the image, if a map or score is NaN.
+    """
     detector.eval()
     clock = _Clock()
     metrics: dict[str, dict[str, float]] = {}
+    bounds: dict[str, dict[str, tuple[float, float]]] = {}
+    replicates: dict[str, dict[str, NDArray[np.float64]]] = {}
     panels: list[Panel] = []
+    metric_seconds = 0.0
     with reporter.task("evaluating", len(dataset.test)) as task:
-        for category in dataset.categories:
+        for number, category in enumerate(dataset.categories):
             split = dataset.test.of(category)
-            maps, scores = _infer(detector, split, precision, clock, task)
-            labels = np.array([sample.anomalous for sample in split.samples])
-            masks = np.asarray(split.masks) if split.has_masks else None
-            metrics[category] = seven_metrics(maps=maps, masks=masks, image_scores=scores, image_labels=labels)
-            panels += choose_panels(category, split, maps, scores)
-    return Evaluation({"mean": mean_over_categories(metrics), **metrics}, tuple(panels), clock.seconds, clock.images)
+            found, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
+            for part, maps, scores in _infer(detector, split, precision, clock):
+                metric_seconds += _take(found, choice, part, maps, scores)
+                task.advance(len(scores))
+            started = time.perf_counter()
+            metrics[category] = found.compute()
+            if options.engine == "histogram":
+                bounds[category] = found.bounds()
+            if options.resamples:
+                replicates[category] = found.replicates(options.resamples, options.seed + number)
+            metric_seconds += time.perf_counter() - started
+            panels += choice.panels()
+    return Evaluation(
+        metrics={"mean": mean_over_categories(metrics), **metrics},
+        panels=tuple(panels),
+        seconds=clock.seconds,
+        images=clock.images,
+        metric_seconds=metric_seconds,
+        bounds=bounds,
+        confidence=confidence(replicates) if replicates else {},
+    )
+
+
+def choose_engine(images: int, size: int, memory: int) -> Engine:
+    """The engine for a category of so many images: exact where its maps take at most a quarter of the machine's memory, in
+    bytes.
+    """
+    pixels = images * size**2
+    return "exact" if pixels <= MOST_PIXELS and 4 * pixels <= memory // 4 else "histogram"
+
+
+def _take(
+    metrics: CategoryMetrics, choice: PanelChoice, part: slice, maps: torch.Tensor, scores: NDArray[np.float32]
+) -> float:
+    """Hand one batch to the metrics, on the GPU if it lies there, and its images to the choice of panels; the metrics'
+    seconds.
+    """
+    split, host = choice.split, maps.cpu().numpy()
+    started = time.perf_counter()
+    try:
+        metrics.update(
+            maps=maps if maps.device.type == "cuda" else host,
+            masks=np.asarray(split.masks[part]) if split.has_masks else None,
+            image_scores=scores,
+            image_labels=np.array([sample.anomalous for sample in split.samples[part]]),
+            copy=False,  # the batch's maps are nobody else's
+        )
+    except BrokenScoreError as fault:
+        sample = split.samples[fault.image]
+        raise CellError(
+            f"evaluating {choice.category}: the {fault.what} of {sample.image.name} ({sample.defect}) holds NaN"
+        ) from None
+    seconds = time.perf_counter() - started
+    for offset, (values, score) in enumerate(zip(host, scores, strict=True)):
+        choice.see(part.start + offset, values, float(score))
+    return seconds
 
 
 @torch.inference_mode()
 def _infer(
-    detector: Detector, split: Split, precision: str, clock: _Clock, task: Task
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Anomaly maps (N, H, W) and image scores (N,) of a split, in its order."""
+    detector: Detector, split: Split, precision: str, clock: _Clock
+) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.float32]]]:
+    """Batches of a split in its order: which images, their anomaly maps (B, H, W) float32 on the device, their scores (B,)."""
     device = next(detector.parameters()).device
-    maps = np.empty(split.images.shape[:3], dtype=np.float32)
-    scores = np.empty(len(split), dtype=np.float32)
     for start in range(0, len(split), BATCH_SIZE):
         part = slice(start, min(start + BATCH_SIZE, len(split)))
         images = as_images(split.images[part], device)
         synchronize(device)
         started = time.perf_counter()
         with autocast(device, precision):
-            found = detector.anomaly_maps(images).float()
-            scored = detector.image_scores(found).float()
+            maps = detector.anomaly_maps(images).float()
+            scores = detector.image_scores(maps).float()
         synchronize(device)
         clock.add(time.perf_counter() - started, len(images))
-        maps[part], scores[part] = found.cpu().numpy(), scored.cpu().numpy()
-        task.advance(len(images))
-    return maps, scores
+        yield part, maps, scores.cpu().numpy()

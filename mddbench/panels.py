@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mddbench.data.dataset import Split
 from mddbench.errors import InputError
-from mddbench.metrics import counts
+from mddbench.metrics.steps import average_precision, steps_of_items
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,52 @@ class Panel:
     map: NDArray[np.float16]
 
 
-def choose_panels(category: str, split: Split, maps: NDArray[np.float32], scores: NDArray[np.float32]) -> list[Panel]:
-    """At most three panels of a category. Defects are ranked by pixel AP within the image, or by score without masks."""
-    defective = [index for index, sample in enumerate(split.samples) if sample.anomalous]
-    if split.has_masks:  # a mask can vanish when it is made smaller; such a defect has no place to be found in
-        defective = [index for index in defective if split.masks[index].any()] or defective
-    normal = [index for index, sample in enumerate(split.samples) if not sample.anomalous]
-    chosen: list[tuple[str, int]] = []
-    if defective:
-        quality = [_quality(split.masks[index], maps[index], scores[index], split.has_masks) for index in defective]
-        chosen += [("best", defective[int(np.argmax(quality))]), ("worst", defective[int(np.argmin(quality))])]
-    if normal:
-        chosen.append(("normal", normal[int(np.argmax(scores[normal]))]))
-    return [
-        Panel(
-            category=category,
+class PanelChoice:
+    """Chooses at most three panels of a category while its images pass by; keeps no map but theirs.
+
+    Defects are ranked by pixel AP within the image, or by score without masks; of equals the first is taken.
+    """
+
+    def __init__(self, category: str, split: Split) -> None:
+        self.category, self.split = category, split
+        self.best: dict[str, tuple[float, int, float, NDArray[np.float16]]] = {}
+        defective = {index for index, sample in enumerate(split.samples) if sample.anomalous}
+        if split.has_masks:  # a mask can vanish when it is made smaller; such a defect has no place to be found in
+            defective = {index for index in defective if split.masks[index].any()} or defective
+        self.defective = defective
+
+    def see(self, index: int, values: NDArray[np.float32], score: float) -> None:
+        """Consider the image at `index` of the split. values: its map (H, W)."""
+        if index in self.defective:
+            quality = score
+            if self.split.has_masks:
+                found = average_precision(steps_of_items(values.reshape(-1), self.split.masks[index].reshape(-1)))
+                quality = -1.0 if np.isnan(found) else found
+            self._keep("best", quality, index, values, score)
+            self._keep("worst", -quality, index, values, score)
+        elif not self.split.samples[index].anomalous:
+            self._keep("normal", score, index, values, score)
+
+    def panels(self) -> list[Panel]:
+        """What was chosen: best, worst, normal, those that there are."""
+        return [self._panel(role) for role in ("best", "worst", "normal") if role in self.best]
+
+    def _keep(self, role: str, merit: float, index: int, values: NDArray[np.float32], score: float) -> None:
+        if role not in self.best or merit > self.best[role][0]:
+            self.best[role] = merit, index, score, values.astype(np.float16)
+
+    def _panel(self, role: str) -> Panel:
+        _, index, score, values = self.best[role]
+        return Panel(
+            category=self.category,
             role=role,
-            defect=split.samples[index].defect,
-            name=split.samples[index].image.name,
-            score=float(scores[index]),
-            image=np.array(split.images[index]),
-            mask=np.array(split.masks[index]),
-            map=maps[index].astype(np.float16),
+            defect=self.split.samples[index].defect,
+            name=self.split.samples[index].image.name,
+            score=score,
+            image=np.array(self.split.images[index]),
+            mask=np.array(self.split.masks[index]),
+            map=values,
         )
-        for role, index in chosen
-    ]
 
 
 def save_panels(panels: tuple[Panel, ...], file: Path) -> None:
@@ -83,10 +104,3 @@ def load_panels(file: Path) -> tuple[Panel, ...]:
         Panel(str(category), str(role), str(defect), str(name), float(score), image, mask, values)
         for (category, role, defect, name), score, image, mask, values in zip(*arrays.values(), strict=True)
     )
-
-
-def _quality(mask: NDArray[np.bool_], values: NDArray[np.float32], score: np.float32, has_masks: bool) -> float:
-    if not has_masks:
-        return float(score)
-    found = counts.average_precision(counts.count(values.reshape(-1), np.asarray(mask).reshape(-1)))
-    return -1.0 if np.isnan(found) else found

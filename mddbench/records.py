@@ -24,6 +24,8 @@ def _plain_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_plain_name)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Value = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)] | None
+End = Annotated[float, Field(ge=-0.1, le=1.1)]
+Interval = tuple[End, End] | None
 Scalar = str | int | float | bool | None
 
 
@@ -43,6 +45,8 @@ class Record(Strict):
 
     identity: hash of settings, seed, data fingerprint, weights hash and method version; protocol: the same without the seed,
     so that cells of one protocol are the seeds of one row. card: the protocol for people. history: one entry an epoch.
+    bounds: of approximate metrics, category -> metric -> interval that holds the exact value; confidence: the same of 95 %
+    bootstrap intervals, if they were asked for.
     cost, environment and the seconds in history are the only parts that differ between two runs of one cell.
     """
 
@@ -57,6 +61,8 @@ class Record(Strict):
     seed: int
     fingerprint: Hash
     metrics: dict[str, dict[str, Value]]
+    bounds: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    confidence: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     card: dict[str, Any]
     settings: dict[str, Any]
     model_sha256: Hash
@@ -85,6 +91,16 @@ def nullable(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float 
     return {
         place: {key: None if math.isnan(value) else value for key, value in values.items()}
         for place, values in metrics.items()
+    }
+
+
+def nullable_pairs(
+    intervals: dict[str, dict[str, tuple[float, float]]],
+) -> dict[str, dict[str, tuple[float, float] | None]]:
+    """Intervals with NaN, which JSON does not have, as None."""
+    return {
+        place: {key: None if math.isnan(sum(pair)) else pair for key, pair in values.items()}
+        for place, values in intervals.items()
     }
 
 

@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from mddbench.batch import Batch
-from mddbench.cells import Cell, Prepared, facts_of
+from mddbench.cells import Cell, Prepared, facts_of, metric_engine
 from mddbench.config import Experiment, load_experiment, load_suite
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import CellError, InputError
-from mddbench.evaluate import evaluate
+from mddbench.evaluate import EvaluationOptions, evaluate
 from mddbench.nn.encoder import load_encoder
 from mddbench.panels import save_panels
 from mddbench.progress import Reporter
@@ -35,7 +35,10 @@ CHECKPOINT, ERROR = "checkpoint.pt", "error.txt"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where things are and where they go. data_root: the dataset's folder, or a folder that holds it under its name."""
+    """Where things are and where they go. data_root: the dataset's folder, or a folder that holds it under its name.
+
+    resamples: bootstrap samples for confidence intervals, 0 for none.
+    """
 
     out: Path
     cache: Path
@@ -43,6 +46,7 @@ class RunOptions:
     data_root: Path | None = None
     weights_dir: Path | None = None
     force: bool = False
+    resamples: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,8 @@ class Runner:
             record = read_record(folder / RECORD)
             if not self.tracker.has(record.identity):
                 self.tracker.start(facts_of(record), folder).finish(record, _kept(folder))
-            return Outcome(prepared.cell, "skipped", folder, "finished before; --force runs it again")
+            lacking = ", without confidence intervals" if self.options.resamples and not record.confidence else ""
+            return Outcome(prepared.cell, "skipped", folder, f"finished before{lacking}; --force runs it again")
         run = self.tracker.start(prepared.facts(), folder)
         try:
             run.finish(self._train_and_evaluate(prepared, folder, run.epoch), _kept(folder))
@@ -160,7 +165,10 @@ class Runner:
         trainer = Trainer(detector, cell.experiment, cell.seed, folder / CHECKPOINT)
         data = TrainingImages(dataset.train.images, dataset.train_categories)
         history = trainer.run(data, self.reporter, on_epoch)
-        evaluation = evaluate(detector, dataset, cell.experiment.precision, self.reporter)
+        asked = EvaluationOptions(
+            metric_engine(cell.experiment, dataset), self.options.resamples, derived_seed(cell.seed, "bootstrap")
+        )
+        evaluation = evaluate(detector, dataset, cell.experiment.precision, self.reporter, asked)
         save_panels(evaluation.panels, folder / PANELS)
         state = {name: value.detach().cpu().contiguous() for name, value in detector.learned_state().items()}
         save_file(state, folder / f"{MODEL}.part")

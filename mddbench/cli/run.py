@@ -36,6 +36,9 @@ def run(
     tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
     tracking_uri: TrackingUri = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost.")] = False,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, max=100_000, help="Samples of the test images for confidence intervals: 1000, say.")
+    ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -61,7 +64,9 @@ def run(
 
     use_deterministic_algorithms()
     cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
-    options = RunOptions(out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force)
+    options = RunOptions(
+        out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force, bootstrap
+    )
     speaker = reporter(quiet)
     if dry_run:
         _show_plan(cells, options, speaker, as_json)

@@ -6,9 +6,11 @@ Source: facts of the protocol shared by the multi-class papers; `mad` is the mea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-METRIC_VERSION = "exact-1"
-"""Changes whenever a metric's value for the same maps changes; stored in every record."""
+Engine = Literal["exact", "histogram"]
+METRIC_VERSIONS: dict[Engine, str] = {"exact": "exact-1", "histogram": "histogram-1"}
+"""By engine; stored in every record. A version changes whenever the same maps give a value that differs by more than 1e-12."""
 
 
 @dataclass(frozen=True)
@@ -30,5 +32,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("aupro", "AUPRO", "pixel"),
 )
 SEVEN: tuple[str, ...] = tuple(metric.key for metric in METRICS)
+IMAGE_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.level == "image")
+PIXEL_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.level == "pixel")
 MAD = Metric("mad", "mAD", "both")
 LABELS: dict[str, str] = {metric.key: metric.label for metric in (*METRICS, MAD)}

@@ -1,15 +1,32 @@
-"""The seven metrics of one category. The one interface between maps and numbers."""
+"""The seven metrics of one category: in one call, or from batches. The one interface between maps and numbers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from mddbench.metrics import counts
-from mddbench.metrics.names import SEVEN
+from mddbench.metrics.bootstrap import draw, image_replicates, pixel_replicates
+from mddbench.metrics.device import images_with_nan, is_tensor, on_host
+from mddbench.metrics.exact import ExactPixels
+from mddbench.metrics.histogram import HistogramPixels
+from mddbench.metrics.images import ImageScores
+from mddbench.metrics.names import PIXEL_LEVEL, SEVEN, Engine
+from mddbench.metrics.threads import in_threads, workers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAN = float("nan")
+
+
+class BrokenScoreError(ValueError):
+    """A map or an image score that is no number. image: its position among all images added; what: 'map' or 'score'."""
+
+    def __init__(self, image: int, what: str) -> None:
+        super().__init__(f"image {image}: its {what} holds NaN")
+        self.image, self.what = image, what
 
 
 def evaluate(
@@ -21,41 +38,115 @@ def evaluate(
 ) -> dict[str, float]:
     """The seven metrics of one category, each in [0, 1], exact; NaN where a metric is not defined.
 
-    maps: (N, H, W) floats, higher is more anomalous; masks: (N, H, W) True on defects, None if the data set has no masks;
-    image_scores: (N,); image_labels: (N,) True for defective, from the data set and never from a mask.
+    maps: (N, H, W) floats of any width, higher is more anomalous, infinities allowed; masks: (N, H, W) True (or not zero) on
+    defects, None if the data set has no masks; image_scores: (N,); image_labels: (N,) True for defective, from the data set
+    and never from a mask.
 
     A metric is not defined without at least one anomalous and one normal item (image or pixel).
-    Raises ValueError if shapes disagree or a map or score is NaN (the image is named).
+    Raises ValueError if shapes disagree or there is no image, BrokenScoreError if a map or score is NaN.
     """
-    labels = np.asarray(image_labels, dtype=bool)
-    _check(maps, masks, image_scores, labels)
-    images = counts.count(np.asarray(image_scores), labels)
-    values = [counts.auroc(images), counts.average_precision(images), counts.f1_max(images)]
-    if masks is None:
-        values += [float("nan")] * 4
-    else:
-        pixels = counts.count(np.asarray(maps).reshape(-1), np.asarray(masks, bool).reshape(-1), region_weights(masks))
-        values += [
-            counts.auroc(pixels),
-            counts.average_precision(pixels),
-            counts.f1_max(pixels),
-            counts.area_under_pro(pixels),
-        ]
-    return dict(zip(SEVEN, values, strict=True))
+    metrics = CategoryMetrics()
+    metrics.update(maps=maps, masks=masks, image_scores=image_scores, image_labels=image_labels, copy=False)
+    return metrics.compute()
 
 
-def region_weights(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(N*H*W,) 1 / (area of the pixel's region x number of regions); regions are 8-connected and lie within one image."""
-    weights = np.zeros(masks.shape, dtype=np.float64)
-    regions = 0
-    for mask, weight in zip(masks, weights, strict=True):
-        labelled, found = ndimage.label(mask, structure=np.ones((3, 3)))
-        if found:
-            areas = np.bincount(labelled.reshape(-1)).astype(np.float64)
-            areas[0] = np.inf
-            weight[...] = (1.0 / areas)[labelled]
-            regions += found
-    return weights.reshape(-1) / max(regions, 1)
+class CategoryMetrics:
+    """The seven metrics of one category whose images come in batches, in any order.
+
+    engine: 'exact' keeps 4 bytes of each pixel (2 of float16 maps, 8 of float64); 'histogram' stays below 100 MB whatever
+    comes.
+    """
+
+    def __init__(self, engine: Engine = "exact") -> None:
+        self.engine = engine
+        self.pixels: ExactPixels | HistogramPixels = ExactPixels() if engine == "exact" else HistogramPixels()
+        self.images = ImageScores()
+        self.has_masks: bool | None = None
+
+    def update(
+        self,
+        *,
+        maps: NDArray[np.floating] | Tensor,
+        masks: NDArray[np.bool_] | None,
+        image_scores: NDArray[np.floating],
+        image_labels: NDArray[np.bool_],
+        copy: bool = True,
+    ) -> None:
+        """Add images, as `evaluate` takes them; maps may also be a torch tensor, whose pixels then stay on its device.
+
+        copy: if False the exact engine keeps views, and the maps must stay as they are. Raises as `evaluate` does, and then
+        nothing was added; also ValueError if masks come with some batches only.
+        """
+        scores, labels = on_host(image_scores), on_host(image_labels).astype(bool)
+        values = maps if is_tensor(maps) and self.engine == "exact" else _floating(on_host(maps))
+        marked = None if masks is None else on_host(masks).astype(bool, copy=False)
+        _check_shapes(values, marked, scores, labels)
+        if self.has_masks not in (None, marked is not None):
+            raise ValueError(
+                "some batches have masks and some have none; give masks (empty ones for normal images) or None"
+            )
+        self._refuse_nan(values, "map")
+        self._refuse_nan(scores, "score")
+        if marked is not None:
+            if isinstance(self.pixels, ExactPixels):
+                self.pixels.add(values, marked, copy=copy)
+            else:
+                self.pixels.add(on_host(values), marked)
+        self.has_masks = marked is not None
+        self.images.add(scores, labels)
+
+    def merge(self, other: CategoryMetrics) -> None:
+        """Add all images of another one after one's own; the other is used up. Raises ValueError if the two do not go
+        together.
+        """
+        if self.engine != other.engine:
+            raise ValueError(f"an {self.engine} state cannot take up a {other.engine} one")
+        if None not in (self.has_masks, other.has_masks) and self.has_masks != other.has_masks:
+            raise ValueError("one state has masks and the other has none")
+        self.pixels.merge(other.pixels)  # type: ignore[arg-type]
+        self.images.merge(other.images)
+        self.has_masks = other.has_masks if self.has_masks is None else self.has_masks
+
+    def compute(self) -> dict[str, float]:
+        """The seven metrics of all images so far, NaN where not defined. More may be added afterwards."""
+        pixels = self.pixels.values() if self.has_masks else dict.fromkeys(PIXEL_LEVEL, NAN)
+        values = {**self.images.values(), **pixels}
+        return {key: values[key] for key in SEVEN}
+
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """For each metric an interval that certainly holds its exact value: the value itself, unless the engine is
+        'histogram'.
+        """
+        values = self.compute()
+        bounds = {key: (value, value) for key, value in values.items()}
+        return (
+            {**bounds, **self.pixels.bounds()}
+            if self.has_masks and isinstance(self.pixels, HistogramPixels)
+            else bounds
+        )
+
+    def replicates(self, resamples: int, seed: int) -> dict[str, NDArray[np.float64]]:
+        """Each metric on `resamples` bootstrap samples of the images: (resamples,) values, NaN where not defined.
+
+        Normal and defective images are drawn separately, with replacement, as many as there are. For the pixel metrics see
+        `bootstrap.pixel_replicates`; they need the exact engine, and are NaN with the other.
+        """
+        draws = draw(self.images.all()[1], resamples, seed)
+        pixels = dict.fromkeys(PIXEL_LEVEL, np.full(resamples, NAN))
+        if self.has_masks and isinstance(self.pixels, ExactPixels):
+            pixels = pixel_replicates(self.pixels, draws)
+        values = {**image_replicates(self.images, draws), **pixels}
+        return {key: values[key] for key in SEVEN}
+
+    def _refuse_nan(self, values: Any, what: str) -> None:
+        """Raise BrokenScoreError for the first image with a NaN. The largest value of an image is NaN if any value is."""
+        if is_tensor(values):
+            broken = images_with_nan(values)
+        else:
+            parts = np.array_split(values.reshape(len(values), -1), workers())
+            broken = np.isnan(np.concatenate(in_threads(lambda part: part.max(axis=1), [p for p in parts if len(p)])))
+        if broken.any():
+            raise BrokenScoreError(len(self.images) + int(np.argmax(broken)), what)
 
 
 def mean_over_categories(per_category: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -71,15 +162,17 @@ def mean_over_categories(per_category: dict[str, dict[str, float]]) -> dict[str,
     return means
 
 
-def _check(maps: Any, masks: Any, scores: Any, labels: NDArray[np.bool_]) -> None:
-    if maps.ndim != 3 or len(maps) != len(scores) or labels.shape != np.shape(scores) or len(maps) == 0:
+def _floating(values: NDArray[Any]) -> NDArray[np.floating]:
+    """Native floats: whole numbers become float64, and so does what is longer."""
+    kind = values.dtype if values.dtype in (np.float16, np.float32) else np.dtype(np.float64)
+    return np.ascontiguousarray(values, dtype=kind)
+
+
+def _check_shapes(maps: Any, masks: NDArray[np.bool_] | None, scores: NDArray[Any], labels: NDArray[np.bool_]) -> None:
+    if maps.ndim != 3 or scores.shape != maps.shape[:1] or labels.shape != scores.shape or 0 in maps.shape:
         raise ValueError(
-            f"expected maps (N, H, W), image_scores (N,) and image_labels (N,) with N > 0, found shapes "
-            f"{maps.shape}, {np.shape(scores)} and {labels.shape}"
+            f"expected maps (N, H, W), image_scores (N,) and image_labels (N,), none of them empty, found shapes "
+            f"{tuple(maps.shape)}, {scores.shape} and {labels.shape}"
         )
-    if masks is not None and masks.shape != maps.shape:
-        raise ValueError(f"expected masks of the maps' shape {maps.shape}, found {masks.shape}")
-    for what, array in (("map", maps), ("score", scores)):
-        broken = np.isnan(array).reshape(len(maps), -1).any(axis=1)
-        if broken.any():
-            raise ValueError(f"image {int(np.argmax(broken))}: its {what} holds NaN")
+    if masks is not None and masks.shape != tuple(maps.shape):
+        raise ValueError(f"expected masks of the maps' shape {tuple(maps.shape)}, found {masks.shape}")

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from references import naive_aupro, naive_regions, sklearn_f1_max, sorted_aupro
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mddbench.metrics.counts import area_under_pro, auroc, average_precision, count, f1_max
 from mddbench.metrics.names import SEVEN
-from mddbench.metrics.suite import evaluate, mean_over_categories
+from mddbench.metrics.steps import Steps, area_under_pro, auroc, average_precision, f1_max, steps_of_items
+from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, evaluate, mean_over_categories
 
 EXACT = 1e-12
-
-
-def naive_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
-    """8-connected regions by flood fill."""
-    left = {(int(y), int(x)) for y, x in zip(*np.nonzero(mask), strict=True)}
-    regions = []
-    while left:
-        todo = [left.pop()]
-        region = set(todo)
-        while todo:
-            y, x = todo.pop()
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
-            left -= near
-            region |= near
-            todo.extend(near)
-        regions.append(region)
-    return regions
-
-
-def naive_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
-    """PRO at every distinct threshold, one after the other; trapezoids up to the limit."""
-    regions = [(index, region) for index, mask in enumerate(masks) for region in naive_regions(mask)]
-    points = [(0.0, 0.0)]
-    for threshold in np.unique(maps)[::-1]:
-        hit = maps >= threshold
-        rate = float(hit[~masks].sum() / (~masks).sum())
-        overlap = np.mean([np.mean([hit[index][place] for place in region]) for index, region in regions])
-        points.append((rate, float(overlap)))
-    area = 0.0
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 < limit:
-            end = min(x1, limit)
-            height = y1 if x1 == end else y0 + (end - x0) / (x1 - x0) * (y1 - y0)
-            area += (end - x0) * (y0 + height) / 2
-    return area / limit
 
 
 @st.composite
@@ -79,12 +43,11 @@ def test_pixel_metrics_equal_independent_references(case: tuple[np.ndarray, np.n
     labels, scores = np.arange(len(maps)) % 2 == 0, maps.reshape(len(maps), -1).max(axis=1)
     found = evaluate(maps=maps, masks=masks, image_scores=scores, image_labels=labels)
     truth, flat = masks.reshape(-1), maps.reshape(-1).astype(np.float64)
-    precision, recall, _ = precision_recall_curve(truth, flat)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
     assert found["p_auroc"] == pytest.approx(roc_auc_score(truth, flat), abs=EXACT)
     assert found["p_ap"] == pytest.approx(average_precision_score(truth, flat), abs=EXACT)
-    assert found["p_f1max"] == pytest.approx(f1.max(), abs=EXACT)
+    assert found["p_f1max"] == pytest.approx(sklearn_f1_max(truth, flat), abs=EXACT)
     assert found["aupro"] == pytest.approx(naive_aupro(maps, masks), abs=EXACT)
+    assert found["aupro"] == pytest.approx(sorted_aupro(maps.astype(np.float64), masks), abs=EXACT)
 
 
 @given(cases(), st.sampled_from([np.float32, np.float64]))
@@ -129,21 +92,27 @@ def test_image_metrics_equal_scikit_learn() -> None:
 
 def test_values_computed_by_hand() -> None:
     # Scores 4 3 2 1, labels 1 0 1 0: three of four pairs are in order; precision 1, then 2/3 at the second hit.
-    counts = count(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
-    assert auroc(counts) == 0.75
-    assert average_precision(counts) == pytest.approx((1 + 2 / 3) / 2)
-    assert f1_max(counts) == pytest.approx(4 / 5)
+    steps = steps_of_items(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
+    assert auroc(steps) == 0.75
+    assert average_precision(steps) == pytest.approx((1 + 2 / 3) / 2)
+    assert f1_max(steps) == pytest.approx(4 / 5)
 
 
 def test_pro_when_the_limit_is_hit_exactly() -> None:
     # Ten normal pixels; after the third the false-positive rate is 0.3 to the dot. One region of two pixels, one found
     # above all normals and one between the third and the fourth, which is beyond the limit.
-    scores = np.array([9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0.5, 0.4, 5.5])
-    labels = np.zeros(12, dtype=bool)
-    labels[[0, 11]] = True
-    counts = count(scores, labels, labels * 0.5)
-    assert counts.fp[4] / counts.negatives == 0.3
-    assert area_under_pro(counts) == pytest.approx(0.5, abs=EXACT)
+    hits, above = np.array([1, 1]), np.array([0, 3])
+    steps = Steps(hits=hits, above=above, at_least=above, negatives=10, overlap=np.array([0.5, 0.5]))
+    assert steps.above[1] / steps.negatives == 0.3
+    assert area_under_pro(steps) == pytest.approx(0.5, abs=EXACT)
+
+
+def test_pro_when_a_tie_lies_across_the_limit() -> None:
+    # One region ties with normals from rate 0.2 to 0.6, so it grows from 0 to a quarter at 0.3: a triangle of 0.1 by 1/4.
+    steps = Steps(
+        hits=np.array([4]), above=np.array([2]), at_least=np.array([6]), negatives=10, overlap=np.array([1.0])
+    )
+    assert area_under_pro(steps) == pytest.approx(0.1 * 0.25 / 2 / 0.3, abs=EXACT)
 
 
 def test_one_region_found_perfectly_and_not_at_all() -> None:
@@ -192,8 +161,10 @@ def test_faulty_input_is_named() -> None:
     maps = np.zeros((3, 2, 2))
     maps[1, 0, 0] = np.nan
     fine = {"masks": np.zeros((3, 2, 2), bool), "image_scores": np.zeros(3), "image_labels": np.zeros(3, bool)}
-    with pytest.raises(ValueError, match="image 1: its map holds NaN"):
+    with pytest.raises(BrokenScoreError, match="image 1: its map holds NaN"):
         evaluate(maps=maps, **fine)
+    with pytest.raises(BrokenScoreError, match="image 2: its score holds NaN"):
+        evaluate(maps=np.zeros((3, 2, 2)), **{**fine, "image_scores": np.array([0.0, 0.0, np.nan])})
     with pytest.raises(ValueError, match=r"expected masks of the maps' shape \(3, 2, 3\)"):
         evaluate(maps=np.zeros((3, 2, 3)), **fine)
     with pytest.raises(ValueError, match="found shapes"):
@@ -202,12 +173,28 @@ def test_faulty_input_is_named() -> None:
 
 def test_integers_are_numbers_too() -> None:
     scores, labels = np.array([0, 1, 200], dtype=np.uint8), np.array([False, False, True])
-    assert auroc(count(scores, labels)) == 1.0
+    assert auroc(steps_of_items(scores, labels)) == 1.0
+    found = evaluate(
+        maps=scores.reshape(3, 1, 1), masks=labels.reshape(3, 1, 1), image_scores=scores, image_labels=labels
+    )
+    assert found == dict.fromkeys(SEVEN, 1.0)
 
 
-def test_infinity_is_the_largest_score() -> None:
-    counts = count(np.array([np.inf, 1.0, -np.inf]), np.array([True, False, False]))
-    assert auroc(counts) == 1.0
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_infinity_is_the_largest_score(kind: type) -> None:
+    scores = np.array([np.inf, 1.0, -np.inf], dtype=kind)
+    labels = np.array([True, False, False])
+    found = evaluate(
+        maps=scores.reshape(3, 1, 1), masks=labels.reshape(3, 1, 1), image_scores=scores, image_labels=labels
+    )
+    assert found == dict.fromkeys(SEVEN, 1.0)
+
+
+def test_masks_with_numbers_mean_not_zero() -> None:
+    maps = np.random.default_rng(0).normal(size=(4, 8, 8))
+    masks = maps > 0.5
+    rest = {"image_scores": maps.max(axis=(1, 2)), "image_labels": np.array([True, False, True, False])}
+    assert evaluate(maps=maps, masks=255 * masks.astype(np.uint8), **rest) == evaluate(maps=maps, masks=masks, **rest)
 
 
 def test_the_mean_leaves_out_what_is_not_defined() -> None:
@@ -217,3 +204,68 @@ def test_the_mean_leaves_out_what_is_not_defined() -> None:
     assert means["p_ap"] == 0.5
     assert means["mad"] == pytest.approx((0.75 + 6 * 0.5) / 7)
     assert np.isnan(mean_over_categories({"b": partial})["mad"])
+
+
+@given(cases(), st.integers(1, 3), st.sampled_from([np.float16, np.float32, np.float64]))
+@settings(max_examples=60, deadline=None)
+def test_batches_and_merged_states_give_the_same_bits(
+    case: tuple[np.ndarray, np.ndarray], size: int, kind: type
+) -> None:
+    with np.errstate(over="ignore"):
+        maps, masks = case[0].astype(kind), case[1]
+    rest = {"image_scores": maps.max(axis=(1, 2)), "image_labels": np.arange(len(maps)) % 2 == 0}
+    whole = evaluate(maps=maps, masks=masks, **rest)
+    states = []
+    for start in range(0, len(maps), size):
+        part = slice(start, start + size)
+        states.append(CategoryMetrics())
+        given_maps = maps[part].copy()
+        states[-1].update(maps=given_maps, masks=masks[part], **{key: value[part] for key, value in rest.items()})
+        given_maps.fill(0)  # what is kept is a copy
+    merged = states.pop()
+    while states:
+        merged.merge(states.pop())
+    np.testing.assert_equal(merged.compute(), whole)
+    np.testing.assert_equal(merged.compute(), whole)
+
+
+def test_a_state_goes_on_after_it_was_asked() -> None:
+    maps, masks = np.random.default_rng(1).normal(size=(6, 5, 5)), np.random.default_rng(2).random((6, 5, 5)) < 0.3
+    rest = {"image_scores": maps.max(axis=(1, 2)), "image_labels": np.arange(6) < 3}
+    state = CategoryMetrics()
+    for part in (slice(0, 4), slice(4, 6)):
+        state.update(maps=maps[part], masks=masks[part], **{key: value[part] for key, value in rest.items()})
+        found = evaluate(
+            maps=maps[: part.stop], masks=masks[: part.stop], **{k: v[: part.stop] for k, v in rest.items()}
+        )
+        np.testing.assert_equal(state.compute(), found)
+
+
+def test_states_that_do_not_go_together_are_refused_and_stay_as_they_were() -> None:
+    maps, masks = np.random.default_rng(1).normal(size=(2, 5, 5)), np.zeros((2, 5, 5), dtype=bool)
+    masks[0, 0, 0] = True
+    rest = {"image_scores": np.array([2.0, 1.0]), "image_labels": np.array([True, False])}
+    state = CategoryMetrics()
+    state.update(maps=maps, masks=masks, **rest)
+    before = state.compute()
+    with pytest.raises(ValueError, match="some batches have masks and some have none"):
+        state.update(maps=maps, masks=None, **rest)
+    with pytest.raises(ValueError, match="float32 cannot be added to maps of float64"):
+        state.update(maps=maps.astype(np.float32), masks=masks, **rest)
+    with pytest.raises(BrokenScoreError, match="image 3"):
+        state.update(maps=maps * [[[1.0]], [[np.nan]]], masks=masks, **rest)
+    with pytest.raises(ValueError, match="an exact state cannot take up a histogram one"):
+        state.merge(CategoryMetrics("histogram"))
+    without = CategoryMetrics()
+    without.update(maps=maps, masks=None, **rest)
+    with pytest.raises(ValueError, match="one state has masks and the other has none"):
+        state.merge(without)
+    assert state.compute() == before
+
+
+@pytest.mark.parametrize("engine", ["exact", "histogram"])
+def test_a_state_without_images_has_no_values(engine: str) -> None:
+    state = CategoryMetrics(engine)  # type: ignore[arg-type]
+    assert all(np.isnan(value) for value in state.compute().values())
+    state.merge(CategoryMetrics(engine))  # type: ignore[arg-type]
+    assert all(np.isnan(value) for value in state.compute().values())

@@ -1,0 +1,126 @@
+"""The metrics as other code computes them, by name, so that a gap to a published number can be explained.
+
+They never share a column with the exact ones. Written from descriptions of what the code does, not from the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mddbench.metrics.exact import ExactPixels
+from mddbench.metrics.names import IMAGE_LEVEL, PIXEL_LEVEL, SEVEN
+from mddbench.metrics.steps import LIMIT, auroc, average_precision, f1_max, steps_of_items
+
+ADER_BINS, ADER_THRESHOLDS, RD4AD_THRESHOLDS = 50, 21, 200
+Scores = NDArray[np.floating]
+Masks = NDArray[np.bool_]
+
+
+def evaluate(convention: str, *, maps: Scores, masks: Masks, image_scores: Scores) -> dict[str, float]:
+    """The seven metrics of one category in a convention of CONVENTIONS; NaN where a metric is not defined.
+
+    maps: (N, H, W) floats without NaN or infinity; masks: (N, H, W); image_scores: (N,). There are no image labels: in these
+    conventions an image is defective if its mask, made smaller with it, still shows something.
+    """
+    labels = masks.reshape(len(masks), -1).any(axis=1)
+    steps = steps_of_items(image_scores, labels)
+    images = dict(zip(IMAGE_LEVEL, (auroc(steps), average_precision(steps), f1_max(steps)), strict=True))
+    pixels = dict.fromkeys(PIXEL_LEVEL, float("nan"))
+    if masks.any() and not masks.all():
+        pixels = CONVENTIONS[convention](maps, masks)
+    return {key: {**images, **pixels}[key] for key in SEVEN}
+
+
+def _ader(maps: Scores, masks: Masks) -> dict[str, float]:
+    """ADer: AUROC, AP and AUPRO by trapezoids over 50 bins of equal width from the lowest to the highest score; F1 at 21
+    thresholds.
+
+    Source: ADEval, as ADer calls it, for the bins; ADer's own metric for F1.
+    """
+    low, high = float(maps.min()), float(maps.max())
+    if low == high:
+        return dict.fromkeys(PIXEL_LEVEL, float("nan"))
+    weights = np.zeros(masks.shape)
+    pixels = ExactPixels()
+    pixels.add(maps, masks, copy=False)
+    weights[masks] = 1.0 / np.concatenate(pixels.areas)
+    edges = np.linspace(low, high, ADER_BINS + 1)
+    hits, normals, overlap = (
+        _at_or_above(edges, maps[chosen], None if shares is None else shares[chosen])
+        for chosen, shares in ((masks, None), (~masks, None), (masks, weights))
+    )
+    recall, rate = hits / hits[-1], normals / normals[-1]
+    found = hits + normals
+    precision = np.divide(hits, found, out=np.ones_like(hits), where=found > 0)
+    return {
+        "p_auroc": _trapezoids(rate, recall),
+        "p_ap": _trapezoids(recall, precision),
+        "p_f1max": _f1_at_thresholds((maps - low) / (high - low), masks),
+        "aupro": _trapezoids(*_cut(rate, overlap / overlap[-1])) / LIMIT,
+    }
+
+
+def _rd4ad(maps: Scores, masks: Masks) -> dict[str, float]:
+    """RD4AD: AUPRO within each defective image, then the mean over them; its other metrics are exact.
+
+    200 thresholds from an image's lowest to its highest score; points with a false-positive rate of 0.3 or more are dropped
+    and the rest is stretched to [0, 1], without interpolation at the limit.
+    """
+    pixels = ExactPixels()
+    pixels.add(maps, masks, copy=False)
+    values = [
+        _aupro_of_image(values, mask, areas, number)
+        for (values, _, areas), mask, number in zip(pixels.by_image(), masks, pixels.regions[0], strict=True)
+        if mask.any() and not mask.all()
+    ]
+    return {**pixels.values(), "aupro": float(np.mean(values)) if values else float("nan")}
+
+
+CONVENTIONS: dict[str, Callable[[Scores, Masks], dict[str, float]]] = {"ader": _ader, "rd4ad": _rd4ad}
+"""By name; each gives the four pixel metrics of maps with both kinds of pixels."""
+
+
+def _at_or_above(edges: NDArray[np.float64], scores: Scores, shares: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """For each edge, from the highest down, the number of scores at or above it, or the sum of their shares."""
+    counts, _ = np.histogram(scores, bins=np.append(edges, np.inf), weights=shares)
+    return np.cumsum(counts[::-1], dtype=np.float64)
+
+
+def _trapezoids(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2.0)
+
+
+def _cut(rate: NDArray[np.float64], overlap: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The curve up to the limit, its last piece interpolated."""
+    within = rate <= LIMIT
+    return np.append(rate[within], LIMIT), np.append(overlap[within], np.interp(LIMIT, rate, overlap))
+
+
+def _f1_at_thresholds(scaled: Scores, masks: Masks) -> float:
+    """The best F1 at thresholds 0, 0.05, ..., 1 of scores in [0, 1], a pixel being found if it scores higher."""
+    best = 0.0
+    for threshold in np.linspace(0.0, 1.0, ADER_THRESHOLDS):
+        found = scaled > threshold
+        best = max(best, 2.0 * np.count_nonzero(found & masks) / (np.count_nonzero(found) + np.count_nonzero(masks)))
+    return float(best)
+
+
+def _aupro_of_image(values: Scores, mask: Masks, areas: NDArray[np.uint32], regions: int) -> float:
+    scores, flat = values.astype(np.float64), mask.reshape(-1)
+    low, high = scores.min(), scores.max()
+    if low == high:
+        return float("nan")
+    thresholds = low + (high - low) / RD4AD_THRESHOLDS * np.arange(RD4AD_THRESHOLDS)
+    normals = np.sort(scores[~flat])
+    rate = (len(normals) - np.searchsorted(normals, thresholds, side="right")) / len(normals)
+    order = np.argsort(scores[flat])
+    shares = np.append(np.cumsum((1.0 / areas)[order][::-1])[::-1], 0.0) / regions
+    overlap = shares[np.searchsorted(scores[flat][order], thresholds, side="right")]
+    kept = rate < LIMIT
+    if np.ptp(rate[kept]) == 0:
+        return float("nan")
+    rate, overlap = rate[kept][::-1], overlap[kept][::-1]
+    return _trapezoids((rate - rate.min()) / np.ptp(rate), overlap)

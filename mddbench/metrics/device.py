@@ -1,0 +1,55 @@
+"""Maps that are torch tensors: their pixels are ranked on the device they lie on, to the same counts as on the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 1 << 24
+"""Pixels sorted at a time, which takes some 300 MB on the device."""
+
+
+def is_tensor(values: object) -> TypeGuard[Tensor]:
+    """Whether these are a torch tensor; torch is not imported to find out."""
+    return type(values).__module__.partition(".")[0] == "torch"
+
+
+def on_host(values: Any) -> NDArray[Any]:
+    """The values as an array; those of a type that NumPy lacks as float32."""
+    if not is_tensor(values):
+        return np.asarray(values)
+    detached = values.detach().cpu()
+    return np.asarray((detached.float() if detached.dtype.itemsize == 2 else detached).numpy())
+
+
+def selected(maps: Tensor, masks: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """The scores of the masked pixels, on the host. maps: (N, H, W) on any device; masks: (N, H, W)."""
+    import torch
+
+    return on_host(maps[torch.from_numpy(masks).to(maps.device)])
+
+
+def count_on_device(scores: Tensor, thresholds: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each threshold the pixels that score higher, and those that score at least as high, as `ranking.count_pixels`."""
+    import torch
+
+    limits = torch.from_numpy(thresholds).to(scores.device)
+    counted = torch.zeros(2, len(limits), dtype=torch.int64, device=scores.device)
+    flat = scores.detach().reshape(-1)
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        ordered = torch.sort(part.to(limits.dtype)).values
+        for row, right in enumerate((True, False)):
+            counted[row] += len(part) - torch.searchsorted(ordered, limits, right=right)
+    above, at_least = counted.cpu().numpy()
+    return above, at_least
+
+
+def images_with_nan(maps: Tensor) -> NDArray[np.bool_]:
+    """(N,) whether each map holds NaN."""
+    return on_host(maps.detach().flatten(1).isnan().any(dim=1))

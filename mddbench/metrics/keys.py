@@ -1,0 +1,22 @@
+"""Unsigned integers in the order of floating-point numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAST_ALL_KEYS = 0xFFFFFFFF
+"""Larger than the key of any float32 that is not NaN."""
+SIGN = np.uint32(0x80000000)
+
+
+def keys_of(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Integers that compare as the scores do; -0.0 and 0.0 have one key. scores: any shape, no NaN."""
+    bits = (scores + np.float32(0.0)).view(np.uint32)  # adding zero makes -0.0 into 0.0
+    keys: NDArray[np.uint32] = np.where(bits >> np.uint32(31), ~bits, bits | SIGN)
+    return keys
+
+
+def scores_of(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """The scores that have these keys."""
+    return np.where(keys >> np.uint32(31), keys ^ SIGN, ~keys).view(np.float32)

@@ -1,0 +1,241 @@
+"""The exact engine's ways of counting against each other, and the histogram engine against the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from references import drawn_maps, naive_regions, reference_pixel_metrics
+
+from mddbench.metrics import histogram, ranking, threads
+from mddbench.metrics.histogram import HistogramPixels
+from mddbench.metrics.keys import keys_of, scores_of
+from mddbench.metrics.names import PIXEL_LEVEL
+from mddbench.metrics.ranking import count_pixels
+from mddbench.metrics.regions import find_regions
+from mddbench.metrics.suite import CategoryMetrics, evaluate
+
+EXACT = 1e-12
+Shape = Callable[[np.ndarray], np.ndarray]
+SCALES: dict[str, Shape] = {
+    "noise": lambda maps: maps,
+    "distances": lambda maps: 26 + 3 * maps,
+    "heavy tails": lambda maps: np.exp(4 * maps),
+    "one hot pixel": lambda maps: np.where(np.arange(maps.size).reshape(maps.shape) == 77, np.float32(1e4), maps),
+    "clipped": lambda maps: np.clip(maps, 0, 2),
+    "crowded": lambda maps: np.where(maps > 0, 1 + 1e-6 * maps, -1e9 * maps * maps).astype(np.float32),
+    "twenty decades": lambda maps: np.sign(maps) * np.power(10, 7 * np.abs(maps) - 10).astype(np.float32),
+    "constant": np.zeros_like,
+    "float16": lambda maps: maps.astype(np.float16),
+    "infinite": lambda maps: np.where(maps > 2, np.float32(np.inf), np.where(maps < -2, np.float32(-np.inf), maps)),
+}
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, np.ndarray]:
+    return drawn_maps(24, 96)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small inputs go through the kernels too, in small pieces."""
+    monkeypatch.setattr(threads, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(ranking, "PIECE", 50_000)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "WORTH_COMPILING", 1 << 60)
+
+
+def scaled(drawn: dict[str, np.ndarray], scale: str) -> dict[str, np.ndarray]:
+    maps = SCALES[scale](drawn["maps"])
+    return {**drawn, "maps": maps, "image_scores": maps.max(axis=(1, 2))}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_kernels_give_what_plain_numpy_gives(
+    drawn: dict[str, np.ndarray], scale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, found = scaled(drawn, scale), []
+    for least in (0, 1 << 60):
+        monkeypatch.setattr(threads, "WORTH_COMPILING", least)
+        for cores in (1, 3):
+            monkeypatch.setattr(threads, "MOST_WORKERS", cores)
+            monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(8))
+            found.append(evaluate(**case))
+    assert all(values == found[0] for values in found)  # to the last bit
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("scale", [name for name in SCALES if name != "infinite"])
+def test_the_kernels_give_what_independent_references_give(drawn: dict[str, np.ndarray], scale: str) -> None:
+    case = scaled(drawn, scale)
+    found = evaluate(**case)
+    for key, value in reference_pixel_metrics(case["maps"], case["masks"]).items():
+        assert found[key] == pytest.approx(value, abs=EXACT)
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_counts_equal_naive_ones(data: st.DataObject) -> None:
+    size = st.one_of(
+        st.floats(-4, 4, width=32), st.floats(width=32, allow_nan=False), st.sampled_from([0.0, -0.0, 1.0])
+    )
+    scores = np.array(data.draw(st.lists(size, min_size=1, max_size=60)), dtype=np.float32)
+    limits = np.unique(np.array(data.draw(st.lists(size, min_size=1, max_size=30)), dtype=np.float32) + np.float32(0))
+    expected = [[int((scores > t).sum()) for t in limits], [int((scores >= t).sum()) for t in limits]]
+    before = threads.WORTH_COMPILING
+    try:
+        for least in (0, 1 << 60):
+            threads.WORTH_COMPILING = least
+            np.testing.assert_array_equal(count_pixels([scores[:7], scores[7:]], limits), expected)
+    finally:
+        threads.WORTH_COMPILING = before
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=2))
+def test_keys_are_in_the_order_of_scores(pair: list[float]) -> None:
+    scores = np.array(pair, dtype=np.float32)
+    keys = keys_of(scores)
+    assert (keys[0] < keys[1], keys[0] == keys[1]) == (scores[0] < scores[1], scores[0] == scores[1])
+    np.testing.assert_array_equal(scores_of(keys), scores)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.1, 0.35, 0.5, 0.7]), st.sampled_from([0, 1 << 60]))
+@settings(max_examples=60, deadline=None)
+def test_regions_equal_a_flood_fill(seed: int, density: float, least: int) -> None:
+    masks = np.random.default_rng(seed).random((3, 9, 11)) < density
+    masks[1] = False
+    before, threads.WORTH_COMPILING = threads.WORTH_COMPILING, least
+    try:
+        found = find_regions(masks)
+    finally:
+        threads.WORTH_COMPILING = before
+    expected: list[int] = []
+    for mask in masks:
+        flooded = naive_regions(mask)
+        expected += [len(next(r for r in flooded if (y, x) in r)) for y, x in np.argwhere(mask)]
+    np.testing.assert_array_equal(found.areas, expected)
+    np.testing.assert_array_equal(found.found, [len(naive_regions(mask)) for mask in masks])
+    np.testing.assert_array_equal(found.pixels, masks.sum(axis=(1, 2)))
+
+
+def test_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch, drawn: dict[str, np.ndarray]) -> None:
+    monkeypatch.setattr("mddbench.metrics.exact.MOST_PIXELS", drawn["maps"].size + 1)
+    state = CategoryMetrics()
+    state.update(**drawn)
+    with pytest.raises(ValueError, match="use the histogram engine"):
+        state.update(**drawn)
+
+
+@pytest.mark.parametrize("scale", [*SCALES, "float64"])
+@pytest.mark.parametrize("way", ["compiled", "plain"])
+def test_a_histogram_holds_the_exact_value(
+    drawn: dict[str, np.ndarray], scale: str, way: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(way)
+    case = scaled(drawn, scale) if scale in SCALES else {**drawn, "maps": drawn["maps"].astype(np.float64) / 3}
+    exact, state = evaluate(**case), CategoryMetrics("histogram")
+    for start in range(0, 24, 7):
+        state.update(**{key: values[start : start + 7] for key, values in case.items()})
+    found, bounds = state.compute(), state.bounds()
+    for key in PIXEL_LEVEL:
+        low, high = bounds[key]
+        assert low <= exact[key] <= high
+        assert low <= found[key] <= high or key == "p_ap"  # the estimate of AP is no bound
+        if scale != "crowded":  # where single-precision steps are all there is, a bin holds a hundred of them
+            assert found[key] == pytest.approx(exact[key], abs=1e-3)
+    if scale in ("float16", "constant"):
+        assert found == pytest.approx(exact, abs=EXACT)
+    assert {key: found[key] for key in found if key not in PIXEL_LEVEL} == {
+        key: exact[key] for key in found if key not in PIXEL_LEVEL
+    }
+
+
+@pytest.mark.parametrize("scale", ["noise", "distances", "one hot pixel", "clipped"])
+def test_a_histogram_of_many_pixels_is_off_by_less_than_1e_5(scale: str) -> None:
+    case = scaled(drawn_maps(160, 256), scale)
+    exact, state = evaluate(**case), CategoryMetrics("histogram")
+    state.update(**case)
+    assert state.compute() == pytest.approx(exact, abs=1e-5)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["normal", "ties", "decades"]), st.integers(1, 4))
+@settings(max_examples=80, deadline=None)
+def test_bounds_hold_on_anything(seed: int, kind: str, pages: int) -> None:
+    generator = np.random.default_rng(seed)
+    maps = generator.normal(size=(3, 6, 6)).astype(np.float32)
+    maps = {"normal": maps, "ties": np.round(maps), "decades": np.exp(20 * maps)}[kind]
+    masks = generator.random(maps.shape) < 0.3
+    masks.flat[0], masks.flat[-1] = True, False
+    case = {"maps": maps, "masks": masks, "image_scores": np.zeros(3), "image_labels": np.zeros(3, bool)}
+    before, histogram.MOST_PAGES = histogram.MOST_PAGES, 1 << pages
+    try:
+        left, right = CategoryMetrics("histogram"), CategoryMetrics("histogram")
+        left.update(**{key: values[:2] for key, values in case.items()})
+        right.update(**{key: values[2:] for key, values in case.items()})
+        left.merge(right)
+        bounds = left.bounds()
+    finally:
+        histogram.MOST_PAGES = before
+    exact = evaluate(**case)
+    assert all(bounds[key][0] <= exact[key] <= bounds[key][1] for key in PIXEL_LEVEL)
+
+
+def test_a_histogram_counts_every_pixel_once_however_coarse_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histogram, "MOST_PAGES", 8)
+    case = scaled(drawn_maps(6, 40), "twenty decades")
+    pixels = HistogramPixels()
+    for index in range(6):
+        pixels.add(case["maps"][index : index + 1], case["masks"][index : index + 1])
+    pixels.values()
+    (bins,) = pixels.parts
+    assert bins.dropped > histogram.FINEST
+    assert bins.used <= 8
+    counted, hits, overlap, _ = bins.falling()
+    assert (int(counted.sum()), int(hits.sum())) == (case["maps"].size, int(case["masks"].sum()))
+    assert float(overlap.sum()) == pytest.approx(pixels.regions)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_tensors_give_the_bits_that_arrays_give(drawn: dict[str, np.ndarray], kind: torch.dtype) -> None:
+    maps = torch.from_numpy(drawn["maps"]).to(kind)
+    maps.view(-1)[:2] = torch.tensor([0.0, -0.0])
+    arrays = maps.float().numpy() if kind == torch.bfloat16 else maps.numpy()
+    expected = evaluate(**{**drawn, "maps": arrays})
+    state = CategoryMetrics()
+    for part in (slice(0, 10), slice(10, 24)):
+        rest = {key: values[part] for key, values in drawn.items()}
+        state.update(**{**rest, "maps": maps[part] if part.start else maps[part].clone()})
+    assert state.compute() == expected
+    assert state.replicates(5, 0)["aupro"] == pytest.approx(_replicates_of(drawn, arrays)["aupro"], abs=EXACT)
+
+
+def _replicates_of(drawn: dict[str, np.ndarray], maps: np.ndarray) -> dict[str, np.ndarray]:
+    state = CategoryMetrics()
+    state.update(**{**drawn, "maps": maps})
+    return state.replicates(5, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_bits_that_the_host_gives(drawn: dict[str, np.ndarray]) -> None:
+    assert evaluate(**{**drawn, "maps": torch.from_numpy(drawn["maps"]).cuda()}) == evaluate(**drawn)
+
+
+def test_a_tensor_with_nan_is_named(drawn: dict[str, np.ndarray]) -> None:
+    maps = torch.from_numpy(drawn["maps"].copy())
+    maps[5, 3, 3] = float("nan")
+    with pytest.raises(ValueError, match="image 5: its map holds NaN"):
+        evaluate(**{**drawn, "maps": maps})
+
+
+def test_pixels_on_a_device_can_join_a_histogram(drawn: dict[str, np.ndarray]) -> None:
+    one, other = CategoryMetrics("histogram"), CategoryMetrics("histogram")
+    one.update(**drawn)
+    other.update(**{**drawn, "maps": torch.from_numpy(drawn["maps"])})
+    assert one.compute() == other.compute()
