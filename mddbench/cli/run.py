@@ -49,11 +49,7 @@ def run(
 
     Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
-    if everything == bool(names):
-        raise InputError("run: name experiments (as in mini/rd4ad) or give --all, and not both; see `mddbench list`")
-    if names and suite:
-        raise InputError(f"run: --suite {suite} goes with --all; name experiments, or run a suite")
-    suite = (suite or "quick") if everything else "named"
+    suite = _chosen_suite(names, everything, suite)
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
     from mddbench.cells import choose_device
@@ -81,6 +77,15 @@ def run(
     if failed:
         print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _chosen_suite(names: list[str] | None, everything: bool, suite: str | None) -> str:
+    """The suite to run, or 'named' for experiments that were named."""
+    if everything == bool(names):
+        raise InputError("run: name experiments (as in mini/rd4ad) or give --all, and not both; see `mddbench list`")
+    if names and suite:
+        raise InputError(f"run: --suite {suite} goes with --all; name experiments, or run a suite")
+    return (suite or "quick") if everything else "named"
 
 
 def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, speaker: Reporter) -> list[Outcome]:

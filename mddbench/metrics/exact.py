@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,9 +118,11 @@ class ExactPixels:
             return scores, np.empty(0, dtype=np.int64), np.empty(0)
         distinct: NDArray[np.floating]
         if scores.dtype == np.float32:
-            packed = keys_of(scores).astype(np.uint64) << np.uint64(32) | areas
+            packed = keys_of(scores).astype(np.uint64)
+            packed <<= np.uint64(32)
+            packed |= areas
             packed.sort()
-            ordered, areas = (packed >> np.uint64(32)).astype(np.uint32), packed.astype(np.uint32)
+            ordered, areas = packed.view(np.uint32).reshape(-1, 2).T[:: -1 if sys.byteorder == "little" else 1]
             first = _first_of_equals(ordered)
             distinct = scores_of(ordered[first])
         else:

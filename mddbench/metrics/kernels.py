@@ -21,7 +21,7 @@ from mddbench.metrics.keys import PAST_ALL_KEYS
 
 WINDOWS = 1 << 14
 """At most; more would be too many places to gather to at once."""
-SLOTS_PER_THRESHOLD = 2
+SLOTS_PER_THRESHOLD = 1
 CROWDED = 8
 """A window with more thresholds than this in one slot is searched by halving."""
 ZERO, ONE = np.uint32(0), np.uint32(1)
@@ -116,11 +116,10 @@ def gather(bits, table, windows, keys):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def rank(keys, sizes, table, counters):  # type: ignore[no-untyped-def]
-    """Count gathered keys: in counters[2 i] those between thresholds i - 1 and i, in counters[2 i + 1] those equal to
-    threshold i.
+def rank(keys, sizes, table, between, equal):  # type: ignore[no-untyped-def]
+    """Count gathered keys: in between[i] those between thresholds i - 1 and i, in equal[i] those equal to threshold i.
 
-    counters: (2 (M + 1),) uint32, added to.
+    between, equal: (M + 1,) uint32, added to.
     """
     thresholds, first = table.thresholds, table.first
     done = np.int64(0)
@@ -129,7 +128,7 @@ def rank(keys, sizes, table, counters):  # type: ignore[no-untyped-def]
         done += np.int64(sizes[window])
         slot, cut = table.slot[window], table.cut[window]
         if first[slot] == first[table.slot[window + 1]]:
-            counters[np.uint32(first[slot] + first[slot])] += np.uint32(len(run))
+            between[first[slot]] += np.uint32(len(run))
             continue
         start = np.uint32(np.int64(thresholds[0]) + ((np.int64(window) - 1) << np.int64(table.width)))
         crowded = table.crowded[window]
@@ -147,7 +146,10 @@ def rank(keys, sizes, table, counters):  # type: ignore[no-untyped-def]
             index = np.uint32(index + np.uint32(thresholds[index] < key))  # one step without a branch is mostly enough
             while thresholds[index] < key:
                 index = np.uint32(index + ONE)
-            counters[np.uint32(np.uint32(index + index) + np.uint32(thresholds[index] == key))] += ONE
+            if thresholds[index] == key:
+                equal[index] += ONE
+            else:
+                between[index] += ONE
 
 
 @njit(nogil=True, cache=True)
@@ -171,11 +173,11 @@ def count_bins(bits, start, dropped, page_bits, page, used, pixels):  # type: ig
 
 
 @njit(nogil=True, cache=True)
-def areas_of_regions(masks, areas, regions):  # type: ignore[no-untyped-def]
+def areas_of_regions(masks, pixels, areas, regions):  # type: ignore[no-untyped-def]
     """Write the area of each masked pixel's 8-connected region, in the masks' order, and each image's number of regions.
 
-    masks: (N, H, W) bool; areas: (masked pixels,) uint32; regions: (N,) int64, zero before. Runs of a row are joined to those
-    they touch in the row before.
+    masks: (N, H, W) bool; pixels: (N,) masked pixels of each; areas: (masked pixels,) uint32; regions: (N,) int64, zero before.
+    Runs of a row are joined to those that they touch in the row before.
     """
     images, height, width = masks.shape
     most = height * ((width + 1) // 2)
@@ -183,26 +185,13 @@ def areas_of_regions(masks, areas, regions):  # type: ignore[no-untyped-def]
     parent, area = np.empty(most, np.int32), np.empty(most, np.uint32)
     filled = 0
     for image in range(images):
-        runs, before, before_end = 0, 0, 0
+        if pixels[image] == 0:
+            continue
+        before, here, runs = 0, 0, 0
         for row in range(height):
-            here, column = runs, 0
-            line = masks[image, row]
-            while column < width:
-                if not line[column]:
-                    column += 1
-                    continue
-                left[runs] = column
-                while column < width and line[column]:
-                    column += 1
-                right[runs], parent[runs] = column, runs
-                while before < before_end and right[before] < left[runs]:
-                    before += 1
-                touched = before
-                while touched < before_end and left[touched] <= column:
-                    _join(parent, touched, runs)
-                    touched += 1
-                runs += 1
-            before, before_end = here, runs
+            before, here = here, runs
+            runs = _runs_of_row(masks[image, row], runs, left, right, parent)
+            _join_rows(before, here, runs, left, right, parent)
         area[:runs] = 0
         for run in range(runs):
             area[_root(parent, run)] += right[run] - left[run]
@@ -215,14 +204,36 @@ def areas_of_regions(masks, areas, regions):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _runs_of_row(line, runs, left, right, parent):  # type: ignore[no-untyped-def]
+    """Append the row's runs, from their first column to the one after their last; returns how many there are now."""
+    column = 0
+    while column < len(line):
+        if line[column]:
+            left[runs], parent[runs] = column, runs
+            while column < len(line) and line[column]:
+                column += 1
+            right[runs] = column
+            runs += 1
+        column += 1
+    return runs
+
+
+@njit(nogil=True, cache=True)
+def _join_rows(before, here, runs, left, right, parent):  # type: ignore[no-untyped-def]
+    """Join the runs from `here` on to those of the row before, `before` to `here`, that touch them, also by a corner."""
+    for run in range(here, runs):
+        while before < here and right[before] < left[run]:
+            before += 1
+        touched = before
+        while touched < here and left[touched] <= right[run]:
+            one, other = _root(parent, touched), _root(parent, run)
+            parent[max(one, other)] = min(one, other)
+            touched += 1
+
+
+@njit(nogil=True, cache=True)
 def _root(parent, run):  # type: ignore[no-untyped-def]
     while parent[run] != run:
         parent[run] = parent[parent[run]]
         run = parent[run]
     return run
-
-
-@njit(nogil=True, cache=True)
-def _join(parent, one, other):  # type: ignore[no-untyped-def]
-    one, other = _root(parent, one), _root(parent, other)
-    parent[max(one, other)] = min(one, other)

@@ -25,7 +25,8 @@ def count_pixels(scores: Sequence[NDArray[np.floating]], thresholds: NDArray[np.
     kernels (for float16 and float32) and without.
     """
     total = sum(len(part) for part in scores)
-    size = min(PIECE, -(-total // workers()) or 1)
+    rounds = -(-total // (PIECE * workers())) or 1
+    size = -(-total // (rounds * workers())) or 1  # as large as allowed, and as many for each thread
     pieces = [part[start : start + size] for part in scores for start in range(0, len(part), size)]
     compiled = thresholds.dtype == np.float32 and use_kernels(total)
     shares = [pieces[first :: workers()] for first in range(min(workers(), len(pieces)))]
@@ -38,18 +39,17 @@ def _by_table(shares: list[Share], thresholds: NDArray[np.floating]) -> Counted:
     table = kernels.build_table(keys_of(thresholds.astype(np.float32, copy=False)))
     longest = max(len(piece) for share in shares for piece in share)
 
-    def counted(share: Share) -> NDArray[np.int64]:
-        counters = np.zeros(2 * len(table.thresholds), dtype=np.uint32)
+    def counted(share: Share) -> NDArray[np.uint32]:
+        between, equal = counters = np.zeros((2, len(table.thresholds)), dtype=np.uint32)
         windows, keys = np.empty(longest, dtype=np.uint16), np.empty(longest, dtype=np.uint32)
         for piece in share:
             bits = piece.astype(np.float32, copy=False).view(np.uint32)
-            kernels.rank(keys, kernels.gather(bits, table, windows, keys), table, counters)
-        return counters.astype(np.int64)
+            kernels.rank(keys, kernels.gather(bits, table, windows, keys), table, between, equal)
+        return counters
 
-    counters = sum(in_threads(counted, shares), np.zeros(2 * len(table.thresholds), dtype=np.int64)).reshape(-1, 2)
-    at_or_past = counters.sum(axis=1)[::-1].cumsum()[::-1]  # past the threshold before, so at this one or higher
-    above = at_or_past[1:]
-    return above, above + counters[:-1, 1]
+    between, equal = np.sum(in_threads(counted, shares), axis=0, dtype=np.int64)
+    above = (between + equal)[:0:-1].cumsum()[::-1]
+    return above, above + equal[:-1]
 
 
 def _by_sorting(shares: list[Share], thresholds: NDArray[np.floating]) -> Counted:
@@ -61,5 +61,7 @@ def _by_sorting(shares: list[Share], thresholds: NDArray[np.floating]) -> Counte
             at_least += len(ordered) - np.searchsorted(ordered, thresholds, side="left")
         return found
 
-    above, at_least = sum(in_threads(counted, shares), np.zeros((2, len(thresholds)), dtype=np.int64))
+    if not shares:
+        return np.zeros(len(thresholds), dtype=np.int64), np.zeros(len(thresholds), dtype=np.int64)
+    above, at_least = np.sum(in_threads(counted, shares), axis=0)
     return above, at_least

@@ -10,6 +10,8 @@ from scipy import ndimage
 
 from mddbench.metrics.threads import in_threads, use_kernels, workers
 
+Part = tuple[NDArray[np.bool_], NDArray[np.int64]]
+"""Some masks and the masked pixels of each."""
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
@@ -28,27 +30,26 @@ class Regions(NamedTuple):
 def find_regions(masks: NDArray[np.bool_]) -> Regions:
     """The regions of masks (N, H, W): 8-connected, each within one image."""
     pixels = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
-    marked = np.flatnonzero(pixels)
-    parts = [masks[images] for images in np.array_split(marked, workers())] if len(marked) else []
+    parts = list(zip(np.array_split(masks, workers()), np.array_split(pixels, workers()), strict=True))
     labelled = in_threads(_by_runs if use_kernels(masks.size) else _by_scipy, parts)
-    found = np.zeros(len(masks), dtype=np.int64)
-    found[marked] = [number for _, numbers in labelled for number in numbers]
-    areas = np.concatenate([np.empty(0, dtype=np.uint32), *(areas for areas, _ in labelled)])
+    areas, found = (np.concatenate(each) for each in zip(*labelled, strict=True))
     return Regions(areas, found, pixels)
 
 
-def _by_runs(masks: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def _by_runs(part: Part) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     from mddbench.metrics.kernels import areas_of_regions
 
-    areas, regions = np.empty(int(np.count_nonzero(masks)), dtype=np.uint32), np.zeros(len(masks), dtype=np.int64)
-    areas_of_regions(masks, areas, regions)
-    return areas, regions
+    masks, pixels = part
+    areas, found = np.empty(int(pixels.sum()), dtype=np.uint32), np.zeros(len(masks), dtype=np.int64)
+    areas_of_regions(masks, pixels, areas, found)
+    return areas, found
 
 
-def _by_scipy(masks: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    areas, regions = [np.empty(0, dtype=np.uint32)], np.zeros(len(masks), dtype=np.int64)
-    for image, mask in enumerate(masks):
-        labelled, regions[image] = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
-        of_pixels = labelled[mask]
+def _by_scipy(part: Part) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    masks, pixels = part
+    areas, found = [np.empty(0, dtype=np.uint32)], np.zeros(len(masks), dtype=np.int64)
+    for image in np.flatnonzero(pixels):
+        labelled, found[image] = ndimage.label(masks[image], structure=EIGHT_NEIGHBOURS)
+        of_pixels = labelled[masks[image]]
         areas.append(np.bincount(of_pixels)[of_pixels].astype(np.uint32))
-    return np.concatenate(areas), regions
+    return np.concatenate(areas), found

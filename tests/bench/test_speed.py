@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from references import drawn_maps
 from scipy.ndimage import gaussian_filter
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from mddbench.data.dataset import open_dataset
 from mddbench.data.images import decode_image
-from mddbench.metrics.suite import evaluate
 from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.progress import SilentReporter
 from support import write_tree
@@ -25,44 +24,20 @@ pytestmark = pytest.mark.bench
 
 
 @pytest.fixture(scope="module")
-def case() -> dict[str, Any]:
-    """40 maps of 128x128: smooth noise, a raised square in 70 % of them."""
-    generator = np.random.default_rng(0)
-    maps = gaussian_filter(generator.normal(size=(40, 128, 128)), (0, 4, 4)).astype(np.float32)
-    masks = np.zeros(maps.shape, dtype=bool)
-    for index in range(28):
-        y, x = generator.integers(0, 100, 2)
-        masks[index, y : y + 20, x : x + 20] = True
-    maps[masks] += 0.1
-    return {"maps": maps, "masks": masks, "image_scores": maps.max(axis=(1, 2)), "image_labels": masks.any(axis=(1, 2))}
-
-
-@pytest.mark.benchmark(group="seven metrics of 40 maps")
-def test_metrics_ours(benchmark: Any, case: dict[str, Any]) -> None:
-    benchmark(lambda: evaluate(**case))
-
-
-@pytest.mark.benchmark(group="seven metrics of 40 maps")
-def test_metrics_scikit_learn_without_aupro(benchmark: Any, case: dict[str, Any]) -> None:
-    truth, scores = case["masks"].reshape(-1), case["maps"].reshape(-1)
-
-    def three() -> None:
-        roc_auc_score(truth, scores)
-        average_precision_score(truth, scores)
-        precision_recall_curve(truth, scores)
-
-    benchmark(three)
+def maps() -> Any:
+    """40 maps of 128x128."""
+    return drawn_maps(40, 128)["maps"]
 
 
 @pytest.mark.benchmark(group="smoothing of 40 maps")
-def test_smoothing_ours(benchmark: Any, case: dict[str, Any]) -> None:
-    maps = torch.from_numpy(case["maps"])
-    benchmark(lambda: gaussian_smooth(maps, 4.0))
+def test_smoothing_ours(benchmark: Any, maps: Any) -> None:
+    values = torch.from_numpy(maps)
+    benchmark(lambda: gaussian_smooth(values, 4.0))
 
 
 @pytest.mark.benchmark(group="smoothing of 40 maps")
-def test_smoothing_scipy_one_by_one(benchmark: Any, case: dict[str, Any]) -> None:
-    benchmark(lambda: [gaussian_filter(one, 4.0) for one in case["maps"]])
+def test_smoothing_scipy_one_by_one(benchmark: Any, maps: Any) -> None:
+    benchmark(lambda: [gaussian_filter(one, 4.0) for one in maps])
 
 
 @pytest.mark.benchmark(group="reading 40 training images")

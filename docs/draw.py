@@ -1,0 +1,123 @@
+"""Draws docs/pictures/pro.png and fills the table of docs/metrics.md. Run: python docs/draw.py"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from mddbench.metrics import conventions
+from mddbench.metrics.exact import ExactPixels
+from mddbench.metrics.names import LABELS, PIXEL_LEVEL
+from mddbench.metrics.steps import LIMIT
+from mddbench.metrics.suite import CategoryMetrics
+
+DOCS = Path(__file__).resolve().parent
+sys.path.append(str(DOCS.parent / "tests"))
+
+from references import drawn_maps  # noqa: E402
+
+BEGIN, END = "<!-- table: conventions -->", "<!-- end -->"
+Case = dict[str, np.ndarray]
+SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as drawn": lambda maps: maps,
+    "exp(2x)": lambda maps: np.exp(2 * maps),
+    "one pixel 100 times the highest": lambda maps: np.where(
+        np.arange(maps.size).reshape(maps.shape) == 0, 100 * maps.max(), maps
+    ),
+}
+INK, SOFT, FILL = "#1b1b1b", "#8a8a8a", "#cfe0ee"
+
+
+def case() -> Case:
+    """The maps of the table: 60 of 128x128."""
+    return drawn_maps(60, 128, seed=1)
+
+
+def values(drawn: Case, convention: str) -> dict[str, float]:
+    """The pixel metrics of maps under one of the names of the table."""
+    if convention in ("exact", "histogram"):
+        state = CategoryMetrics(convention)  # type: ignore[arg-type]
+        state.update(**drawn)
+        found = state.compute()
+    else:
+        found = conventions.evaluate(
+            convention, maps=drawn["maps"], masks=drawn["masks"], image_scores=drawn["image_scores"]
+        )
+    return {key: found[key] for key in PIXEL_LEVEL}
+
+
+def table() -> list[tuple[str, str, dict[str, float]]]:
+    """(scale, convention, metrics) of every row."""
+    drawn = case()
+    rows = []
+    for scale, change in SCALES.items():
+        maps = change(drawn["maps"]).astype(np.float32)
+        moved = {**drawn, "maps": maps, "image_scores": maps.max(axis=(1, 2))}
+        rows += [(scale, name, values(moved, name)) for name in ("exact", "histogram", *conventions.CONVENTIONS)]
+    return rows
+
+
+def as_markdown(rows: list[tuple[str, str, dict[str, float]]]) -> str:
+    """The rows as a table, in percent; a metric that is not defined is n/a."""
+    lines = [f"| scores | convention | {' | '.join(LABELS[key] for key in PIXEL_LEVEL)} |", "|:--|:--|--:|--:|--:|--:|"]
+    for scale, name, found in rows:
+        cells = ["n/a" if np.isnan(value) else f"{100 * value:.2f}" for value in found.values()]
+        lines.append(f"| {scale} | `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def curve(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The PRO curve of maps: false-positive rates and mean overlaps, with a point before and after each tie."""
+    pixels = ExactPixels()
+    pixels.add(maps, masks)
+    _, steps = pixels.ranked()
+    reached = np.cumsum(steps.overlap)
+    rates = np.stack([steps.above, steps.at_least], axis=1).reshape(-1) / steps.negatives
+    overlaps = np.stack([reached - steps.overlap, reached], axis=1).reshape(-1)
+    return np.append(rates, 1.0), np.append(overlaps, 1.0)
+
+
+def draw(file: Path) -> None:
+    """The PRO integral: on the left all of it, on the right what happens at the limit when scores tie."""
+    drawn = case()
+    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, maps in ((left, drawn["maps"]), (right, np.round(1.6 * drawn["maps"]) / 1.6)):
+        rates, overlaps = curve(maps.astype(np.float32), drawn["masks"])
+        within = rates <= LIMIT
+        shaded = np.append(rates[within], LIMIT), np.append(overlaps[within], np.interp(LIMIT, rates, overlaps))
+        axes.fill_between(*shaded, color=FILL, linewidth=0)
+        axes.plot(rates, overlaps, color=INK, linewidth=1.4)
+        axes.axvline(LIMIT, color=SOFT, linewidth=1, linestyle="--")
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("false-positive rate over all normal pixels of the category")
+    left.set(xlim=(0, 1), ylabel="mean overlap of ground-truth regions", title="AUPRO = shaded area / 0.3")
+    left.text(0.31, 0.05, "limit 0.3", color=SOFT)
+    right.set(xlim=(0, 0.6), title="few distinct scores: a tie is one straight piece")
+    kept = rates < LIMIT
+    right.plot(rates[1::2], overlaps[1::2], "o", color=INK, markersize=4, label="one point for each distinct score")
+    right.plot(LIMIT, np.interp(LIMIT, rates, overlaps), "o", markerfacecolor="white", color=INK, markersize=6,
+               label="interpolated at the limit")  # fmt: skip
+    right.plot([rates[kept][-1]] * 2, [0, overlaps[kept][-1]], color=SOFT, linewidth=1, linestyle=":",
+               label="where code ends that drops points from 0.3 on")  # fmt: skip
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    figure.savefig(file, dpi=150, metadata={"Software": None})
+
+
+def main() -> None:
+    """Write both."""
+    page = DOCS / "metrics.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{as_markdown(table())}\n{END}{after}", encoding="utf-8")
+    draw(DOCS / "pictures" / "pro.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""docs/metrics.md says what the code computes."""
+
+from __future__ import annotations
+
+import re
+import runpy
+
+import pytest
+
+from support import ROOT
+
+
+def test_the_table_of_conventions_follows_from_the_code() -> None:
+    draw = runpy.run_path(str(ROOT / "docs" / "draw.py"))
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    shown = page.partition(draw["BEGIN"])[2].partition(draw["END"])[0].strip().splitlines()
+    fresh = draw["as_markdown"](draw["table"]()).splitlines()
+    assert len(shown) == len(fresh)
+    number = re.compile(r"\d+\.\d+")
+    for old, new in zip(shown, fresh, strict=True):
+        assert number.sub("#", old) == number.sub("#", new), "run: python docs/draw.py"
+        assert list(map(float, number.findall(old))) == pytest.approx(list(map(float, number.findall(new))), abs=0.02)
+
+
+def test_pictures_that_pages_show_are_there() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name} shows {target}, which is not there"
