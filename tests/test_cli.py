@@ -175,6 +175,32 @@ def test_force_runs_a_finished_cell_again(tree: Path, tmp_path: Path) -> None:
     assert len(list(out.glob("cells/*/record.json"))) == 2
 
 
+def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path: Path) -> None:
+    file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
+    assert mddbench(*arguments).returncode == 0
+    assert only_record(out).confidence == {}
+    assert only_record(out).card["metrics"] == "exact-1"
+    again = mddbench(*arguments[:-1], "--bootstrap", "100")
+    assert "finished before, without confidence intervals; --force runs it again" in again.stderr
+    assert not (out / "report" / "folder" / "confidence.md").exists()
+    assert mddbench(*arguments, "--bootstrap", "100", "--force").returncode == 0
+    record = only_record(out)
+    low, high = record.confidence["mean"]["aupro"] or (1.0, 0.0)
+    assert low < high
+    table = (out / "report" / "folder" / "confidence.md").read_text()
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in table
+    assert mddbench(*arguments, "--set", "metrics=histogram").returncode == 0
+    coarse = next(r for r in map(read_record, out.glob("cells/*/record.json")) if r.card["metrics"] == "histogram-1")
+    assert coarse.identity != record.identity
+    assert coarse.metrics["mean"]["i_ap"] == record.metrics["mean"]["i_ap"]
+    assert coarse.bounds["bolt"]["aupro"] is not None
+    assert "certified intervals of the values" in (out / "report" / "folder" / "main.md").read_text()
+    wrong = mddbench(*arguments, "--set", "metrics=fast")
+    assert wrong.returncode == 2
+    assert "'metrics' is 'fast'" in wrong.stderr
+
+
 def test_the_plan_needs_neither_data_nor_weights(tmp_path: Path) -> None:
     ran = mddbench("run", "--all", "--dry-run", "--out", tmp_path / "out", "--json")
     assert ran.returncode == 0, ran.stderr

@@ -25,7 +25,7 @@ def evaluate(convention: str, *, maps: Scores, masks: Masks, image_scores: Score
     maps: (N, H, W) floats without NaN or infinity; masks: (N, H, W); image_scores: (N,). There are no image labels: in these
     conventions an image is defective if its mask, made smaller with it, still shows something.
     """
-    labels: Masks = masks.any(axis=(1, 2))
+    labels = np.asarray(masks.any(axis=(1, 2)))
     steps = steps_of_items(image_scores, labels)
     images = dict(zip(IMAGE_LEVEL, (auroc(steps), average_precision(steps), f1_max(steps)), strict=True))
     pixels = dict.fromkeys(PIXEL_LEVEL, float("nan"))

@@ -40,14 +40,17 @@ def _by_table(shares: list[Share], thresholds: NDArray[np.floating]) -> Counted:
     longest = max(len(piece) for share in shares for piece in share)
 
     def counted(share: Share) -> NDArray[np.uint32]:
-        between, equal = counters = np.zeros((2, len(table.thresholds)), dtype=np.uint32)
+        counters = np.zeros((2, len(table.thresholds)), dtype=np.uint32)
         windows, keys = np.empty(longest, dtype=np.uint16), np.empty(longest, dtype=np.uint32)
         for piece in share:
             bits = piece.astype(np.float32, copy=False).view(np.uint32)
-            kernels.rank(keys, kernels.gather(bits, table, windows, keys), table, between, equal)
+            kernels.rank(keys, kernels.gather(bits, table, windows, keys), table, counters[0], counters[1])
         return counters
 
-    between, equal = np.sum(in_threads(counted, shares), axis=0, dtype=np.int64)
+    between, equal = np.zeros((2, len(table.thresholds)), dtype=np.int64)
+    for counters in in_threads(counted, shares):
+        between += counters[0]
+        equal += counters[1]
     above = (between + equal)[:0:-1].cumsum()[::-1]
     return above, above + equal[:-1]
 
@@ -63,5 +66,5 @@ def _by_sorting(shares: list[Share], thresholds: NDArray[np.floating]) -> Counte
 
     if not shares:
         return np.zeros(len(thresholds), dtype=np.int64), np.zeros(len(thresholds), dtype=np.int64)
-    above, at_least = np.sum(in_threads(counted, shares), axis=0)
-    return above, at_least
+    found = np.array(in_threads(counted, shares))
+    return found[:, 0].sum(axis=0), found[:, 1].sum(axis=0)

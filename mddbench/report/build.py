@@ -12,7 +12,18 @@ from mddbench.panels import Panel, load_panels
 from mddbench.records import Record, read_record, record_files
 from mddbench.report.gallery import draw_gallery
 from mddbench.report.spec import load_table, table_names
-from mddbench.report.tables import Group, csv, group_by_protocol, latex, markdown, numbers, protocol_notes
+from mddbench.report.tables import (
+    Group,
+    confidence_table,
+    csv,
+    group_by_protocol,
+    latex,
+    markdown,
+    numbers,
+    protocol_notes,
+)
+
+CONFIDENCE = "confidence.md"
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,9 @@ def build_report(entries: list[Entry]) -> Report:
     main: dict[str, str] = {}
     for dataset, groups in group_by_protocol(entry.record for entry in entries).items():
         texts.update(_tables(dataset, groups))
+        intervals = confidence_table(dataset, groups)
+        if intervals is not None:
+            texts[Path(dataset) / CONFIDENCE] = intervals
         main[dataset] = texts[Path(dataset) / "main.md"]
         for group in groups:
             name = Path(dataset) / f"gallery-{_file_name(group)}.png"
@@ -81,7 +95,9 @@ def _strangers(report: Report, folder: Path) -> list[Path]:
     """Files below a report's folder that only a report writes and this one does not."""
     known = {folder / name for name in (*report.texts, *report.pictures)}
     patterns = [f"*/{name}{suffix}" for name in table_names() for suffix in ("*.md", "*.tex", "*.csv")]
-    return sorted({file for pattern in (*patterns, "*/gallery-*.png") for file in folder.glob(pattern)} - known)
+    return sorted(
+        {file for pattern in (*patterns, f"*/{CONFIDENCE}", "*/gallery-*.png") for file in folder.glob(pattern)} - known
+    )
 
 
 def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:

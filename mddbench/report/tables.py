@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mddbench.metrics.names import LABELS, SEVEN
+from mddbench.metrics.names import LABELS, MAD, SEVEN
 from mddbench.records import Record
 from mddbench.report.spec import TableSpec
 
@@ -140,7 +140,7 @@ def protocol_notes(groups: list[Group]) -> list[str]:
         own = "; ".join(f"{key.replace('_', ' ')} {card.get(key)}" for key in CARD_ROWS if key not in shared)
         seeds = ", ".join(str(record.seed) for record in group.records)
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
-    notes += [note for group in groups if (note := _undefined(group))]
+    notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
     notes.append(f"Percent. ± is the standard deviation over n seeds; {chr(0x2013)} is not defined or not measured.")
     return notes
 
@@ -156,6 +156,38 @@ def _undefined(group: Group) -> str:
     total = len(record.categories)
     parts = [f"{', '.join(names)} of {total - missing} of {total} categories" for missing, names in labels.items()]
     return f"{group.label}: means of {'; '.join(parts)}, not defined in the others." if parts else ""
+
+
+def _approximate(group: Group) -> str:
+    """How far approximate metrics can be from the exact ones at most."""
+    pairs = [(key, pair) for record in group.records for place in record.bounds.values() for key, pair in place.items()]
+    widths = {
+        key: max((pair[1] - pair[0] for name, pair in pairs if pair and name == key), default=0.0) for key in SEVEN
+    }
+    parts = [f"{LABELS[key]} {100 * width:.3f}" for key, width in widths.items() if width > 0]
+    return f"{group.label}: certified intervals of the values, widest in percent: {', '.join(parts)}." if parts else ""
+
+
+def confidence_table(dataset: str, groups: list[Group]) -> str | None:
+    """A Markdown table of the bootstrap intervals of means, one row a run; None if no run has any."""
+    columns = (*SEVEN, MAD.key)
+    rows = []
+    for group in groups:
+        for record in group.records:
+            intervals = record.confidence.get(MEAN, {})
+            cells = [_interval(record.value(MEAN, key), intervals.get(key)) for key in columns]
+            rows += [f"| {group.label} | {record.seed} | {' | '.join(cells)} |"] if intervals else []
+    if not rows:
+        return None
+    head = f"| Method | seed | {' | '.join(LABELS[key] for key in columns)} |"
+    note = "Percent, with the 95 % interval of a bootstrap over the test images of each category (docs/metrics.md)."
+    title = f"### {dataset}: means over categories with confidence intervals"
+    return "\n".join([title, "", head, f"|:--|--:|{'--:|' * len(columns)}", *rows, "", note, ""])
+
+
+def _interval(value: float, ends: tuple[float, float] | None) -> str:
+    shown = _percent(value, math.nan, "")
+    return shown if ends is None else f"{shown} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
 def _cells(

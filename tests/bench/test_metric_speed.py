@@ -9,20 +9,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from references import drawn_maps, sklearn_f1_max, sorted_aupro
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from mddbench.data.datasets.mvtec import DATASET
+from mddbench.data.images import decode_mask
 from mddbench.metrics import threads
 from mddbench.metrics.conventions import evaluate as in_convention
 from mddbench.metrics.names import PIXEL_LEVEL
+from mddbench.metrics.regions import find_regions
 from mddbench.metrics.suite import CategoryMetrics, evaluate
+from references import drawn_maps, sklearn_f1_max, sorted_aupro
 from support import ROOT
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
@@ -155,6 +162,43 @@ def test_zz_ratios(capsys: pytest.CaptureFixture[str]) -> None:
             print(f"  {fast:<10} than {slow:<12} {ratio:8.1f}   (at least {wanted})")
             short += [f"{fast} than {slow}: {ratio:.1f} < {wanted}"] if ratio < wanted else []
     assert not short
+
+
+def test_an_evaluation_of_the_size_of_mvtec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1725 images in 15 categories: masks of 1024x1024 decoded, regions labelled, all metrics; seconds of each part."""
+    drawn = drawn_maps(160, 256)
+    defects = np.flatnonzero(drawn["image_labels"])
+    files = [tmp_path / f"{index}.png" for index in defects]
+    for index, file in zip(defects, files, strict=True):
+        Image.fromarray(255 * drawn["masks"][index].repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)).save(file)
+    seconds = dict.fromkeys(("decoding masks", "regions alone", "metrics with regions"), 0.0)
+
+    def timed_part(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        seconds[name] += time.perf_counter() - started
+        return result
+
+    evaluate(**drawn)  # loads the kernels
+    generator = np.random.default_rng(0)
+    assert DATASET.expected is not None
+    for _, good, defective in DATASET.expected.values():
+        chosen = np.append(
+            generator.choice(np.flatnonzero(~drawn["image_labels"]), good), generator.choice(defects, defective)
+        )
+        case = {key: values[chosen] for key, values in drawn.items()}
+        case["maps"] = case["maps"] + generator.normal(size=case["maps"].shape).astype(np.float32) / 10
+        marked = [files[int(np.searchsorted(defects, index))] for index in chosen[good:]]
+        with ThreadPoolExecutor(threads.workers()) as pool:
+            masks = timed_part(
+                "decoding masks",
+                lambda pool=pool, marked=marked: list(pool.map(lambda f: decode_mask(f, 256, (1024, 1024)), marked)),
+            )
+        case["masks"] = np.concatenate([np.zeros((good, 256, 256), bool), masks])
+        timed_part("regions alone", lambda case=case: find_regions(case["masks"]))
+        timed_part("metrics with regions", lambda case=case: evaluate(**case))
+    with capsys.disabled():
+        print("\n1725 images, 15 categories:", ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
 
 
 MEMORY = """

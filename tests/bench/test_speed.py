@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from references import drawn_maps
 from scipy.ndimage import gaussian_filter
 
 from mddbench.data.dataset import open_dataset
 from mddbench.data.images import decode_image
 from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.progress import SilentReporter
+from references import drawn_maps
 from support import write_tree
 
 pytestmark = pytest.mark.bench

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from references import drawn_maps
 
 from mddbench.metrics.bootstrap import confidence, draw
 from mddbench.metrics.names import IMAGE_LEVEL, PIXEL_LEVEL, SEVEN
 from mddbench.metrics.suite import CategoryMetrics, evaluate
+from references import drawn_maps
 
 
 @pytest.fixture(scope="module")

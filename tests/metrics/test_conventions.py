@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from references import drawn_maps, naive_regions
 
 from mddbench.metrics import conventions
 from mddbench.metrics.names import IMAGE_LEVEL, SEVEN
 from mddbench.metrics.suite import evaluate
+from references import drawn_maps, naive_regions
 
 
 @pytest.fixture(scope="module")

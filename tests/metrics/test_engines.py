@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import drawn_maps, naive_regions, reference_pixel_metrics
 
 from mddbench.metrics import histogram, ranking, threads
 from mddbench.metrics.histogram import HistogramPixels
@@ -18,6 +17,7 @@ from mddbench.metrics.names import PIXEL_LEVEL
 from mddbench.metrics.ranking import count_pixels
 from mddbench.metrics.regions import find_regions
 from mddbench.metrics.suite import CategoryMetrics, evaluate
+from references import drawn_maps, naive_regions, reference_pixel_metrics
 
 EXACT = 1e-12
 Shape = Callable[[np.ndarray], np.ndarray]

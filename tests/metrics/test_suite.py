@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import naive_aupro, naive_regions, sklearn_f1_max, sorted_aupro
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mddbench.metrics.names import SEVEN
 from mddbench.metrics.steps import Steps, area_under_pro, auroc, average_precision, f1_max, steps_of_items
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, evaluate, mean_over_categories
+from references import naive_aupro, naive_regions, sklearn_f1_max, sorted_aupro
 
 EXACT = 1e-12
 

@@ -1,0 +1,116 @@
+"""The evaluator: batches into metrics, panels and intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mddbench.batch import Batch
+from mddbench.config import Strict
+from mddbench.data.dataset import Dataset, open_dataset
+from mddbench.detector import Detector
+from mddbench.errors import CellError
+from mddbench.evaluate import EvaluationOptions, choose_engine, evaluate
+from mddbench.metrics import histogram
+from mddbench.metrics.names import PIXEL_LEVEL, SEVEN
+from mddbench.metrics.suite import evaluate as seven_metrics
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.progress import SilentReporter
+
+QUIET = SilentReporter()
+
+
+class Brightness(Detector):
+    """The brighter, the more anomalous; NaN for the image that `broken` counts to."""
+
+    label, version = "Brightness", 1
+
+    class Settings(Strict):
+        broken: int = -1
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+    def anomaly_maps(self, images: Tensor) -> Tensor:
+        maps = images.mean(dim=1)
+        if self.settings.broken >= 0:
+            maps[self.settings.broken, 0, 0] = float("nan")
+        return maps
+
+
+@pytest.fixture
+def dataset(tree: Path, tmp_path: Path) -> Dataset:
+    return open_dataset("folder", tree, tmp_path / "cache", 64, QUIET)
+
+
+def brightness(encoder: FrozenEncoder, **settings: Any) -> Brightness:
+    return Brightness(encoder, Brightness.Settings(**settings), 2)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 32])
+def test_metrics_and_panels_are_those_of_all_maps_at_once(
+    encoder: FrozenEncoder, dataset: Dataset, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mddbench.evaluate.BATCH_SIZE", batch)
+    detector = brightness(encoder)
+    found = evaluate(detector, dataset, "float32", QUIET, EvaluationOptions())
+    assert set(found.metrics) == {"mean", *dataset.categories}
+    assert (found.bounds, found.confidence) == ({}, {})
+    for category in dataset.categories:
+        split = dataset.test.of(category)
+        images = torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2).float() / 255
+        maps = detector.anomaly_maps(images).numpy()
+        labels, scores = np.array([sample.anomalous for sample in split.samples]), maps.max(axis=(1, 2))
+        expected = seven_metrics(maps=maps, masks=split.masks, image_scores=scores, image_labels=labels)
+        assert found.metrics[category] == pytest.approx(expected, abs=1e-6)
+        panels = {panel.role: panel for panel in found.panels if panel.category == category}
+        assert set(panels) == {"best", "worst", "normal"}
+        assert panels["normal"].score == pytest.approx(scores[~labels].max(), abs=1e-6)
+        assert not panels["normal"].mask.any()
+        assert panels["best"].mask.any()
+
+
+def test_a_broken_map_names_its_image(encoder: FrozenEncoder, dataset: Dataset) -> None:
+    sample = dataset.test.of(dataset.categories[0]).samples[3]
+    with pytest.raises(
+        CellError, match=rf"{dataset.categories[0]}: the map of {sample.image.name} \({sample.defect}\)"
+    ):
+        evaluate(brightness(encoder, broken=3), dataset, "float32", QUIET, EvaluationOptions())
+
+
+def test_the_histogram_engine_comes_with_bounds(encoder: FrozenEncoder, dataset: Dataset) -> None:
+    exact = evaluate(brightness(encoder), dataset, "float32", QUIET, EvaluationOptions())
+    found = evaluate(brightness(encoder), dataset, "float32", QUIET, EvaluationOptions(engine="histogram"))
+    for category in dataset.categories:
+        for key in PIXEL_LEVEL:
+            low, high = found.bounds[category][key]
+            assert low <= exact.metrics[category][key] <= high
+            assert high - low < 1
+    assert histogram.MOST_PAGES * histogram.PAGE * 24 <= 24 * 2**20
+
+
+def test_confidence_is_reproducible_and_holds_the_values(encoder: FrozenEncoder, dataset: Dataset) -> None:
+    asked = EvaluationOptions(resamples=50, seed=5)
+    first, second = (evaluate(brightness(encoder), dataset, "float32", QUIET, asked) for _ in range(2))
+    assert first.confidence == second.confidence
+    assert set(first.confidence) == {"mean", *dataset.categories}
+    assert set(first.confidence["mean"]) == {*SEVEN, "mad"}
+    for place, metrics in first.metrics.items():
+        for key, value in metrics.items():
+            low, high = first.confidence[place][key]
+            assert low - 1e-9 <= value <= high + 1e-9 or low == high
+    other = evaluate(brightness(encoder), dataset, "float32", QUIET, EvaluationOptions(resamples=50, seed=6))
+    assert other.confidence != first.confidence
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "gib", "engine"),
+    [(200, 256, 16, "exact"), (4000, 256, 4, "exact"), (4000, 256, 3, "histogram"), (70_000, 256, 1000, "histogram")],
+)
+def test_the_engine_is_exact_wherever_it_fits(images: int, size: int, gib: int, engine: str) -> None:
+    assert choose_engine(images, size, gib * 2**30) == engine
