@@ -16,7 +16,7 @@ from mddbench.config import Experiment
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION, MASK_RULE
 from mddbench.detector import Detector
-from mddbench.environment import describe_environment, memory_bytes, peak_memory_mib
+from mddbench.environment import describe_environment, peak_memory_mib
 from mddbench.errors import InputError
 from mddbench.evaluate import BATCH_SIZE, Evaluation, choose_engine
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
@@ -64,13 +64,11 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
 
 
 def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
-    """The engine of the pixel metrics: what the experiment says, or else what fits the largest category into this machine's
-    memory.
-    """
+    """The engine of the pixel metrics: what the experiment says, or else what suits the largest category."""
     if experiment.metrics != "auto":
         return experiment.metrics
     largest = max(len(dataset.test.of(category)) for category in dataset.categories)
-    return choose_engine(largest, experiment.image_size, memory_bytes())
+    return choose_engine(largest, experiment.image_size)
 
 
 def resolved_settings(experiment: Experiment, detector: Detector) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda if device.type == "cuda" else None,
     }
@@ -98,6 +98,5 @@ def _processor() -> str:
     return platform.processor()
 
 
-def memory_bytes() -> int:
-    """The machine's memory."""
+def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

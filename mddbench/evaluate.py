@@ -15,7 +15,6 @@ from mddbench.data.dataset import Dataset, Split
 from mddbench.detector import Detector
 from mddbench.errors import CellError
 from mddbench.metrics.bootstrap import confidence
-from mddbench.metrics.exact import MOST_PIXELS
 from mddbench.metrics.names import Engine
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
 from mddbench.panels import Panel, PanelChoice
@@ -23,6 +22,7 @@ from mddbench.progress import Reporter
 from mddbench.train import autocast, synchronize
 
 BATCH_SIZE = 32
+MOST_EXACT_PIXELS = 2**30
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,17 @@ def evaluate(
         for number, category in enumerate(dataset.categories):
             split = dataset.test.of(category)
             found, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
+            stays = _fits_device(len(split), split.images.shape[1], next(detector.parameters()).device)
             for part, maps, scores in _infer(detector, split, precision, clock):
-                metric_seconds += _take(found, choice, part, maps, scores)
+                metric_seconds += _take(found, choice, part, maps if stays else maps.cpu(), scores)
                 task.advance(len(scores))
             started = time.perf_counter()
             metrics[category] = found.compute()
             if options.engine == "histogram":
                 bounds[category] = found.bounds()
             if options.resamples:
+                if options.engine == "histogram":
+                    reporter.say(f"{category}: the histogram engine has no confidence intervals of pixel metrics")
                 replicates[category] = found.replicates(options.resamples, options.seed + number)
             metric_seconds += time.perf_counter() - started
             panels += choice.panels()
@@ -103,12 +106,16 @@ def evaluate(
     )
 
 
-def choose_engine(images: int, size: int, memory: int) -> Engine:
-    """The engine for a category of so many images: exact where its maps take at most a quarter of the machine's memory, in
-    bytes.
+def choose_engine(images: int, size: int) -> Engine:
+    """The engine for a category of so many images: exact up to 4 GiB of scores, whatever the machine."""
+    return "exact" if images * size**2 <= MOST_EXACT_PIXELS else "histogram"
+
+
+def _fits_device(images: int, size: int, device: torch.device) -> bool:
+    """Whether the maps of a category may stay on the device: at most a quarter of its free memory, and never that of the
+    host.
     """
-    pixels = images * size**2
-    return "exact" if pixels <= MOST_PIXELS and 4 * pixels <= memory // 4 else "histogram"
+    return device.type == "cuda" and 4 * images * size**2 <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def _take(
@@ -121,11 +128,10 @@ def _take(
     started = time.perf_counter()
     try:
         metrics.update(
-            maps=maps if maps.device.type == "cuda" else host,
+            maps=maps,
             masks=np.asarray(split.masks[part]) if split.has_masks else None,
             image_scores=scores,
             image_labels=np.array([sample.anomalous for sample in split.samples[part]]),
-            copy=False,  # the batch's maps are nobody else's
         )
     except BrokenScoreError as fault:
         sample = split.samples[fault.image]

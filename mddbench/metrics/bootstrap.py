@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +19,26 @@ from mddbench.metrics.threads import in_threads
 Draws = NDArray[np.float64]
 """(resamples, images) how often each image was drawn: whole numbers, as floats for fast matrix products."""
 Metric = Callable[[Steps], float]
+BLOCK = 1000
+"""Samples worked on at a time."""
 GRID = 384
 """Edges at equal shares of the anomalous pixels, and as many at equal false-positive rates up to AUPRO's limit."""
 
 
-def draw(labels: NDArray[np.bool_], resamples: int, seed: int) -> Draws:
-    """Bootstrap samples of images: normal and defective ones each drawn with replacement, as many as there are.
+def draw(labels: NDArray[np.bool_], resamples: int, seed: int) -> Iterator[Draws]:
+    """Bootstrap samples of images, in blocks: normal and defective ones each drawn with replacement, as many as there are.
 
     labels: (N,) True for defective. Within each kind the images are drawn independently of any score.
     """
     generator = np.random.default_rng(seed)
-    draws = np.zeros((resamples, len(labels)))
-    for kind in (False, True):
-        images = np.flatnonzero(labels == kind)
-        if len(images):
-            draws[:, images] = generator.multinomial(len(images), np.full(len(images), 1 / len(images)), size=resamples)
-    return draws
+    for start in range(0, resamples, BLOCK):
+        draws = np.zeros((min(BLOCK, resamples - start), len(labels)))
+        for kind in (False, True):
+            images = np.flatnonzero(labels == kind)
+            if len(images):
+                shares = np.full(len(images), 1 / len(images))
+                draws[:, images] = generator.multinomial(len(images), shares, size=len(draws))
+        yield draws
 
 
 def image_replicates(images: ImageScores, draws: Draws) -> dict[str, NDArray[np.float64]]:
@@ -44,35 +49,59 @@ def image_replicates(images: ImageScores, draws: Draws) -> dict[str, NDArray[np.
     normals = scores[~labels][order]
     drawn = np.pad(draws[:, ~labels][:, order].cumsum(axis=1), ((0, 0), (1, 0)))
     negatives = drawn[:, -1:]
-    hits = draws[:, labels] @ np.eye(len(distinct))[step]
+    of_defects = draws[:, labels][:, np.argsort(step, kind="stable")]
+    first = np.flatnonzero(np.diff(np.sort(step), prepend=-1))
+    hits = np.add.reduceat(of_defects, first, axis=1) if len(first) else of_defects
     above = negatives - drawn[:, np.searchsorted(normals, distinct, side="right")]
     at_least = negatives - drawn[:, np.searchsorted(normals, distinct, side="left")]
     parts = (hits[:, ::-1], above[:, ::-1], at_least[:, ::-1], np.zeros_like(hits))
     return _each(parts, negatives[:, 0], dict(zip(IMAGE_LEVEL, (auroc, average_precision, f1_max), strict=True)))
 
 
-def pixel_replicates(pixels: ExactPixels, draws: Draws) -> dict[str, NDArray[np.float64]]:
-    """The pixel-level metrics of each sample: (resamples,), NaN where not defined.
+@dataclass(frozen=True)
+class PixelGrid:
+    """The pixels of each image counted on a grid of scores: all that samples of images need.
 
-    The pixels of each image are counted once on a grid of up to 2 GRID edges, which the exact pass provides; a sample's
-    counts are then sums of rows. Within a grid cell pixels are taken to lie evenly mixed. What that alone changes on the
-    images as they are (some 1e-4) is taken off every value.
+    found, normals, overlap: (images, cells) anomalous pixels, normal pixels and summed 1 / area of each cell, highest first;
+    outside: (images,) normal pixels below the grid; regions: (images,); exact: the pixel metrics of all images.
     """
-    edges = _edges(*pixels.ranked())
-    if not len(edges):
-        return dict.fromkeys(PIXEL_LEVEL, np.full(len(draws), np.nan))
-    found, normals, overlap = (np.diff(counts, axis=1, prepend=0.0) for counts in _on_grid(pixels, edges))
-    outside = np.concatenate(pixels.sizes) - found.sum(axis=1) - normals.sum(axis=1)
 
-    def sampled(weights: Draws) -> dict[str, NDArray[np.float64]]:
-        at_least = (weights @ normals).cumsum(axis=1)
-        regions = np.maximum(weights @ np.concatenate(pixels.regions), 1.0)[:, None]
-        parts = (weights @ found, at_least - weights @ normals, at_least, weights @ overlap / regions)
+    found: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    regions: NDArray[np.int64]
+    exact: dict[str, float]
+
+    @classmethod
+    def of(cls, pixels: ExactPixels) -> PixelGrid | None:
+        """The grid of all pixels, with up to 2 GRID cells, whose edges the exact pass provides; None without both kinds of
+        pixel.
+        """
+        thresholds, steps = pixels.ranked()
+        if not steps.defined:
+            return None
+        cells = (np.diff(counts, axis=1, prepend=0.0) for counts in _on_grid(pixels, _edges(thresholds, steps)))
+        found, normals, overlap = cells
+        outside = np.concatenate(pixels.sizes) - found.sum(axis=1) - normals.sum(axis=1)
+        return cls(found, normals, overlap, outside, np.concatenate(pixels.regions), pixels.values())
+
+    def replicates(self, draws: Draws) -> dict[str, NDArray[np.float64]]:
+        """The pixel-level metrics of each sample: (resamples,), NaN where not defined.
+
+        A sample's counts are sums of rows. Within a cell pixels are taken to lie evenly mixed; what that alone changes on the
+        images as they are (some 1e-4) is taken off every value.
+        """
+        as_they_are = self._values(np.ones((1, draws.shape[1])))
+        return {key: values + (self.exact[key] - as_they_are[key][0]) for key, values in self._values(draws).items()}
+
+    def _values(self, draws: Draws) -> dict[str, NDArray[np.float64]]:
+        normals = draws @ self.normals
+        at_least = normals.cumsum(axis=1)
+        regions = np.maximum(draws @ self.regions, 1.0)[:, None]
+        parts = (draws @ self.found, at_least - normals, at_least, draws @ self.overlap / regions)
         metrics = (auroc, _mixed, f1_max, area_under_pro)
-        return _each(parts, at_least[:, -1] + weights @ outside, dict(zip(PIXEL_LEVEL, metrics, strict=True)))
-
-    as_they_are, exact = sampled(np.ones((1, draws.shape[1]))), pixels.values()
-    return {key: values + (exact[key] - as_they_are[key][0]) for key, values in sampled(draws).items()}
+        return _each(parts, at_least[:, -1] + draws @ self.outside, dict(zip(PIXEL_LEVEL, metrics, strict=True)))
 
 
 def confidence(
@@ -131,8 +160,6 @@ def _each(
 
 def _edges(thresholds: NDArray[np.floating], steps: Steps) -> NDArray[np.floating]:
     """The lower edges of the grid's cells, highest first, the last being the lowest score of an anomalous pixel."""
-    if not steps.defined:
-        return thresholds[:0]
     shares = np.searchsorted(np.cumsum(steps.hits), np.linspace(0, steps.positives, GRID + 1)[1:])
     rates = np.searchsorted(steps.at_least, np.linspace(0, LIMIT * steps.negatives, GRID + 1)[1:])
     chosen = np.unique(np.concatenate([shares, rates[rates < len(thresholds)], [len(thresholds) - 1]]))

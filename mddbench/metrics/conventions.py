@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.names import IMAGE_LEVEL, PIXEL_LEVEL, SEVEN
 from mddbench.metrics.steps import LIMIT, auroc, average_precision, f1_max, steps_of_items
+from mddbench.metrics.suite import check_shapes, floating
 
 ADER_BINS, ADER_THRESHOLDS, RD4AD_THRESHOLDS = 50, 21, 200
 Scores = NDArray[np.floating]
@@ -22,10 +23,18 @@ Masks = NDArray[np.bool_]
 def evaluate(convention: str, *, maps: Scores, masks: Masks, image_scores: Scores) -> dict[str, float]:
     """The seven metrics of one category in a convention of CONVENTIONS; NaN where a metric is not defined.
 
-    maps: (N, H, W) floats without NaN or infinity; masks: (N, H, W); image_scores: (N,). There are no image labels: in these
-    conventions an image is defective if its mask, made smaller with it, still shows something.
+    maps: (N, H, W) finite floats; masks: (N, H, W), not zero on defects; image_scores: (N,). There are no image labels: in
+    these conventions an image is defective if its mask, made smaller with it, still shows something. Raises ValueError for an
+    unknown convention, for shapes that disagree and for the first image with a score that is not finite.
     """
-    labels = np.asarray(masks.any(axis=(1, 2)))
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention '{convention}': expected one of {', '.join(CONVENTIONS)}")
+    maps, masks = floating(np.asarray(maps)), np.asarray(masks).astype(bool, copy=False)
+    labels = np.asarray(masks.any(axis=tuple(range(1, masks.ndim))))
+    check_shapes(maps, masks, image_scores, labels)
+    wild = ~(np.isfinite(maps).all(axis=(1, 2)) & np.isfinite(image_scores))
+    if wild.any():
+        raise ValueError(f"image {int(np.argmax(wild))}: a score is not finite, for which this convention has no rule")
     steps = steps_of_items(image_scores, labels)
     images = dict(zip(IMAGE_LEVEL, (auroc(steps), average_precision(steps), f1_max(steps)), strict=True))
     pixels = dict.fromkeys(PIXEL_LEVEL, float("nan"))

@@ -23,12 +23,13 @@ PAGE_BITS = 12
 PAGE = 1 << PAGE_BITS
 MOST_PAGES = 256
 """2^20 bins of 24 bytes: 24 MiB for each thread."""
-FINEST = 6
-"""Low bits of a key that a bin leaves out, at first: 131 072 bins between a score and its double."""
+MOST_WORKERS = 2
+"""Each thread has bins of its own."""
+COARSEST = 32 - PAGE_BITS - 1
 HALF_PRECISION = 13
 """Low bits of a float32 that are zero if it was a float16."""
 ROUNDING = 1e-12
-"""Added to both ends of an interval: more than the arithmetic of double precision can be off."""
+"""Added to both ends of an interval for the arithmetic on bins; the sums within them are bounded apart."""
 CHUNK = 1 << 20
 SAMPLE = 1 << 14
 ZERO_KEY = int(keys_of(np.zeros(1, dtype=np.float32))[0])
@@ -43,9 +44,9 @@ class Bins:
     pixels, hits: (pages, PAGE) int64 all pixels and the anomalous ones; overlap: (pages, PAGE) summed 1 / area.
     """
 
-    dropped: int = FINEST
+    dropped: int = 0
     used: int = 0
-    page: NDArray[np.int32] = field(default_factory=lambda: np.full(1 << (32 - PAGE_BITS - FINEST), -1, dtype=np.int32))
+    page: NDArray[np.int32] = field(default_factory=lambda: np.full(1 << (32 - PAGE_BITS), -1, dtype=np.int32))
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros((MOST_PAGES, PAGE), dtype=np.int64))
     hits: NDArray[np.int64] = field(default_factory=lambda: np.zeros((MOST_PAGES, PAGE), dtype=np.int64))
     overlap: NDArray[np.float64] = field(default_factory=lambda: np.zeros((MOST_PAGES, PAGE)))
@@ -88,8 +89,8 @@ class Bins:
         return pixels[filled], self.hits[rows, ::-1][filled], self.overlap[rows, ::-1][filled], zero
 
     def _foresee(self, keys: NDArray[np.uint32]) -> None:
-        """Begin as coarse as some of the keys ask for, which is cheaper than to find out while counting."""
-        while len(np.unique(keys >> np.uint32(self.dropped + PAGE_BITS))) > MOST_PAGES:
+        """Begin as coarse as some of the keys ask for, with room for twice as many pages."""
+        while 2 * len(np.unique(keys >> np.uint32(self.dropped + PAGE_BITS))) > MOST_PAGES and self.dropped < COARSEST:
             self._coarsen()
 
     def _count(self, scores: NDArray[np.float32]) -> None:
@@ -142,13 +143,13 @@ class Bins:
 class HistogramPixels:
     """Pixels of one category in bounded memory, added batch by batch; two of these merge.
 
-    Memory: 24 MiB of bins for each thread, and little beside the batch that is being added. Each value comes with an interval
-    that holds the exact one, because the pixels of a bin can only be ordered in between the best way (all anomalous ones
-    above all normal ones) and the worst. With n, p and w the normal pixels, anomalous pixels and region overlap of a bin, N,
-    P and 1 their sums: |error of AUROC| <= sum n p / (2 N P) and |error of AUPRO| <= sum n w / (2 N limit). For AP, the b
-    hits of a bin after a others have precisions between (a + i) / (a + i + normals down to the bin's end) and (a + b) / (a +
-    b + normals above the bin), i = 1 .. b; F1 lies between its value at the bin's end and the one with the normals above the
-    bin. Maps that are all float16 fall into bins of their own, and all values are exact.
+    Memory: 24 MiB of bins for each of two threads, and little beside the batch that is being added. Each value comes with an
+    interval that holds the exact one, because the pixels of a bin can only be ordered in between the best way (all anomalous
+    ones above all normal ones) and the worst. With n, p and w the normal pixels, anomalous pixels and region overlap of a
+    bin, N, P and 1 their sums: |error of AUROC| <= sum n p / (2 N P) and |error of AUPRO| <= sum n w / (2 N limit). For AP,
+    the b hits of a bin after a others have precisions between (a + i) / (a + i + normals down to the bin's end) and (a + b) /
+    (a + b + normals above the bin), i = 1 .. b; F1 lies between its value at the bin's end and the one with the normals above
+    the bin. Maps that are all float16 fall into bins of their own, and all values are exact.
     """
 
     parts: list[Bins] = field(default_factory=lambda: [Bins()])
@@ -159,8 +160,10 @@ class HistogramPixels:
         """Add images. maps: (N, H, W) floats without NaN, float64 ones rounded to float32; masks: (N, H, W). None is kept."""
         regions = find_regions(masks)
         self.regions, self.halves = self.regions + int(regions.found.sum()), self.halves and maps.dtype == np.float16
-        self.parts += [Bins() for _ in range(workers() - len(self.parts))]
-        slices = [slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(len(maps)), workers()) if len(part)]
+        self.parts += [Bins() for _ in range(_workers() - len(self.parts))]
+        slices = [
+            slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(len(maps)), _workers()) if len(part)
+        ]
         ends = np.cumsum([0, *(int(regions.pixels[images].sum()) for images in slices)])
 
         def counted(number: int) -> None:
@@ -176,6 +179,7 @@ class HistogramPixels:
         self.regions, self.halves = self.regions + other.regions, self.halves and other.halves
         for part in other.parts:
             self.parts[0].merge(part)
+        other.parts, other.regions = [Bins()], 0
 
     def values(self) -> dict[str, float]:
         """The pixel metrics; AP is estimated as `mixed_average_precision` has it."""
@@ -187,9 +191,11 @@ class HistogramPixels:
 
     def bounds(self) -> dict[str, tuple[float, float]]:
         """For each pixel metric an interval that certainly holds the exact value; NaN where it is not defined."""
+        steps, _ = self._steps()
         if not self._exact:
-            return intervals(self._steps()[0])
-        return {key: (value - ROUNDING, value + ROUNDING) for key, value in self.values().items()}
+            return intervals(steps)
+        slack = _slack(steps)
+        return {key: (value - slack[key], value + slack[key]) for key, value in self.values().items()}
 
     def _steps(self) -> tuple[Steps, NDArray[np.bool_]]:
         """The steps as if all scores of a bin were one score, and for which of them they are."""
@@ -252,4 +258,15 @@ def intervals(steps: Steps) -> dict[str, tuple[float, float]]:
             for rank in (steps.at_least, steps.above)
         ),
     }
-    return {key: (float(low) - ROUNDING, float(high) + ROUNDING) for key, (low, high) in ends.items()}
+    slack = _slack(steps)
+    return {key: (float(low) - slack[key], float(high) + slack[key]) for key, (low, high) in ends.items()}
+
+
+def _slack(steps: Steps) -> dict[str, float]:
+    """How far rounding can be off: for AUPRO also that of summing the shares of as many pixels as a bin has."""
+    summing = float(np.finfo(np.float64).eps * np.sum(steps.hits * steps.overlap)) / LIMIT
+    return {key: ROUNDING + (summing if key == "aupro" else 0.0) for key in PIXEL_LEVEL}
+
+
+def _workers() -> int:
+    return min(workers(), MOST_WORKERS)

@@ -11,7 +11,8 @@ Indices are unsigned throughout: a signed one is tested for being negative at ev
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numba import njit
@@ -27,6 +28,22 @@ CROWDED = 8
 ZERO, ONE = np.uint32(0), np.uint32(1)
 SIGN = np.uint32(0x80000000)
 SHIFT_OF_SIGN = np.uint32(31)
+
+
+Kernel = Callable[..., Any]
+
+
+def compiled(function: Kernel, **options: Any) -> Kernel:
+    """The function compiled, kept on disk for the next process where a folder for that can be written."""
+    try:
+        return cast(Kernel, njit(nogil=True, cache=True, **options)(function))
+    except RuntimeError:  # Numba found no place for its cache
+        return cast(Kernel, njit(nogil=True, **options)(function))
+
+
+def compiled_in_place(function: Kernel) -> Kernel:
+    """The function compiled, to be put into its callers."""
+    return compiled(function, inline="always")
 
 
 class Table(NamedTuple):
@@ -54,7 +71,7 @@ def build_table(thresholds: NDArray[np.uint32]) -> Table:
     return Table(ended, np.uint32(width), *_slots(ended, np.uint32(width), (spread >> width) + 3))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _slots(thresholds, width, windows):  # type: ignore[no-untyped-def]
     last = len(thresholds) - 1
     lowest = np.int64(thresholds[0])
@@ -82,14 +99,14 @@ def _slots(thresholds, width, windows):  # type: ignore[no-untyped-def]
     return cut, slot, first, crowded
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled_in_place
 def _key(bits):  # type: ignore[no-untyped-def]
     """The key of a float32 given by its bits, both zeros having one key."""
     bits = ZERO if bits == SIGN else bits
     return np.uint32(~bits) if bits >> SHIFT_OF_SIGN else np.uint32(bits | SIGN)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def gather(bits, table, windows, keys):  # type: ignore[no-untyped-def]
     """Write the keys of pixels into `keys`, window by window; returns (windows,) how many each has.
 
@@ -115,7 +132,7 @@ def gather(bits, table, windows, keys):  # type: ignore[no-untyped-def]
     return sizes
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def rank(keys, sizes, table, between, equal):  # type: ignore[no-untyped-def]
     """Count gathered keys: in between[i] those between thresholds i - 1 and i, in equal[i] those equal to threshold i.
 
@@ -152,7 +169,7 @@ def rank(keys, sizes, table, between, equal):  # type: ignore[no-untyped-def]
                 between[index] += ONE
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_bins(bits, start, dropped, page_bits, page, used, pixels):  # type: ignore[no-untyped-def]
     """Count pixels from `start` on in the bins of `histogram.Bins`, making pages as long as there are some.
 
@@ -172,7 +189,7 @@ def count_bins(bits, start, dropped, page_bits, page, used, pixels):  # type: ig
     return len(bits), used
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def areas_of_regions(masks, pixels, areas, regions):  # type: ignore[no-untyped-def]
     """Write the area of each masked pixel's 8-connected region, in the masks' order, and each image's number of regions.
 
@@ -203,7 +220,7 @@ def areas_of_regions(masks, pixels, areas, regions):  # type: ignore[no-untyped-
             filled += length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _runs_of_row(line, runs, left, right, parent):  # type: ignore[no-untyped-def]
     """Append the row's runs, from their first column to the one after their last; returns how many there are now."""
     column = 0
@@ -218,7 +235,7 @@ def _runs_of_row(line, runs, left, right, parent):  # type: ignore[no-untyped-de
     return runs
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _join_rows(before, here, runs, left, right, parent):  # type: ignore[no-untyped-def]
     """Join the runs from `here` on to those of the row before, `before` to `here`, that touch them, also by a corner."""
     for run in range(here, runs):
@@ -231,7 +248,7 @@ def _join_rows(before, here, runs, left, right, parent):  # type: ignore[no-unty
             touched += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _root(parent, run):  # type: ignore[no-untyped-def]
     while parent[run] != run:
         parent[run] = parent[parent[run]]

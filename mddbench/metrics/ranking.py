@@ -11,7 +11,7 @@ from mddbench.metrics.keys import keys_of
 from mddbench.metrics.threads import in_threads, use_kernels, workers
 
 PIECE = 1 << 22
-"""Pixels that one thread works on at a time, which bounds its scratch memory to 24 MiB."""
+"""Pixels of float32 that one thread works on at a time, 6 bytes each; half as many of another type, which are converted."""
 
 Counted = tuple[NDArray[np.int64], NDArray[np.int64]]
 Share = list[NDArray[np.floating]]
@@ -25,12 +25,29 @@ def count_pixels(scores: Sequence[NDArray[np.floating]], thresholds: NDArray[np.
     kernels (for float16 and float32) and without.
     """
     total = sum(len(part) for part in scores)
-    rounds = -(-total // (PIECE * workers())) or 1
-    size = -(-total // (rounds * workers())) or 1  # as large as allowed, and as many for each thread
-    pieces = [part[start : start + size] for part in scores for start in range(0, len(part), size)]
+    if not total:
+        return np.zeros(len(thresholds), dtype=np.int64), np.zeros(len(thresholds), dtype=np.int64)
     compiled = thresholds.dtype == np.float32 and use_kernels(total)
+    narrow = all(part.dtype == np.float32 for part in scores)
+    rounds = -(-total // ((PIECE if narrow else PIECE // 2) * workers()))
+    size = -(-total // (rounds * workers()))  # as large as allowed, and as many for each thread
+    pieces = [part[start : start + size] for part in scores for start in range(0, len(part), size)]
+    if not compiled:
+        pieces = _joined(pieces, size)
     shares = [pieces[first :: workers()] for first in range(min(workers(), len(pieces)))]
     return (_by_table if compiled else _by_sorting)(shares, thresholds)
+
+
+def _joined(pieces: list[NDArray[np.floating]], size: int) -> list[NDArray[np.floating]]:
+    """Small pieces put together to about `size`: each is searched for all thresholds, so there had better be few."""
+    joined: list[NDArray[np.floating]] = []
+    waiting: list[NDArray[np.floating]] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(map(len, waiting)) * 2 > size:
+            joined.append(np.concatenate(waiting) if len(waiting) > 1 else piece)
+            waiting = []
+    return joined + ([np.concatenate(waiting)] if waiting else [])
 
 
 def _by_table(shares: list[Share], thresholds: NDArray[np.floating]) -> Counted:
@@ -64,7 +81,5 @@ def _by_sorting(shares: list[Share], thresholds: NDArray[np.floating]) -> Counte
             at_least += len(ordered) - np.searchsorted(ordered, thresholds, side="left")
         return found
 
-    if not shares:
-        return np.zeros(len(thresholds), dtype=np.int64), np.zeros(len(thresholds), dtype=np.int64)
     found = np.array(in_threads(counted, shares))
     return found[:, 0].sum(axis=0), found[:, 1].sum(axis=0)

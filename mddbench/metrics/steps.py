@@ -62,8 +62,8 @@ def auroc(steps: Steps) -> float:
     """The chance that an anomalous item scores higher than a normal one, a tie counting one half; NaN unless both exist."""
     if not steps.defined:
         return float("nan")
-    doubled = np.sum(steps.hits * (2 * steps.negatives - steps.above - steps.at_least))
-    return float(int(doubled) / (2 * steps.positives * steps.negatives))
+    beaten = 1.0 - (steps.above + steps.at_least) / (2 * steps.negatives)
+    return float(np.sum(steps.hits * beaten) / steps.positives)
 
 
 def average_precision(steps: Steps) -> float:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.metrics.bootstrap import draw, image_replicates, pixel_replicates
-from mddbench.metrics.device import images_with_nan, is_tensor, on_host
+from mddbench.metrics.bootstrap import PixelGrid, draw, image_replicates
+from mddbench.metrics.device import as_floats, images_with_nan, is_elsewhere, is_tensor, on_host
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.histogram import HistogramPixels
 from mddbench.metrics.images import ImageScores
-from mddbench.metrics.names import PIXEL_LEVEL, SEVEN, Engine
+from mddbench.metrics.names import METRIC_VERSIONS, PIXEL_LEVEL, SEVEN, Engine
 from mddbench.metrics.threads import in_threads, workers
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class BrokenScoreError(ValueError):
 
 def evaluate(
     *,
-    maps: NDArray[np.floating],
+    maps: NDArray[np.floating] | Tensor,
     masks: NDArray[np.bool_] | None,
     image_scores: NDArray[np.floating],
     image_labels: NDArray[np.bool_],
@@ -58,6 +58,8 @@ class CategoryMetrics:
     """
 
     def __init__(self, engine: Engine = "exact") -> None:
+        if engine not in METRIC_VERSIONS:
+            raise ValueError(f"engine '{engine}': expected one of {', '.join(METRIC_VERSIONS)}")
         self.engine = engine
         self.pixels: ExactPixels | HistogramPixels = ExactPixels() if engine == "exact" else HistogramPixels()
         self.images = ImageScores()
@@ -78,9 +80,9 @@ class CategoryMetrics:
         nothing was added; also ValueError if masks come with some batches only.
         """
         scores, labels = on_host(image_scores), on_host(image_labels).astype(bool)
-        values = maps if is_tensor(maps) and self.engine == "exact" else _floating(on_host(maps))
+        values = as_floats(maps) if is_elsewhere(maps) and self.engine == "exact" else floating(on_host(maps))
         marked = None if masks is None else on_host(masks).astype(bool, copy=False)
-        _check_shapes(values, marked, scores, labels)
+        check_shapes(values, marked, scores, labels)
         if self.has_masks not in (None, marked is not None):
             raise ValueError(
                 "some batches have masks and some have none; give masks (empty ones for normal images) or None"
@@ -129,22 +131,18 @@ class CategoryMetrics:
         """Each metric on `resamples` bootstrap samples of the images: (resamples,) values, NaN where not defined.
 
         Normal and defective images are drawn separately, with replacement, as many as there are. For the pixel metrics see
-        `bootstrap.pixel_replicates`; they need the exact engine, and are NaN with the other.
+        `bootstrap.PixelGrid`; they need the exact engine, and are NaN with the other.
         """
-        draws = draw(self.images.all()[1], resamples, seed)
-        pixels = dict.fromkeys(PIXEL_LEVEL, np.full(resamples, NAN))
-        if self.has_masks and isinstance(self.pixels, ExactPixels):
-            pixels = pixel_replicates(self.pixels, draws)
-        values = {**image_replicates(self.images, draws), **pixels}
-        return {key: values[key] for key in SEVEN}
+        grid = PixelGrid.of(self.pixels) if self.has_masks and isinstance(self.pixels, ExactPixels) else None
+        blocks = []
+        for draws in draw(self.images.all()[1], resamples, seed):
+            pixels = dict.fromkeys(PIXEL_LEVEL, np.full(len(draws), NAN)) if grid is None else grid.replicates(draws)
+            blocks.append({**image_replicates(self.images, draws), **pixels})
+        return {key: np.concatenate([block[key] for block in blocks]) for key in SEVEN}
 
     def _refuse_nan(self, values: Any, what: str) -> None:
-        """Raise BrokenScoreError for the first image with a NaN. The largest value of an image is NaN if any value is."""
-        if is_tensor(values):
-            broken = images_with_nan(values)
-        else:
-            parts = np.array_split(values.reshape(len(values), -1), workers())
-            broken = np.isnan(np.concatenate(in_threads(lambda part: part.max(axis=1), [p for p in parts if len(p)])))
+        """Raise BrokenScoreError for the first image with a NaN."""
+        broken = with_nan(values)
         if broken.any():
             raise BrokenScoreError(len(self.images) + int(np.argmax(broken)), what)
 
@@ -162,13 +160,25 @@ def mean_over_categories(per_category: dict[str, dict[str, float]]) -> dict[str,
     return means
 
 
-def _floating(values: NDArray[Any]) -> NDArray[np.floating]:
-    """Native floats: whole numbers become float64, and so does what is longer."""
+def with_nan(values: Any) -> NDArray[np.bool_]:
+    """(N,) whether each image's values hold NaN: its largest value is NaN if any is. values: (N, ...), an array or a tensor."""
+    if is_tensor(values):
+        return images_with_nan(values)
+    parts = [part for part in np.array_split(values.reshape(len(values), -1), workers()) if len(part)]
+    highest = np.concatenate(in_threads(lambda part: part.max(axis=1), parts))
+    return np.asarray(np.isnan(highest))
+
+
+def floating(values: NDArray[Any]) -> NDArray[np.floating]:
+    """Native floats: whole numbers become float64, and so does what is longer. Raises ValueError for complex numbers."""
+    if np.iscomplexobj(values):
+        raise ValueError("expected real scores, found complex numbers")
     kind = values.dtype if values.dtype in (np.float16, np.float32) else np.dtype(np.float64)
     return np.ascontiguousarray(values, dtype=kind)
 
 
-def _check_shapes(maps: Any, masks: NDArray[np.bool_] | None, scores: NDArray[Any], labels: NDArray[np.bool_]) -> None:
+def check_shapes(maps: Any, masks: NDArray[np.bool_] | None, scores: NDArray[Any], labels: NDArray[np.bool_]) -> None:
+    """Raise ValueError unless the arrays have the shapes that `evaluate` asks for."""
     if maps.ndim != 3 or scores.shape != maps.shape[:1] or labels.shape != scores.shape or 0 in maps.shape:
         raise ValueError(
             f"expected maps (N, H, W), image_scores (N,) and image_labels (N,), none of them empty, found shapes "

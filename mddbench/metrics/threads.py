@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from functools import lru_cache
+from importlib import import_module
 from typing import TypeVar
 
 MOST_WORKERS = 4
@@ -33,4 +34,13 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
 
 def use_kernels(pixels: int) -> bool:
     """Whether compiled kernels are there and worth their while. Without Numba the same results take longer."""
-    return pixels >= WORTH_COMPILING and find_spec("numba") is not None
+    return pixels >= WORTH_COMPILING and _kernels_load()
+
+
+@lru_cache
+def _kernels_load() -> bool:
+    try:
+        import_module("numba")
+    except ImportError:
+        return False
+    return True

@@ -157,11 +157,14 @@ def test_zz_ratios(capsys: pytest.CaptureFixture[str]) -> None:
         print(f"\n{GROUP}: how many times faster")
         for slow, fast, wanted in least:
             if slow not in SECONDS or fast not in SECONDS:
+                print(f"  {fast:<10} than {slow:<12} not measured: that code is not installed")
                 continue
             ratio = SECONDS[slow] / SECONDS[fast]
             print(f"  {fast:<10} than {slow:<12} {ratio:8.1f}   (at least {wanted})")
             short += [f"{fast} than {slow}: {ratio:.1f} < {wanted}"] if ratio < wanted else []
     assert not short
+    if len(SECONDS) < 8:
+        pytest.skip("some of the field's code is not installed; tox -e bench installs it")
 
 
 def test_an_evaluation_of_the_size_of_mvtec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -28,13 +30,31 @@ def state_of(case: dict[str, np.ndarray], engine: str = "exact") -> CategoryMetr
 def test_replicates_equal_the_metrics_of_resampled_images(drawn: dict[str, np.ndarray], kind: type) -> None:
     case = {**drawn, "maps": drawn["maps"].astype(kind)}
     found = state_of(case).replicates(20, seed=7)
-    for sample, counts in enumerate(draw(case["image_labels"], 20, seed=7)):
+    (draws,) = draw(case["image_labels"], 20, seed=7)
+    for sample, counts in enumerate(draws):
         chosen = np.repeat(np.arange(30), counts.astype(int))
         expected = evaluate(**{key: values[chosen] for key, values in case.items()})
         for key in IMAGE_LEVEL:
             assert found[key][sample] == pytest.approx(expected[key], abs=1e-12)
         for key in PIXEL_LEVEL:
             assert found[key][sample] == pytest.approx(expected[key], abs=2e-3)
+
+
+def test_the_grid_costs_little_where_there_are_many_pixels() -> None:
+    case = drawn_maps(40, 256)
+    found = state_of(case).replicates(4, seed=2)
+    (draws,) = draw(case["image_labels"], 4, seed=2)
+    for sample, counts in enumerate(draws):
+        chosen = np.repeat(np.arange(40), counts.astype(int))
+        expected = evaluate(**{key: values[chosen] for key, values in case.items()})
+        assert {key: found[key][sample] for key in SEVEN} == pytest.approx(expected, abs=5e-4)
+
+
+def test_blocks_of_samples_are_put_together(drawn: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mddbench.metrics.bootstrap.BLOCK", 4)
+    found = state_of(drawn).replicates(10, seed=0)
+    assert {key: values.shape for key, values in found.items()} == dict.fromkeys(SEVEN, (10,))
+    assert len(np.unique(found["aupro"])) == 10
 
 
 def test_replicates_do_not_depend_on_batches(drawn: dict[str, np.ndarray]) -> None:
@@ -48,12 +68,12 @@ def test_replicates_do_not_depend_on_batches(drawn: dict[str, np.ndarray]) -> No
 
 def test_samples_keep_the_number_of_normal_and_defective_images() -> None:
     labels = np.arange(20) < 7
-    draws = draw(labels, 200, seed=0)
+    (draws,) = draw(labels, 200, seed=0)
     assert (draws[:, labels].sum(axis=1) == 7).all()
     assert (draws[:, ~labels].sum(axis=1) == 13).all()
     assert draws.max() > 2
-    np.testing.assert_array_equal(draws, draw(labels, 200, seed=0))
-    assert not np.array_equal(draws, draw(labels, 200, seed=1))
+    np.testing.assert_array_equal(draws, next(draw(labels, 200, seed=0)))
+    assert not np.array_equal(draws, next(draw(labels, 200, seed=1)))
     assert draws.mean(axis=0) == pytest.approx(np.ones(20), abs=0.3)
 
 
@@ -65,8 +85,13 @@ def test_intervals_of_an_image_metric_are_as_wide_as_theory_says() -> None:
     area = evaluate(maps=scores[:, None, None], masks=None, image_scores=scores, image_labels=labels)["i_auroc"]
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     error = np.sqrt((area * (1 - area) + 299 * (first - area**2) + 299 * (second - area**2)) / 300**2)
-    state = state_of({"maps": scores[:, None, None], "masks": None, "image_scores": scores, "image_labels": labels})  # type: ignore[dict-item]
-    low, high = confidence({"one": state.replicates(2000, seed=3)})["one"]["i_auroc"]
+    case: dict[str, Any] = {
+        "maps": scores[:, None, None],
+        "masks": None,
+        "image_scores": scores,
+        "image_labels": labels,
+    }
+    low, high = confidence({"one": state_of(case).replicates(2000, seed=3)})["one"]["i_auroc"]
     assert low < area < high
     assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.1)
 

@@ -86,6 +86,20 @@ def test_equal_steps_are_not_invariant_as_the_exact_metrics_are(drawn: dict[str,
     assert abs(conventions.evaluate(name, **moved)["aupro"] - conventions.evaluate(name, **drawn)["aupro"]) > 0.01
 
 
+def test_what_has_no_rule_is_refused(drawn: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="convention 'adr': expected one of ader, rd4ad"):
+        conventions.evaluate("adr", **drawn)
+    for wild in (np.inf, np.nan):
+        maps = drawn["maps"].copy()
+        maps[3, 0, 0] = wild
+        with pytest.raises(ValueError, match="image 3: a score is not finite"):
+            conventions.evaluate("ader", **{**drawn, "maps": maps})
+    with pytest.raises(ValueError, match="expected masks of the maps' shape"):
+        conventions.evaluate("ader", **{**drawn, "masks": drawn["masks"][:, :-1]})
+    whole = {**drawn, "masks": 255 * drawn["masks"].astype(np.uint8)}
+    assert conventions.evaluate("rd4ad", **whole) == conventions.evaluate("rd4ad", **drawn)
+
+
 @pytest.mark.parametrize("name", conventions.CONVENTIONS)
 def test_what_is_not_defined_is_nan(drawn: dict[str, np.ndarray], name: str) -> None:
     normal = conventions.evaluate(name, **{**drawn, "masks": np.zeros_like(drawn["masks"])})

@@ -180,6 +180,26 @@ def test_integers_are_numbers_too() -> None:
     assert found == dict.fromkeys(SEVEN, 1.0)
 
 
+def test_sums_do_not_overflow() -> None:
+    many = Steps(
+        hits=np.array([10**9]),
+        above=np.array([0]),
+        at_least=np.array([0]),
+        negatives=6 * 10**9,
+        overlap=np.array([1.0]),
+    )
+    assert auroc(many) == 1.0
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    with pytest.raises(ValueError, match="engine 'fast': expected one of exact, histogram"):
+        CategoryMetrics("fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected real scores, found complex numbers"):
+        evaluate(
+            maps=np.ones((2, 2, 2), dtype=complex), masks=None, image_scores=np.zeros(2), image_labels=np.zeros(2, bool)
+        )
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_infinity_is_the_largest_score(kind: type) -> None:
     scores = np.array([np.inf, 1.0, -np.inf], dtype=kind)
