@@ -21,7 +21,13 @@ from mddbench.config import Count, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.reverse_distillation import Bottleneck, Decoder, distance_map, flat_cosine_distance
+from mddbench.nn.reverse_distillation import (
+    Bottleneck,
+    Decoder,
+    distance_map,
+    flat_cosine_distance,
+    require_halving_levels,
+)
 from mddbench.nn.smoothing import gaussian_smooth
 
 
@@ -40,12 +46,7 @@ class RD4AD(Detector):
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         super().__init__(encoder, settings, categories)
-        steps = [deep / shallow for shallow, deep in zip(encoder.strides, encoder.strides[1:], strict=False)]
-        if len(encoder.strides) != 3 or any(step != 2 for step in steps):
-            raise InputError(
-                f"rd4ad: expected an encoder with three levels, each at twice the stride of the one before; "
-                f"'{encoder.name}' at levels {list(encoder.levels)} has strides {list(encoder.strides)}"
-            )
+        require_halving_levels(encoder, "rd4ad")
         self.multiple = 2 * encoder.strides[-1]
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width)
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks)

@@ -19,6 +19,7 @@ from mddbench.detector import Detector
 from mddbench.environment import describe_environment, peak_memory_mib
 from mddbench.errors import InputError
 from mddbench.evaluate import BATCH_SIZE, Evaluation, choose_engine
+from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.nn.weights import digest
 from mddbench.records import EpochLog, Record
@@ -42,7 +43,7 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
     """What a reader must know to compare two numbers, the same fields for every method."""
     encoder = detector.encoder
     return {
-        "setting": f"one model for {len(dataset.categories)} categories",
+        "setting": f"one model for {len(dataset.categories)} categories{', held out' if is_held_out(dataset) else ''}",
         "epochs": experiment.epochs,
         "batch_size": experiment.batch_size,
         "image_size": experiment.image_size,

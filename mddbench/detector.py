@@ -25,7 +25,7 @@ class Detector(nn.Module, ABC):
     label: ClassVar[str]
     version: ClassVar[int]
     Settings: ClassVar[type[Strict]]
-    image_score_rule: ClassVar[str] = "max of the map"
+    image_score_rule: str = "max of the map"
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         """encoder: the frozen teacher; settings: an instance of `Settings`; categories: how many the training set has.
@@ -52,6 +52,10 @@ class Detector(nn.Module, ABC):
     def finish_training(self) -> None:
         """Called once after the last epoch, for a method that builds something from what it collected."""
 
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers worth a curve beside the losses, asked for after each epoch; names are plain words with '_'."""
+        return {}
+
     def parameter_groups(self, lr: float) -> Iterable[dict[str, Any]]:
         """Groups for the optimiser, each with its learning rate; by default all trainable parameters."""
         return [{"params": [value for value in self.parameters() if value.requires_grad], "lr": lr}]
@@ -69,8 +73,12 @@ class Detector(nn.Module, ABC):
 
 
 def load_method(name: str) -> type[Detector]:
-    """The one Detector defined in the method's file. Raises InputError for an unknown name."""
+    """The one Detector defined in the method's file, or in `detector.py` of its folder. Raises InputError for an unknown
+    name.
+    """
     module = import_module(module_of(name, METHODS))
+    if hasattr(module, "__path__"):
+        module = import_module(f"{module.__name__}.detector")
     found = [
         item
         for item in vars(module).values()

@@ -30,7 +30,9 @@ Scalar = str | int | float | bool | None
 
 
 class EpochLog(Strict):
-    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time."""
+    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time;
+    diagnostics are the method's own, at the epoch's end.
+    """
 
     epoch: int
     loss: float
@@ -38,6 +40,7 @@ class EpochLog(Strict):
     lr: float
     seconds: float
     images: int
+    diagnostics: dict[str, float] = Field(default_factory=dict)
 
 
 class Record(Strict):

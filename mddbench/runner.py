@@ -21,6 +21,7 @@ from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import CellError, InputError
 from mddbench.evaluate import EvaluationOptions, evaluate
+from mddbench.holdout import hold_out
 from mddbench.nn.encoder import load_encoder
 from mddbench.panels import save_panels
 from mddbench.progress import Reporter
@@ -37,7 +38,7 @@ CHECKPOINT, ERROR = "checkpoint.pt", "error.txt"
 class RunOptions:
     """Where things are and where they go. data_root: the dataset's folder, or a folder that holds it under its name.
 
-    resamples: bootstrap samples for confidence intervals, 0 for none.
+    resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only.
     """
 
     out: Path
@@ -47,6 +48,7 @@ class RunOptions:
     weights_dir: Path | None = None
     force: bool = False
     resamples: int = 0
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
         autocast(options.device, experiment.precision)
     datasets: Datasets = {}
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
-        datasets[name, size] = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
+        opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
+        datasets[name, size] = hold_out(opened) if options.held_out else opened
     for experiment in experiments:
         reporter.say(f"checking {experiment.name}")
         _try(experiment, datasets[experiment.dataset, experiment.image_size], options)

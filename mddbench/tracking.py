@@ -141,7 +141,7 @@ class _MlflowCell:
         if log.epoch in self.known:
             return
         values = {"train/loss": log.loss, "train/lr": log.lr, "train/images_per_second": log.images / log.seconds}
-        values.update({f"train/{name}": value for name, value in log.terms.items()})
+        values.update({f"train/{name}": value for name, value in (log.terms | log.diagnostics).items()})
         self._log(values, log.epoch)
         self.known.add(log.epoch)
 

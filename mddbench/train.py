@@ -115,6 +115,7 @@ class Trainer:
             lr=self.experiment.optimizer.lr * factor,
             seconds=time.perf_counter() - started,
             images=images,
+            diagnostics=self.detector.diagnostics(),
         )
 
     def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:

@@ -175,6 +175,18 @@ def test_force_runs_a_finished_cell_again(tree: Path, tmp_path: Path) -> None:
     assert len(list(out.glob("cells/*/record.json"))) == 2
 
 
+def test_holding_out_reads_no_test_image(tree: Path, tmp_path: Path) -> None:
+    file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
+    assert mddbench(*arguments, "--held-out").returncode == 0
+    record = only_record(out)
+    assert record.card["setting"] == "one model for 2 categories, held out"
+    assert record.history[0].images == 8
+    assert mddbench(*arguments).returncode == 0
+    fingerprints = {r.fingerprint for r in map(read_record, out.glob("cells/*/record.json"))}
+    assert len(fingerprints) == 2
+
+
 def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path: Path) -> None:
     file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
     arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
@@ -204,10 +216,9 @@ def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path:
 def test_the_plan_needs_neither_data_nor_weights(tmp_path: Path) -> None:
     ran = mddbench("run", "--all", "--dry-run", "--out", tmp_path / "out", "--json")
     assert ran.returncode == 0, ran.stderr
-    (row,) = json.loads(ran.stdout)
-    assert row["experiment"] == "mini/rd4ad"
-    assert row["train_images"] == 192
-    assert row["hours"] > 0
+    rows = json.loads(ran.stdout)
+    assert [row["experiment"] for row in rows] == ["mini/rd4ad", "mini/mddnet"]
+    assert all(row["train_images"] == 192 and row["hours"] > 0 for row in rows)
     assert not (tmp_path / "out").exists()
     text = mddbench("run", "mini/rd4ad", "--dry-run", "--seeds", "0,1", "--out", tmp_path / "out").stdout
     assert "2 cells, about" in text

@@ -39,6 +39,10 @@ def run(
     bootstrap: Annotated[
         int, typer.Option(min=0, max=100_000, help="Samples of the test images for confidence intervals: 1000, say.")
     ] = 0,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Judge on held-out normal training images with drawn defects: for settings."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -61,7 +65,7 @@ def run(
     use_deterministic_algorithms()
     cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
     options = RunOptions(
-        out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force, bootstrap
+        out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force, bootstrap, held_out
     )
     speaker = reporter(quiet)
     if dry_run:
@@ -71,6 +75,11 @@ def run(
     outcomes = _run(cells, options, uri, suite, speaker)
     tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
+    _fail_for(outcomes)
+
+
+def _fail_for(outcomes: list[Outcome]) -> None:
+    """Name the failed cells; exit status 1 if there is one."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"mddbench: {outcome.cell.name} failed: {outcome.message}", file=sys.stderr)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mddbench.errors import InputError
+from mddbench.nn.encoder import FrozenEncoder
 
 
 class Bottleneck(nn.Module):
@@ -102,6 +103,16 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
+
+
+def require_halving_levels(encoder: FrozenEncoder, method: str) -> None:
+    """Raise InputError unless the encoder gives three levels, each at twice the stride of the one before."""
+    steps = [deep / shallow for shallow, deep in zip(encoder.strides, encoder.strides[1:], strict=False)]
+    if len(encoder.strides) != 3 or any(step != 2 for step in steps):
+        raise InputError(
+            f"{method}: expected an encoder with three levels, each at twice the stride of the one before; "
+            f"'{encoder.name}' at levels {list(encoder.levels)} has strides {list(encoder.strides)}"
+        )
 
 
 def flat_cosine_distance(targets: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,75 @@
+"""Choosing settings without test data: some normal training images are held out and get drawn defects.
+
+What this cannot tell: how a method does on defects that nobody drew. It is for settings, not for tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mddbench.data.dataset import Dataset, Split
+from mddbench.data.samples import Sample
+from mddbench.errors import InputError
+from mddbench.nn.synthesis import KINDS, SynthesisSettings, synthesise
+from mddbench.seeding import derived_seed
+
+FOLDS = 4
+VERSION = 1
+DRAWN = "drawn-"
+
+
+def hold_out(dataset: Dataset) -> Dataset:
+    """A dataset whose training images are three quarters of those of each category, and whose test images are the rest,
+    normal and once with each kind of drawn defect. Nothing of the test split is in it.
+
+    Raises InputError for a category of fewer than FOLDS training images.
+    """
+    held = np.zeros(len(dataset.train), dtype=np.bool_)
+    for category in dataset.categories:
+        members = [index for index, sample in enumerate(dataset.train.samples) if sample.category == category]
+        if len(members) < FOLDS:
+            raise InputError(
+                f"{dataset.name}: holding out needs {FOLDS} training images, '{category}' has {len(members)}"
+            )
+        held[members[::FOLDS]] = True
+    fingerprint = hashlib.sha256(f"{dataset.fingerprint} held out {FOLDS} {VERSION}".encode()).hexdigest()
+    train, test = _part(dataset.train, ~held), _with_defects(_part(dataset.train, held))
+    return replace(dataset, fingerprint=fingerprint, train=train, test=test)
+
+
+def is_held_out(dataset: Dataset) -> bool:
+    """Whether a dataset is what `hold_out` made."""
+    return any(sample.defect.startswith(DRAWN) for sample in dataset.test.samples)
+
+
+def _part(split: Split, chosen: np.ndarray) -> Split:
+    samples = tuple(sample for sample, keep in zip(split.samples, chosen, strict=True) if keep)
+    return Split(samples, np.asarray(split.images)[chosen], np.asarray(split.masks)[chosen])
+
+
+def _with_defects(split: Split) -> Split:
+    """Each image followed by its twins, drawn from a seed of its own that never changes."""
+    images = torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2).float() / 255
+    index = {category: number for number, category in enumerate(sorted({sample.category for sample in split.samples}))}
+    categories = torch.tensor([index[sample.category] for sample in split.samples])
+    pixels, masks = [split.images], [split.masks]
+    samples = [split.samples]
+    with torch.random.fork_rng(devices=[]):
+        for kind in KINDS:
+            torch.manual_seed(derived_seed(0, f"hold out {kind}"))
+            twins, drawn = synthesise(images, categories, SynthesisSettings(kinds=(kind,)))
+            pixels.append((twins * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+            masks.append(drawn.numpy())
+            samples.append(tuple(_defective(sample, kind) for sample in split.samples))
+    order = np.arange(len(split) * (1 + len(KINDS))).reshape(1 + len(KINDS), -1).T.reshape(-1)
+    every = [sample for part in samples for sample in part]
+    ordered = tuple(every[position] for position in order)
+    return Split(ordered, np.concatenate(pixels)[order], np.concatenate(masks)[order])
+
+
+def _defective(sample: Sample, kind: str) -> Sample:
+    return replace(sample, split="test", defect=f"{DRAWN}{kind}", mask=sample.image)

@@ -1,0 +1,174 @@
+"""MDD-Net: two decoders on pseudo-anomalous images, one restoring what is normal, one keeping what is there, and a
+class-aware memory.
+
+Paper:     Xing et al., Memory-Augmented Dual-Decoder Networks for Multi-Class Unsupervised Anomaly Detection, arXiv 2504.14884.
+Code read: none exists. The paper's abstract and published reviews of it were read, not the paper; docs/mddnet.md says of every
+           decision whether it is stated, reported or ours.
+Differs:   nothing that is known of.
+Unsaid:    encoder, bottleneck, the memory's place, size, addressing and loss, the synthesis, fusion, smoothing and image
+score, and all of
+           the training's settings. Each is a setting here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from mddbench.batch import Batch
+from mddbench.config import Count, Strict
+from mddbench.detector import Detector
+from mddbench.errors import InputError
+from mddbench.methods.mddnet import losses, scoring
+from mddbench.methods.mddnet.memory import ClassAwareMemory, MemorySettings
+from mddbench.methods.mddnet.scoring import ScoringSettings
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halving_levels
+from mddbench.nn.synthesis import SynthesisSettings, synthesise
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class LossWeights(Strict):
+    """A term of weight 0 is not computed; identity 0 leaves out the identity decoder."""
+
+    restoration: Weight = 1.0
+    identity: Weight = 1.0
+    discrepancy: Weight = 1.0
+    classes: Weight = 1.0
+    compactness: Weight = 1.0
+
+
+class MDDNet(Detector):
+    """Dual-decoder reverse distillation with a class-aware memory on the restoration decoder's way."""
+
+    label = "MDD-Net"
+    version = 1
+
+    class Settings(Strict):
+        """memory_at: restoration (after the bottleneck, before the restoration decoder), both (before both decoders), before (a
+        memory for each level of the teacher, before the restoration decoder's bottleneck) or none; bottleneck_width,
+        decoder_blocks: as RD4AD's; balanced: defective and other positions count alike in the discrepancy loss.
+        """
+
+        bottleneck_width: Count = 128
+        decoder_blocks: tuple[Count, Count, Count] = (3, 4, 6)
+        memory_at: Literal["restoration", "both", "before", "none"] = "restoration"
+        memory: MemorySettings = MemorySettings()
+        synthesis: SynthesisSettings = SynthesisSettings()
+        weights: LossWeights = LossWeights()
+        balanced: bool = True
+        scoring: ScoringSettings = ScoringSettings()
+
+    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+        super().__init__(encoder, settings, categories)
+        require_halving_levels(encoder, "mddnet")
+        self.image_score_rule = settings.scoring.image_rule
+        self.multiple = 2 * encoder.strides[-1]
+        self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width)
+        self.restoration_decoder = Decoder(encoder.channels, settings.decoder_blocks)
+        self.identity_decoder = (
+            Decoder(encoder.channels, settings.decoder_blocks) if settings.weights.identity else None
+        )
+        if self.identity_decoder is None and "decoders" in settings.scoring.signals:
+            raise InputError(
+                "mddnet: scoring.signals names 'decoders', but weights.identity is 0; use signals [teacher]"
+            )
+        widths = {"none": (), "before": encoder.channels}.get(settings.memory_at, (self.bottleneck.out_channels,))
+        self.memories = torch.nn.ModuleList(ClassAwareMemory(width, categories, settings.memory) for width in widths)
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        weights = self.settings.weights
+        abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis)
+        both = self.encoder(torch.cat([batch.images, abnormal]))
+        normal_teacher, abnormal_teacher = ([level.chunk(2)[half] for level in both] for half in (0, 1))
+        asked: list[_Asked] = []
+        restored, identical = self._decoded(abnormal_teacher, asked)
+        terms = {"restoration": losses.restoration(restored, normal_teacher)}
+        if identical is not None:
+            terms["identity"] = losses.identity(identical, abnormal_teacher)
+            if weights.discrepancy:
+                terms["discrepancy"] = losses.discrepancy(restored, identical, masks, self.settings.balanced)
+        terms |= self._memory_terms(asked, masks, batch.categories)
+        return {name: getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)}
+
+    def anomaly_maps(self, images: Tensor) -> Tensor:
+        teacher = self.encoder(images)
+        restored, identical = self._decoded(teacher, [])
+        signals: dict[str, tuple[losses.Levels, losses.Levels]] = {"teacher": (teacher, restored)}
+        if identical is not None:
+            signals["decoders"] = (restored, identical)
+        return scoring.anomaly_maps(signals, (images.shape[-2], images.shape[-1]), self.settings.scoring)
+
+    def image_scores(self, maps: Tensor) -> Tensor:
+        return scoring.image_scores(maps, self.settings.scoring)
+
+    def _decoded(self, teacher: list[Tensor], asked: list[_Asked]) -> tuple[list[Tensor], list[Tensor] | None]:
+        """The two decoders' features; what the memories were asked is added to `asked`."""
+        place = self.settings.memory_at
+        embedding = self.bottleneck(teacher)
+        filtered = embedding
+        if place == "before":
+            levels = [
+                self._filtered(level, memory, asked) for level, memory in zip(teacher, self.memories, strict=True)
+            ]
+            filtered = self.bottleneck(levels)
+        elif place != "none":
+            filtered = self._filtered(embedding, self.memories[0], asked)
+        restored = self.restoration_decoder(filtered)
+        if any(t.shape != r.shape for t, r in zip(teacher, restored, strict=True)):
+            size = teacher[0].shape[-1] * self.encoder.strides[0]
+            raise InputError(f"mddnet: image_size {size} does not fit; use a multiple of {self.multiple}")
+        if self.identity_decoder is None:
+            return restored, None
+        return restored, self.identity_decoder(filtered if place == "both" else embedding)
+
+    def diagnostics(self) -> dict[str, float]:
+        """How evenly each category uses its prototypes, and how many are dead."""
+        found: dict[str, float] = {}
+        for number, memory in enumerate(self.memories):
+            assert isinstance(memory, ClassAwareMemory)
+            place = f"level{number}_" if len(self.memories) > 1 else ""
+            pairs = zip(memory.usage_entropy().tolist(), memory.dead().tolist(), strict=True)
+            for category, (entropy, dead) in enumerate(pairs):
+                found[f"memory_{place}entropy_{category}"] = entropy
+                found[f"memory_{place}dead_{category}"] = float(dead)
+        return found
+
+    def _filtered(self, features: Tensor, memory: torch.nn.Module, asked: list[_Asked]) -> Tensor:
+        """Features (B, D, H, W) as the memory gives them back."""
+        assert isinstance(memory, ClassAwareMemory)
+        queries = features.flatten(2).transpose(1, 2)
+        read, weights = memory(queries)
+        asked.append(_Asked(memory, queries, weights, (features.shape[-2], features.shape[-1])))
+        filtered: Tensor = read.transpose(1, 2).reshape(features.shape).to(features.dtype)
+        return filtered
+
+    def _memory_terms(self, asked: list[_Asked], masks: Tensor, categories: Tensor) -> dict[str, Tensor]:
+        """The memories' losses, at positions that the synthesis left alone, where twin and normal image agree."""
+        if not asked:
+            return {}
+        classes, compact = [], []
+        for one in asked:
+            normal = F.adaptive_max_pool2d(masks.float()[:, None], one.size)[:, 0].flatten(1) == 0
+            classes.append(losses.class_discrimination(one.weights, categories, self.settings.memory.items, normal))
+            if isinstance(one.memory.items, torch.nn.Parameter):
+                compact.append(losses.compactness(one.weights, one.memory.items, one.queries, normal))
+            one.memory.learn(one.queries.detach(), one.weights.detach(), categories, normal)
+        terms = {"classes": classes, "compactness": compact}
+        return {name: torch.stack(values).mean() for name, values in terms.items() if values}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One use of a memory in a training step. queries: (B, P, D); weights: (B, P, C x K); size: of the P positions."""
+
+    memory: ClassAwareMemory
+    queries: Tensor
+    weights: Tensor
+    size: tuple[int, int]

@@ -1,0 +1,107 @@
+"""The class-aware memory: normal prototypes of every category, addressed without a label.
+
+A position's embedding is compared with all items of all categories and replaced by a mixture of those it resembles, so that
+what no normal image has cannot pass. In training the category's label says on which items the weight should lie.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mddbench.config import Count, Fraction, Positive, Strict
+
+
+class MemorySettings(Strict):
+    """items: prototypes of each category; temperature: of the softmax over cosines; addressing: soft, topk (the `keep`
+    nearest items) or sparse (weights below a share of 1 / all items are dropped); update: learnt by gradient, or ema of
+    embeddings with `decay`; blend: the share of the memory in what goes on, the rest is the embedding itself.
+    """
+
+    items: Count = 32
+    temperature: Positive = 0.1
+    addressing: Literal["soft", "topk", "sparse"] = "soft"
+    keep: Count = 8
+    update: Literal["learnt", "ema"] = "learnt"
+    decay: Fraction = 0.99
+    blend: Fraction = 0.3
+
+
+class ClassAwareMemory(nn.Module):
+    """categories x items prototypes of `channels` numbers; category c owns rows c K to c K + K - 1."""
+
+    items: Tensor
+    usage: Tensor
+
+    def __init__(self, channels: int, categories: int, settings: MemorySettings) -> None:
+        super().__init__()
+        self.settings, self.categories = settings, categories
+        start = F.normalize(torch.randn(categories * settings.items, channels).abs(), dim=1)
+        if settings.update == "learnt":
+            self.items = nn.Parameter(start)
+        else:
+            self.register_buffer("items", start)
+        self.register_buffer("usage", torch.zeros(categories * settings.items))
+
+    def forward(self, queries: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(read (B, P, D), weights (B, P, C x K) whose rows sum to 1) for queries (B, P, D).
+
+        labels: (B,) confines each image to its own category's items; for the upper bound only.
+        """
+        items = self.items.float().clone()  # averaging changes them in place, after the step's graph was built
+        cosines = F.normalize(queries.float(), dim=-1) @ F.normalize(items, dim=-1).T
+        if labels is not None:
+            owner = torch.arange(self.categories, device=labels.device).repeat_interleave(self.settings.items)
+            cosines = cosines.masked_fill((owner != labels[:, None])[:, None, :], float("-inf"))
+        weights = self._weights(cosines / self.settings.temperature)
+        read = weights @ items
+        # Directions are what the items hold; lengths are the embedding's own.
+        read = F.normalize(read, dim=-1) * queries.float().norm(dim=-1, keepdim=True)
+        return torch.lerp(queries.float(), read, self.settings.blend), weights
+
+    @torch.no_grad()
+    def learn(self, queries: Tensor, weights: Tensor, categories: Tensor, normal: Tensor) -> None:
+        """Count how much each item is used, and move items towards the embeddings if they are updated by averaging.
+
+        queries: (B, P, D); weights: (B, P, C x K); categories: (B,); normal: (B, P) bool, the only positions that count, so
+        that no pseudo-anomaly leaves a trace.
+        """
+        flat = (weights * normal[..., None]).flatten(0, 1)
+        self.usage.mul_(0.99).add_(0.01 * flat.sum(dim=0) / normal.sum().clamp_min(1))
+        if self.settings.update == "ema":
+            owner = torch.arange(self.categories, device=categories.device).repeat_interleave(self.settings.items)
+            own = weights * (owner == categories[:, None])[:, None, :] * normal[..., None]
+            share = own.flatten(0, 1)
+            total = share.sum(dim=0)[:, None]
+            seen = share.T @ F.normalize(queries.float(), dim=-1).flatten(0, 1) / total.clamp_min(1e-6)
+            moved = torch.lerp(seen, self.items, self.settings.decay)
+            self.items.copy_(torch.where(total > 1e-3, moved, self.items))
+
+    def usage_entropy(self) -> Tensor:
+        """(C,) the entropy of each category's use of its items over ln K, the greatest: 1 is even use, 0 a single item."""
+        shares = self.usage.reshape(self.categories, -1)
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        greatest = torch.tensor(float(shares.shape[1])).log().clamp_min(1e-12)
+        entropy: Tensor = torch.special.entr(shares).sum(dim=1) / greatest
+        return entropy
+
+    def dead(self) -> Tensor:
+        """(C,) the items of each category that get less than a hundredth of an even share of its use."""
+        shares = self.usage.reshape(self.categories, -1)
+        unused: Tensor = shares < 0.01 * shares.mean(dim=1, keepdim=True)
+        return unused.sum(dim=1)
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        if self.settings.addressing == "topk":
+            kept = logits.topk(min(self.settings.keep, logits.shape[-1]), dim=-1)
+            return torch.zeros_like(logits).scatter(-1, kept.indices, kept.values.softmax(dim=-1))
+        weights = logits.softmax(dim=-1)
+        if self.settings.addressing == "sparse":
+            # Source: the hard shrinkage of MemAE (Gong et al., ICCV 2019), with a threshold relative to an even share.
+            threshold = 1.0 / logits.shape[-1]
+            shrunk = F.relu(weights - threshold) * weights / ((weights - threshold).abs() + 1e-12)
+            return shrunk / shrunk.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+        return weights
