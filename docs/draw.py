@@ -1,20 +1,25 @@
-"""Draws docs/pictures/pro.png and fills the table of docs/metrics.md. Run: python docs/draw.py"""
+"""Draws docs/pictures/ and fills the table of docs/metrics.md. Run: python docs/draw.py"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from mddbench.data.dataset import open_dataset
+from mddbench.holdout import hold_out
 from mddbench.metrics import conventions
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.names import LABELS, PIXEL_LEVEL
 from mddbench.metrics.steps import LIMIT
 from mddbench.metrics.suite import CategoryMetrics
+from mddbench.nn.synthesis import KINDS
+from mddbench.progress import SilentReporter
 
 DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "tests"))
@@ -110,13 +115,37 @@ def draw(file: Path) -> None:
     figure.savefig(file, dpi=150, metadata={"Software": None})
 
 
+def draw_synthesis(file: Path) -> None:
+    """Held-out images of the embedded dataset, one of each category: normal, and with each kind of drawn defect, outlined."""
+    with TemporaryDirectory() as folder:
+        held = hold_out(open_dataset("mini", None, Path(folder), 128, SilentReporter())).test
+    kinds = ("normal", *KINDS)
+    categories = list(dict.fromkeys(sample.category for sample in held.samples))
+    figure = Figure(figsize=(1.25 * len(categories), 1.35 * len(kinds)), layout="constrained")
+    for row, kind in enumerate(kinds):
+        for column, category in enumerate(categories):
+            first = next(index for index, sample in enumerate(held.samples) if sample.category == category)
+            axes = figure.add_subplot(len(kinds), len(categories), row * len(categories) + column + 1)
+            axes.imshow(held.images[first + row])
+            if row:
+                axes.contour(held.masks[first + row], levels=[0.5], colors="#e6007e", linewidths=0.8)
+            else:
+                axes.set_title(category.replace("_", " "), fontsize=7)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if not column:
+                axes.set_ylabel(kind, fontsize=8)
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+
+
 def main() -> None:
-    """Write both."""
+    """Write all of it."""
     page = DOCS / "metrics.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n{as_markdown(table())}\n{END}{after}", encoding="utf-8")
     draw(DOCS / "pictures" / "pro.png")
+    draw_synthesis(DOCS / "pictures" / "synthesis.png")
 
 
 if __name__ == "__main__":
