@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mddbench.errors import InputError
-from mddbench.metrics.names import Engine
 from mddbench.plugins import nearest
 
 Positive = Annotated[float, Field(gt=0)]
@@ -82,7 +81,7 @@ class Experiment(Strict):
     gradient_clip: Positive | None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     drop_last: bool = True
-    metrics: Literal["auto"] | Engine = "auto"
+    metrics: Literal["auto", "exact", "histogram"] = "auto"
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
