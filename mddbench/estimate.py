@@ -63,7 +63,7 @@ def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
     method = load_method(experiment.method)
     encoder = FrozenEncoder(experiment.encoder.name, experiment.encoder.levels)
     settings = method_settings(method, experiment.settings, experiment.name)
-    detector = method(encoder, settings, 1).to(options.device)
+    detector = method(encoder, settings, 1).to(options.device, memory_format=torch.channels_last)
     size = experiment.image_size
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64))

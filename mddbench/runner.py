@@ -209,7 +209,7 @@ def _build(experiment: Experiment, dataset: Dataset, options: RunOptions, seed: 
     chosen = experiment.encoder
     encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
     seed_everything(derived_seed(seed, "initial weights"))
-    return method(encoder, settings, len(dataset.categories)).to(options.device)
+    return method(encoder, settings, len(dataset.categories)).to(options.device, memory_format=torch.channels_last)
 
 
 def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:

@@ -15,7 +15,7 @@ from mddbench.report.build import build_report, differences, entries_from_folder
 from support import ROOT
 
 LAYERS = {
-    1: ("errors", "batch", "metrics", "progress", "seeding"),
+    1: ("allocator", "errors", "batch", "metrics", "progress", "seeding"),
     2: ("data", "nn", "config", "plugins", "environment", "records"),
     3: ("detector",),
     4: ("methods", "baselines"),

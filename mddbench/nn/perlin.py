@@ -10,24 +10,24 @@ from torch.nn import functional as F
 def perlin(count: int, size: tuple[int, int], cells: tuple[int, int], device: torch.device) -> Tensor:
     """Perlin noise (count, H, W), about [-1, 1], of `cells` (down, across) over the image; drawn from torch's generator.
 
-    Source: Perlin, Improving Noise, SIGGRAPH 2002 (its fifth-degree fade); all fields of a call are made at once.
+    Source: Perlin, Improving Noise, SIGGRAPH 2002 (its fifth-degree fade). The blend of the four corners around a pixel is
+    separable, so that a field is two products of small matrices; all fields of a call are made at once.
     """
-    (height, width), (down, across) = size, cells
-    angles = 2 * torch.pi * torch.rand(count, down + 1, across + 1, device=device)
-    gradients = torch.stack([torch.sin(angles), torch.cos(angles)], dim=1)
-    rows = torch.arange(height, device=device) * (down / height)
-    columns = torch.arange(width, device=device) * (across / width)
-    row, column = rows.long(), columns.long()
-    y, x = (rows - row)[:, None], (columns - column)[None, :]
+    angles = 2 * torch.pi * torch.rand(count, cells[0] + 1, cells[1] + 1, device=device)
+    fade_y, slope_y = _corners(size[0], cells[0], device)
+    fade_x, slope_x = _corners(size[1], cells[1], device)
+    return 2**0.5 * (slope_y @ angles.sin() @ fade_x.T + fade_y @ angles.cos() @ slope_x.T)
 
-    def corner(right: int, below: int) -> Tensor:
-        near = gradients[:, :, row + below][:, :, :, column + right]
-        return near[:, 0] * (y - below) + near[:, 1] * (x - right)
 
-    fade_x, fade_y = (t**3 * (t * (6 * t - 15) + 10) for t in (x, y))
-    above = torch.lerp(corner(0, 0), corner(1, 0), fade_x.expand(height, width))
-    below = torch.lerp(corner(0, 1), corner(1, 1), fade_x.expand(height, width))
-    return 2**0.5 * torch.lerp(above, below, fade_y.expand(height, width))
+def _corners(pixels: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(fade, slope), (pixels, cells + 1) each: along one axis, how much each corner counts at each pixel, and that times the
+    pixel's distance from the corner, in cells.
+    """
+    places = torch.arange(pixels, device=device)[:, None] * (cells / pixels)
+    distance = places - torch.arange(cells + 1, device=device)
+    near = (1 - distance.abs()).clamp_min(0)  # fades of both corners sum to 1: f(t) + f(1 - t) = 1
+    fade = near**3 * (near * (6 * near - 15) + 10)
+    return fade, fade * distance
 
 
 def turned(fields: Tensor, angles: Tensor) -> Tensor:
