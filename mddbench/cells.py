@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mddbench import records
-from mddbench.config import Experiment
+from mddbench.config import Experiment, Strict
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION, MASK_RULE
 from mddbench.detector import Detector
@@ -72,10 +72,10 @@ def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
     return choose_engine(largest, experiment.image_size)
 
 
-def resolved_settings(experiment: Experiment, detector: Detector) -> dict[str, Any]:
+def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[str, Any]:
     """All settings of an experiment, the method's defaults filled in; without its seeds, which the cell chooses."""
     settings: dict[str, Any] = experiment.model_dump(mode="json", exclude={"seeds", "name", "overrides"})
-    settings["settings"] = detector.settings.model_dump(mode="json")
+    settings["settings"] = method_settings.model_dump(mode="json")
     return settings
 
 
@@ -108,7 +108,7 @@ class Prepared:
     @classmethod
     def of(cls, cell: Cell, detector: Detector, dataset: Dataset) -> Prepared:
         card = protocol_card(cell.experiment, detector, dataset)
-        settings = resolved_settings(cell.experiment, detector)
+        settings = resolved_settings(cell.experiment, detector.settings)
         identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
         return cls(cell, detector, dataset, card, settings, identity, protocol)
 

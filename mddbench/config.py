@@ -86,7 +86,7 @@ class Experiment(Strict):
 
 
 class Suite(Strict):
-    """A list of experiments that run together."""
+    """A list of experiments and ablations that run together."""
 
     description: str
     experiments: tuple[str, ...]
@@ -94,13 +94,13 @@ class Suite(Strict):
 
 def experiment_names() -> list[str]:
     """All experiments that come with the package, as 'dataset/method'."""
-    root = _packaged("experiments")
-    return sorted(f"{path.parent.name}/{path.stem}" for path in root.glob("*/*.yaml"))
+    root = packaged("experiments")
+    return sorted(f"{path.parent.name}/{path.stem}" for path in root.glob("*/*.yaml") if path.parent.name != "ablation")
 
 
 def suite_names() -> list[str]:
     """All suites that come with the package."""
-    return sorted(path.stem for path in _packaged("suites").glob("*.yaml"))
+    return sorted(path.stem for path in packaged("suites").glob("*.yaml"))
 
 
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -111,14 +111,14 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
     else:
-        path = _packaged("experiments") / f"{name}.yaml"
+        path = packaged("experiments") / f"{name}.yaml"
         if name not in experiment_names():
             raise InputError(
                 f"unknown experiment '{name}'{nearest(name, experiment_names())}; `mddbench list experiments` shows all, "
                 "or give the path of a YAML file"
             )
     raw = read_yaml(path)
-    where = _where(path)
+    where = shown_path(path)
     for dotted, value in (overrides or {}).items():
         _override(raw, dotted, value)
         where = f"{where} with --set {dotted}={value}"
@@ -133,8 +133,8 @@ def load_suite(name: str) -> Suite:
     """A suite by name. Raises InputError for an unknown one."""
     if name not in suite_names():
         raise InputError(f"unknown suite '{name}'{nearest(name, suite_names())}; known: {', '.join(suite_names())}")
-    path = _packaged("suites") / f"{name}.yaml"
-    return validated(Suite, read_yaml(path), _where(path))
+    path = packaged("suites") / f"{name}.yaml"
+    return validated(Suite, read_yaml(path), shown_path(path))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -150,10 +150,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
-        raise InputError(f"{_where(path)}: cannot be read ({getattr(fault, 'strerror', fault)})") from None
-    content = _parse(text, _where(path))
+        raise InputError(f"{shown_path(path)}: cannot be read ({getattr(fault, 'strerror', fault)})") from None
+    content = _parse(text, shown_path(path))
     if not isinstance(content, dict):
-        raise InputError(f"{_where(path)}: expected settings as 'key: value' lines, found {type(content).__name__}")
+        raise InputError(f"{shown_path(path)}: expected settings as 'key: value' lines, found {type(content).__name__}")
     return content
 
 
@@ -195,13 +195,14 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     raw[last] = value
 
 
-def _packaged(folder: str) -> Path:
+def packaged(folder: str) -> Path:
+    """A folder of files that come with the package."""
     return Path(str(files("mddbench"))) / folder
 
 
-def _where(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """A packaged file by its short name, any other by the path given."""
-    root = _packaged("")
+    root = packaged("")
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import traceback
@@ -14,9 +15,10 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
+from mddbench.ablation import expand, is_ablation, load_ablation
 from mddbench.batch import Batch
-from mddbench.cells import Cell, Prepared, facts_of, metric_engine
-from mddbench.config import Experiment, load_experiment, load_suite
+from mddbench.cells import Cell, Prepared, facts_of, metric_engine, resolved_settings
+from mddbench.config import Experiment, Strict, load_experiment, load_suite
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import CellError, InputError
@@ -62,10 +64,22 @@ class Outcome:
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
-    """The cells of some experiments, or else of a suite's; seeds: instead of those that the experiments name."""
-    chosen = names or list(load_suite(suite).experiments)
-    experiments = [load_experiment(name, overrides) for name in chosen]
-    return [Cell(experiment, seed) for experiment in experiments for seed in seeds or experiment.seeds]
+    """The cells of some experiments and ablations, or else of a suite's; seeds: instead of those that they name.
+
+    Each once, however often it is asked for: the variant of an ablation that changes nothing is the experiment itself.
+    """
+    found: dict[str, Cell] = {}
+    for name in names or load_suite(suite).experiments:
+        if is_ablation(name):
+            base, experiments = expand(load_ablation(name), overrides)
+        else:
+            base = load_experiment(name, overrides)
+            experiments = [base]
+        for experiment in experiments:
+            same = _content(experiment) == _content(base)
+            for seed in seeds or experiment.seeds:
+                found.setdefault(f"{seed} {_content(experiment)}", Cell(base if same else experiment, seed))
+    return list(found.values())
 
 
 Datasets = dict[tuple[str, int], Dataset]
@@ -194,7 +208,13 @@ def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
     return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts)
 
 
-def _method(experiment: Experiment) -> tuple[type[Detector], object]:
+def _content(experiment: Experiment) -> str:
+    """All that an experiment's numbers depend on but its seeds, as text."""
+    _, settings = _method(experiment)
+    return json.dumps(resolved_settings(experiment, settings), sort_keys=True)
+
+
+def _method(experiment: Experiment) -> tuple[type[Detector], Strict]:
     """The method of an experiment and its settings."""
     method = load_method(experiment.method)
     return method, method_settings(method, experiment.settings, experiment.name)

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from mddbench.config import Experiment, validated
+from mddbench.metrics.names import SEVEN
+from mddbench.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"
@@ -73,6 +75,30 @@ def _noise(generator: np.random.Generator, colour: tuple[int, int], size: int) -
 def save(pixels: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def record(seed: int = 0, score: float = 0.5, **changes: Any) -> Record:
+    """A record of two categories, all metrics equal to `score`, with some fields changed."""
+    values: dict[str, float | None] = dict.fromkeys(SEVEN, score)
+    content: dict[str, Any] = {
+        "identity": f"{seed:04x}{changes.get('protocol', 'a' * 12)[:12]}",
+        "protocol": "a" * 12,
+        "status": "finished",
+        "method": "rd4ad",
+        "label": "RD4AD",
+        "dataset": "mini",
+        "experiment": "mini/rd4ad",
+        "seed": seed,
+        "fingerprint": "f" * 64,
+        "metrics": {"mean": {**values, "mad": score}, "bolt": dict(values), "nut_100%": {**values, "aupro": None}},
+        "card": {"setting": "one model for 2 categories", "epochs": 3},
+        "settings": {},
+        "model_sha256": "0" * 64,
+        "cost": {"train_seconds": 1.0},
+        "environment": {"torch": "2"},
+        "history": [{"epoch": 1, "loss": 1.0, "terms": {}, "lr": 0.1, "seconds": 1.0, "images": 4}],
+    }
+    return Record(**{**content, **changes})
 
 
 def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

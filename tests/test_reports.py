@@ -12,36 +12,13 @@ import pytest
 from PIL import Image
 
 from mddbench.errors import InputError
-from mddbench.metrics.names import SEVEN
 from mddbench.panels import Panel, load_panels, save_panels
-from mddbench.records import Record, as_json, parse_record, read_record, read_records, write_record
+from mddbench.records import as_json, parse_record, read_record, read_records, write_record
 from mddbench.report.build import Entry, build_report, differences, write_report
 from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.spec import load_table
 from mddbench.report.tables import group_by_protocol, latex, markdown, numbers, protocol_notes
-
-
-def record(seed: int = 0, score: float = 0.5, **changes: Any) -> Record:
-    values: dict[str, float | None] = dict.fromkeys(SEVEN, score)
-    content: dict[str, Any] = {
-        "identity": f"{seed:04x}{changes.get('protocol', 'a' * 12)[:12]}",
-        "protocol": "a" * 12,
-        "status": "finished",
-        "method": "rd4ad",
-        "label": "RD4AD",
-        "dataset": "mini",
-        "experiment": "mini/rd4ad",
-        "seed": seed,
-        "fingerprint": "f" * 64,
-        "metrics": {"mean": {**values, "mad": score}, "bolt": dict(values), "nut_100%": {**values, "aupro": None}},
-        "card": {"setting": "one model for 2 categories", "epochs": 3},
-        "settings": {},
-        "model_sha256": "0" * 64,
-        "cost": {"train_seconds": 1.0},
-        "environment": {"torch": "2"},
-        "history": [{"epoch": 1, "loss": 1.0, "terms": {}, "lr": 0.1, "seconds": 1.0, "images": 4}],
-    }
-    return Record(**{**content, **changes})
+from support import record
 
 
 def test_a_record_survives_a_file(tmp_path: Path) -> None:
@@ -124,7 +101,7 @@ def test_means_that_leave_categories_out_say_so() -> None:
 
 def test_every_row_has_files_of_its_own() -> None:
     changed = [record(seed, protocol=str(seed) * 12, settings={"overrides": {"lr": 0.1 + seed}}) for seed in (1, 2)]
-    report = build_report([Entry(each, tuple) for each in (record(), *changed)])
+    report = build_report([Entry(each, tuple) for each in (record(), *changed)], [])
     assert len([name for name in report.texts if name.name.startswith("categories") and name.suffix == ".md"]) == 3
     assert len(report.pictures) == 3
 
@@ -200,7 +177,7 @@ def test_the_gallery_has_one_colour_scale(tmp_path: Path) -> None:
 
 
 def test_a_report_is_written_and_checked(tmp_path: Path) -> None:
-    report = build_report([Entry(record(), panels), Entry(record(1, 0.6), tuple)])
+    report = build_report([Entry(record(), panels), Entry(record(1, 0.6), tuple)], [])
     tables, pictures = write_report(report, tmp_path)
     names = {file.relative_to(tmp_path).as_posix() for file in (*tables, *pictures)}
     assert {
@@ -227,5 +204,5 @@ def test_a_broken_panel_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_report_without_panels_has_no_gallery(tmp_path: Path) -> None:
-    _, pictures = write_report(build_report([Entry(record(), tuple)]), tmp_path)
+    _, pictures = write_report(build_report([Entry(record(), tuple)], []), tmp_path)
     assert pictures == []

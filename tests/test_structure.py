@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from mddbench.ablation import all_ablations
 from mddbench.report.build import build_report, differences, entries_from_folder
 from support import ROOT
 
 LAYERS = {
     1: ("allocator", "errors", "batch", "metrics", "progress", "seeding"),
-    2: ("data", "nn", "config", "plugins", "environment", "records"),
+    2: ("ablation", "data", "nn", "config", "plugins", "environment", "records"),
     3: ("detector",),
     4: ("methods", "baselines"),
     5: ("train", "evaluate", "holdout", "panels", "store", "tracking"),
@@ -187,7 +188,7 @@ def test_readme_and_ci_run_one_test_command() -> None:
 
 
 def test_committed_tables_follow_from_the_committed_records() -> None:
-    report = build_report(entries_from_folder(ROOT / "results"))
+    report = build_report(entries_from_folder(ROOT / "results"), all_ablations())
     assert differences(report, ROOT / "paper_tables" / "rendered") == []
     block = re.search(r"<!-- table: mini -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block is not None

@@ -14,16 +14,16 @@ from mddbench.cli.options import Json
 from mddbench.errors import InputError
 from mddbench.plugins import nearest
 
-KINDS = ("methods", "datasets", "experiments", "suites", "tables")
+KINDS = ("methods", "datasets", "experiments", "ablations", "suites", "tables")
 
 
 def list_names(
     what: Annotated[
-        str, typer.Argument(help="methods, datasets, experiments, suites or tables; all if not given.")
+        str, typer.Argument(help="methods, datasets, experiments, ablations, suites or tables; all if not given.")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """List methods, datasets, experiments, suites and tables."""
+    """List methods, datasets, experiments, ablations, suites and tables."""
     if what and what not in KINDS:
         raise InputError(f"list {what}: unknown{nearest(what, KINDS)}; expected one of {', '.join(KINDS)}")
     found = {kind: _names(kind) for kind in ([what] if what else KINDS)}
@@ -38,26 +38,9 @@ def list_names(
 
 
 def check(as_json: Json = False) -> None:
-    """Check every experiment, suite and table spec: names, keys, types. Needs no data and no GPU."""
-    from mddbench.config import experiment_names, load_experiment, load_suite, suite_names
-    from mddbench.data.dataset import load_source
-    from mddbench.detector import load_method, method_settings
-    from mddbench.report.spec import load_table, table_names
-
-    def experiment(name: str) -> None:
-        loaded = load_experiment(name)
-        method_settings(load_method(loaded.method), loaded.settings, f"experiments/{name}.yaml")
-        load_source(loaded.dataset)
-
-    def suite(name: str) -> None:
-        for each in load_suite(name).experiments:
-            load_experiment(each)
-
-    jobs: list[tuple[str, Callable[[], object]]] = []
-    jobs += [(f"experiments/{name}.yaml", partial(experiment, name)) for name in experiment_names()]
-    jobs += [(f"suites/{name}.yaml", partial(suite, name)) for name in suite_names()]
-    jobs += [(f"paper_tables/{name}.yaml", partial(load_table, name)) for name in table_names()]
+    """Check every experiment, ablation, suite and table spec: names, keys, types. Needs no data and no GPU."""
     faults: list[str] = []
+    jobs = _checks()
     for where, job in jobs:
         try:
             job()
@@ -73,11 +56,43 @@ def check(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _checks() -> list[tuple[str, Callable[[], object]]]:
+    """Each file and what raises InputError if it is at fault."""
+    from mddbench.ablation import ablation_names, expand, is_ablation, load_ablation
+    from mddbench.config import Experiment, experiment_names, load_experiment, load_suite, suite_names
+    from mddbench.data.dataset import load_source
+    from mddbench.detector import load_method, method_settings
+    from mddbench.report.spec import load_table, table_names
+
+    def sound(loaded: Experiment, where: str) -> None:
+        method_settings(load_method(loaded.method), loaded.settings, where)
+        load_source(loaded.dataset)
+
+    def experiment(name: str) -> None:
+        sound(load_experiment(name), f"experiments/{name}.yaml")
+
+    def ablation(name: str) -> None:
+        for variant in expand(load_ablation(name), {})[1]:
+            sound(variant, f"experiments/{name}.yaml")
+
+    def suite(name: str) -> None:
+        for each in load_suite(name).experiments:
+            load_ablation(each) if is_ablation(each) else load_experiment(each)
+
+    jobs: list[tuple[str, Callable[[], object]]] = []
+    jobs += [(f"experiments/{name}.yaml", partial(experiment, name)) for name in experiment_names()]
+    jobs += [(f"experiments/{name}.yaml", partial(ablation, name)) for name in ablation_names()]
+    jobs += [(f"suites/{name}.yaml", partial(suite, name)) for name in suite_names()]
+    return jobs + [(f"paper_tables/{name}.yaml", partial(load_table, name)) for name in table_names()]
+
+
 def _names(kind: str) -> list[str]:
+    from mddbench.ablation import ablation_names
     from mddbench.config import experiment_names, suite_names
     from mddbench.plugins import DATASETS, METHODS, modules
     from mddbench.report.spec import table_names
 
     if kind in ("methods", "datasets"):
         return list(modules(METHODS if kind == "methods" else DATASETS))
-    return {"experiments": experiment_names, "suites": suite_names, "tables": table_names}[kind]()
+    named = {"experiments": experiment_names, "ablations": ablation_names, "suites": suite_names, "tables": table_names}
+    return named[kind]()

@@ -23,13 +23,18 @@ def report(
         Path | None, typer.Option(help="Read records from a folder (an export, or a run's output) instead of MLflow.")
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="<out>/report")] = None,
+    ablation: Annotated[
+        list[Path] | None, typer.Option(help="YAML file of an ablation of your own, to be drawn too; may be repeated.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
 ) -> None:
-    """Render tables and galleries from finished runs."""
+    """Render tables, galleries, ablations and plots from finished runs."""
+    from mddbench.ablation import all_ablations
     from mddbench.report.build import build_report, differences, entries_from_folder, write_report
 
     folder = to or out / "report"
-    built = build_report(entries_from_folder(records) if records else entries_from_store(tracking_uri, out))
+    entries = entries_from_folder(records) if records else entries_from_store(tracking_uri, out)
+    built = build_report(entries, all_ablations(map(str, ablation or [])))
     if check:
         lines = differences(built, folder)
         for line in lines:

@@ -56,6 +56,7 @@ def run(
     suite = _chosen_suite(names, everything, suite)
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
+    from mddbench.ablation import is_ablation
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
     from mddbench.progress import reporter
@@ -72,8 +73,9 @@ def run(
         _show_plan(cells, options, speaker, as_json)
         return
     uri = None if tracking == "none" else (tracking_uri or "")
+    own = [name for name in names or [] if name.endswith((".yaml", ".yml")) and is_ablation(name)]
     outcomes = _run(cells, options, uri, suite, speaker)
-    tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
+    tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, own, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     _fail_for(outcomes)
 
@@ -120,17 +122,21 @@ def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Track
     return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
 
 
-def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
-    """Write the report of all that is in the store and say where everything is; its main tables."""
+def _render(options: RunOptions, uri: str | None, ablations: list[str], speaker: Reporter) -> list[str]:
+    """Write the report of all that is in the store and say where everything is; its tables of means.
+
+    ablations: files of ablations that do not come with the package.
+    """
+    from mddbench.ablation import all_ablations
     from mddbench.cli.results import entries_from_store
     from mddbench.report.build import build_report, entries_from_folder, write_report
     from mddbench.store import tracking_place
 
     speaker.say("rendering the report")
     entries = entries_from_folder(options.out) if uri is None else entries_from_store(uri or None, options.out)
-    report = build_report(entries)
+    report = build_report(entries, all_ablations(ablations))
     tables, pictures = write_report(report, options.out / "report")
-    main = [file for file in tables if file.name == "main.md"]
+    main = [file for file in tables if file.name == "main.md" or file.match("ablation-*.md")]
     speaker.say("\n".join(f"Table      {file}" for file in main))
     speaker.say("\n".join(f"Pictures   {file}" for file in pictures))
     if uri is not None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mddbench.ablation import Ablation
 from mddbench.panels import Panel, load_panels
 from mddbench.records import Record, read_record, record_files
+from mddbench.report.ablations import Study, only_of_ablation, studies
 from mddbench.report.gallery import draw_gallery
-from mddbench.report.spec import load_table, table_names
+from mddbench.report.plots import draw_ablation, draw_diagnostics, has_diagnostics
+from mddbench.report.spec import TableSpec, load_table, table_names
 from mddbench.report.tables import (
     Group,
     confidence_table,
@@ -36,7 +39,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Report:
-    """The files of a report below its folder, tables as text; pictures are drawn by `draw`. main: dataset -> main table."""
+    """The files of a report below its folder, tables as text; pictures are drawn when they are asked for.
+
+    main: what to show in a terminal, dataset -> its main table, dataset and ablation -> its table.
+    """
 
     texts: dict[Path, str]
     pictures: dict[Path, Callable[[Path], None]]
@@ -48,13 +54,16 @@ def entries_from_folder(folder: Path) -> list[Entry]:
     return [Entry(read_record(file), partial(_beside, file)) for file in record_files(folder)]
 
 
-def build_report(entries: list[Entry]) -> Report:
-    """All tables of `paper_tables/` for each dataset among the entries, and a gallery for each row of the main table."""
+def build_report(entries: list[Entry], ablations: Iterable[Ablation]) -> Report:
+    """All tables of `paper_tables/` for each dataset among the entries, a gallery and diagnostics for each row of the main
+    table, and table and plot of each of the ablations.
+    """
     panels = {entry.record.identity: entry.panels for entry in entries}
     texts: dict[Path, str] = {}
     pictures: dict[Path, Callable[[Path], None]] = {}
     main: dict[str, str] = {}
-    for dataset, groups in group_by_protocol(entry.record for entry in entries).items():
+    records = [entry.record for entry in entries]
+    for dataset, groups in group_by_protocol(one for one in records if not only_of_ablation(one)).items():
         texts.update(_tables(dataset, groups))
         intervals = confidence_table(dataset, groups)
         if intervals is not None:
@@ -63,6 +72,13 @@ def build_report(entries: list[Entry]) -> Report:
         for group in groups:
             name = Path(dataset) / f"gallery-{_file_name(group)}.png"
             pictures[name] = _gallery(group, panels[group.first.identity])
+            if has_diagnostics(group):
+                pictures[name.with_name(f"diagnostics-{_file_name(group)}.png")] = partial(draw_diagnostics, group)
+    for study in studies(ablations, group_by_protocol(records)):
+        place = Path(study.dataset) / f"ablation-{study.name}"
+        texts.update(_ablation(study, place))
+        pictures[place.with_name(f"{place.name}.png")] = partial(draw_ablation, study)
+        main[f"{study.dataset} {study.name}"] = texts[place.with_name(f"{place.name}.md")]
     return Report(texts, pictures, main)
 
 
@@ -95,24 +111,40 @@ def _strangers(report: Report, folder: Path) -> list[Path]:
     """Files below a report's folder that only a report writes and this one does not."""
     known = {folder / name for name in (*report.texts, *report.pictures)}
     patterns = [f"*/{name}{suffix}" for name in table_names() for suffix in ("*.md", "*.tex", "*.csv")]
-    return sorted(
-        {file for pattern in (*patterns, f"*/{CONFIDENCE}", "*/gallery-*.png") for file in folder.glob(pattern)} - known
-    )
+    patterns += [f"*/{name}" for name in (CONFIDENCE, "gallery-*.png", "diagnostics-*.png", "ablation-*.png")]
+    return sorted({file for pattern in patterns for file in folder.glob(pattern)} - known)
 
 
 def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:
     texts: dict[Path, str] = {}
     for name in table_names():
         spec = load_table(name)
+        if spec.rows == "variant":
+            continue
         parts = [groups] if spec.rows == "method" else [[group] for group in groups]
         for part in parts:
             suffix = "" if spec.rows == "method" else f"-{_file_name(part[0])}"
-            title = spec.title.format(dataset=dataset, setting=part[0].first.card.get("setting"), method=part[0].label)
-            frame, notes = numbers(spec, part), protocol_notes(part)
-            texts[Path(dataset) / f"{name}{suffix}.md"] = markdown(spec, title, frame, notes)
-            texts[Path(dataset) / f"{name}{suffix}.tex"] = latex(spec, title, frame, notes)
-            texts[Path(dataset) / f"{name}{suffix}.csv"] = csv(frame)
+            texts.update(_table(spec, part, dataset, Path(dataset) / f"{name}{suffix}"))
     return texts
+
+
+def _ablation(study: Study, place: Path) -> dict[Path, str]:
+    found = (load_table(name) for name in table_names())
+    spec = next(each for each in found if each.rows == "variant")
+    return _table(spec, study.groups, study.dataset, place, study.ablation.title)
+
+
+def _table(spec: TableSpec, groups: list[Group], dataset: str, place: Path, ablation: str = "") -> dict[Path, str]:
+    """One table in three formats. place: of its files, without a suffix."""
+    first = groups[0].first
+    method = first.label if ablation else groups[0].label
+    title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=method, ablation=ablation)
+    frame, notes = numbers(spec, groups), protocol_notes(groups)
+    return {
+        place.with_name(f"{place.name}.md"): markdown(spec, title, frame, notes),
+        place.with_name(f"{place.name}.tex"): latex(spec, title, frame, notes),
+        place.with_name(f"{place.name}.csv"): csv(frame),
+    }
 
 
 def _gallery(group: Group, load: Callable[[], tuple[Panel, ...]]) -> Callable[[Path], None]:

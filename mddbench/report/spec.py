@@ -12,10 +12,10 @@ from mddbench.metrics.names import LABELS
 
 
 class TableSpec(Strict):
-    """title: may hold {dataset}, {setting} and {method}; rows: what a row is; columns: metric keys."""
+    """title: may hold {dataset}, {setting}, {method} and {ablation}; rows: what a row is; columns: metric keys."""
 
     title: str
-    rows: Literal["method", "category"]
+    rows: Literal["method", "category", "variant"]
     columns: tuple[str, ...]
 
 
@@ -30,9 +30,11 @@ def load_table(name: str) -> TableSpec:
     spec = validated(TableSpec, read_yaml(_folder() / f"{name}.yaml"), where)
     unknown = [key for key in spec.columns if key not in LABELS]
     try:
-        spec.title.format(dataset="", setting="", method="")
+        spec.title.format(dataset="", setting="", method="", ablation="")
     except (KeyError, IndexError, ValueError) as fault:
-        raise InputError(f"{where}: title: {fault} is none of {{dataset}}, {{setting}} and {{method}}") from None
+        raise InputError(
+            f"{where}: title: {fault} is none of {{dataset}}, {{setting}}, {{method}} and {{ablation}}"
+        ) from None
     if unknown:
         raise InputError(f"{where}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
     return spec

@@ -67,11 +67,11 @@ def _overrides(record: Record) -> str:
 
 
 def numbers(spec: TableSpec, groups: list[Group]) -> pd.DataFrame:
-    """One row a method (of 'mean') or a category (of one group): columns 'row', 'n', and KEY, KEY_std in [0, 1].
+    """One row a method or variant (of 'mean') or a category (of one group): columns 'row', 'n', and KEY, KEY_std in [0, 1].
 
     The standard deviation is that of a sample over the seeds; NaN for a single one.
     """
-    if spec.rows == "method":
+    if spec.rows != "category":
         places = [(group.label, group, MEAN) for group in groups]
     else:
         places = [(place, group, place) for group in groups for place in (*group.first.categories, MEAN)]
@@ -88,11 +88,10 @@ def numbers(spec: TableSpec, groups: list[Group]) -> pd.DataFrame:
 
 def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
     """A Markdown table in percent, best of each column bold, with its notes below."""
-    first = "Method" if spec.rows == "method" else "Category"
     lines = [
         f"### {title}",
         "",
-        f"| {first} | n | {' | '.join(LABELS[key] for key in spec.columns)} |",
+        f"| {spec.rows.capitalize()} | n | {' | '.join(LABELS[key] for key in spec.columns)} |",
         f"|:--|--:|{'--:|' * len(spec.columns)}",
     ]
     cells = _cells(spec, frame, " ± ", lambda text: f"**{text}**")
@@ -102,7 +101,6 @@ def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str])
 
 def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
     """A LaTeX table with booktabs rules, best of each column bold."""
-    first = "Method" if spec.rows == "method" else "Category"
     cells = _cells(spec, frame, r"\,$\pm$\,", lambda text: rf"\textbf{{{text}}}")
     body = [f"{_escaped(row)} & {n} & {' & '.join(values)} \\\\" for row, n, values in cells]
     if spec.rows == "category":
@@ -115,7 +113,7 @@ def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) ->
             rf"\caption{{{_escaped(title)}}}",
             rf"\begin{{tabular}}{{lr{'r' * len(spec.columns)}}}",
             r"\toprule",
-            f"{first} & $n$ & {' & '.join(LABELS[key] for key in spec.columns)} \\\\",
+            f"{spec.rows.capitalize()} & $n$ & {' & '.join(LABELS[key] for key in spec.columns)} \\\\",
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -193,8 +191,8 @@ def _interval(value: float, ends: tuple[float, float] | None) -> str:
 def _cells(
     spec: TableSpec, frame: pd.DataFrame, plus_minus: str, bold: Callable[[str], str]
 ) -> list[tuple[str, int, list[str]]]:
-    """Each row's label, n and cells. Best is marked among methods only, and only where there are two."""
-    compare = spec.rows == "method" and len(frame) > 1
+    """Each row's label, n and cells. Best is marked among methods or variants, and only where there are two."""
+    compare = spec.rows != "category" and len(frame) > 1
     best = {key: frame[key].round(3).max() if compare else math.inf for key in spec.columns}
     rows = []
     for _, row in frame.iterrows():

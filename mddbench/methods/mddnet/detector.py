@@ -136,8 +136,8 @@ class MDDNet(Detector):
             place = f"level{number}_" if len(self.memories) > 1 else ""
             pairs = zip(memory.usage_entropy().tolist(), memory.dead().tolist(), strict=True)
             for category, (entropy, dead) in enumerate(pairs):
-                found[f"memory_{place}entropy_{category}"] = entropy
-                found[f"memory_{place}dead_{category}"] = float(dead)
+                found[f"prototype_usage_{place}entropy_{category}"] = entropy
+                found[f"dead_prototypes_{place}{category}"] = float(dead)
         return found
 
     def _filtered(self, features: Tensor, memory: torch.nn.Module, asked: list[_Asked]) -> Tensor:

@@ -35,6 +35,7 @@ class ClassAwareMemory(nn.Module):
 
     items: Tensor
     usage: Tensor
+    started: Tensor
 
     def __init__(self, channels: int, categories: int, settings: MemorySettings) -> None:
         super().__init__()
@@ -45,6 +46,7 @@ class ClassAwareMemory(nn.Module):
         else:
             self.register_buffer("items", start)
         self.register_buffer("usage", torch.zeros(categories * settings.items))
+        self.register_buffer("started", torch.zeros(categories, dtype=torch.bool))
 
     def forward(self, queries: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(read (B, P, D), weights (B, P, C x K) whose rows sum to 1) for queries (B, P, D).
@@ -69,6 +71,9 @@ class ClassAwareMemory(nn.Module):
         queries: (B, P, D); weights: (B, P, C x K); categories: (B,); normal: (B, P) bool, the only positions that count, so
         that no pseudo-anomaly leaves a trace.
         """
+        if not self.started.all():
+            self._start(queries, categories, normal)
+            return
         flat = (weights * normal[..., None]).flatten(0, 1)
         self.usage.mul_(0.99).add_(0.01 * flat.sum(dim=0) / normal.sum().clamp_min(1))
         if self.settings.update == "ema":
@@ -79,6 +84,16 @@ class ClassAwareMemory(nn.Module):
             seen = share.T @ F.normalize(queries.float(), dim=-1).flatten(0, 1) / total.clamp_min(1e-6)
             moved = torch.lerp(seen, self.items, self.settings.decay)
             self.items.copy_(torch.where(total > 1e-3, moved, self.items))
+
+    def _start(self, queries: Tensor, categories: Tensor, normal: Tensor) -> None:
+        """Take a category's first items from normal positions of its first images, drawn at random."""
+        directions = F.normalize(queries.float(), dim=-1)
+        for category in torch.unique(categories[~self.started[categories]]).tolist():
+            found = directions[(categories == category)[:, None] & normal]
+            if len(found):
+                order = torch.randperm(len(found))[torch.arange(self.settings.items) % len(found)].to(found.device)
+                self.items[category * self.settings.items : (category + 1) * self.settings.items].copy_(found[order])
+                self.started[category] = True
 
     def usage_entropy(self) -> Tensor:
         """(C,) the entropy of each category's use of its items over ln K, the greatest: 1 is even use, 0 a single item."""

@@ -1,0 +1,138 @@
+"""Plots of ablations and of what methods say about themselves. Every number comes from records."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mddbench.metrics.names import LABELS, MAD
+from mddbench.report.ablations import Study
+from mddbench.report.tables import MEAN, Group
+
+SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
+"""The metrics that a plot shows, one panel each; the table has all."""
+INK, ACCENT = "#3b6ea5", "#1b1b1b"
+PER_CATEGORY = re.compile(r"(.+)_(\d+)")
+
+
+def draw_ablation(study: Study, file: Path) -> None:
+    """Write a picture: a curve over the numbers that the variants are, or else a bar a variant; seeds as dots, their standard
+    deviation as a whisker.
+    """
+    frame = _values(study)
+    if study.values is None:
+        height = 1.3 + 0.34 * len(study.groups)
+        figure, axes = _canvas((11.0, height), len(SHOWN), share_y=True)
+        for axis, key in zip(axes, SHOWN, strict=True):
+            _bars(axis, frame[frame.metric == key], [group.label for group in study.groups])
+    else:
+        figure, axes = _canvas((11.0, 2.9), len(SHOWN), share_y=False)
+        for axis, key in zip(axes, SHOWN, strict=True):
+            _curve(axis, frame[frame.metric == key])
+            axis.set_xlabel(str(study.ablation.axis).removeprefix("settings.").replace("_", " "))
+    for axis, key in zip(axes, SHOWN, strict=True):
+        axis.set_title(f"{LABELS[key]} [%]", fontsize=9)
+    label = study.groups[0].first.label
+    seeds = sorted({len(group.records) for group in study.groups})
+    counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
+    figure.suptitle(f"{study.ablation.title}: {label} on {study.dataset}, {counted} a variant", fontsize=10)
+    _save(figure, file)
+
+
+def draw_diagnostics(group: Group, file: Path) -> None:
+    """Write a picture of what a method says about itself while it trains: a panel a number, a line a category where it has one
+    for each; the first seed's.
+    """
+    record = group.first
+    rows = []
+    for log in record.history:
+        for name, value in log.diagnostics.items():
+            match = PER_CATEGORY.fullmatch(name)
+            number = int(match[2]) if match else -1
+            known = match is not None and number < len(record.categories)
+            rows.append(
+                {
+                    "panel": match[1] if match and known else name,
+                    "line": record.categories[number] if known else "",
+                    "epoch": log.epoch,
+                    "value": value,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    panels = list(dict.fromkeys(frame.panel))
+    figure, axes = _canvas((min(3.2 + 3.4 * len(panels), 14.0), 3.2), len(panels), share_y=False)
+    for axis, panel in zip(axes, panels, strict=True):
+        for number, (line, part) in enumerate(frame[frame.panel == panel].groupby("line", sort=False)):
+            style = ("-", "--", ":", "-.")[number // 5 % 4]
+            axis.plot(part.epoch, part.value, style, linewidth=1.2, label=str(line).replace("_", " "))
+        axis.set_title(panel.replace("_", " "), fontsize=9)
+        axis.set_xlabel("epoch", fontsize=8)
+    handles, labels = axes[-1].get_legend_handles_labels()
+    if any(labels):
+        figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
+    figure.suptitle(f"{group.label} on {record.dataset}, seed {record.seed}", fontsize=10)
+    _save(figure, file)
+
+
+def has_diagnostics(group: Group) -> bool:
+    """Whether there is anything for `draw_diagnostics` to draw."""
+    return any(log.diagnostics for log in group.first.history)
+
+
+def _values(study: Study) -> pd.DataFrame:
+    """One row a variant, metric and seed: variant, x, metric, value in percent."""
+    xs = study.values or [float(index) for index in range(len(study.groups))]
+    return pd.DataFrame(
+        [
+            {"variant": group.label, "x": x, "metric": key, "value": 100 * record.value(MEAN, key)}
+            for x, group in zip(xs, study.groups, strict=True)
+            for record in group.records
+            for key in SHOWN
+        ]
+    )
+
+
+def _bars(axis: Any, frame: pd.DataFrame, labels: list[str]) -> None:
+    means, deviations = (getattr(frame.groupby("x").value, what)() for what in ("mean", "std"))
+    axis.barh(means.index, means, xerr=deviations.fillna(0), color=INK, alpha=0.55, height=0.62, ecolor=ACCENT)
+    axis.plot(frame.value, frame.x, "o", color=ACCENT, markersize=2.5)
+    low, high = frame.value.min(), frame.value.max()
+    margin = max(0.35 * (high - low), 0.5)
+    axis.set_xlim(max(0.0, low - 2 * margin), min(100.0, high + margin))
+    axis.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
+    axis.invert_yaxis() if not axis.yaxis_inverted() else None
+
+
+def _curve(axis: Any, frame: pd.DataFrame) -> None:
+    means, deviations = (getattr(frame.groupby("x").value, what)() for what in ("mean", "std"))
+    axis.errorbar(means.index, means, yerr=deviations.fillna(0), color=INK, ecolor=ACCENT, capsize=2, linewidth=1.4)
+    axis.plot(frame.x, frame.value, "o", color=ACCENT, markersize=2.5)
+    xs = list(means.index)
+    if len(xs) > 2 and min(xs) > 0 and max(xs) / min(xs) >= 8:
+        axis.set_xscale("log")
+    axis.set_xticks(xs, [f"{x:g}" for x in xs])
+    axis.minorticks_off()
+
+
+def _canvas(size: tuple[float, float], columns: int, share_y: bool) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+        axis.grid(True, color="#ddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Software": None})

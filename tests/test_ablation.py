@@ -1,0 +1,179 @@
+"""Ablations: what they expand to, and how their variants are found again among records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mddbench.ablation import Ablation, ablation_names, all_ablations, expand, is_ablation, load_ablation
+from mddbench.errors import InputError
+from mddbench.records import EpochLog, Record
+from mddbench.report.ablations import studies
+from mddbench.report.build import Entry, build_report, differences, write_report
+from mddbench.report.tables import group_by_protocol
+from mddbench.runner import plan
+from support import record
+
+ITEMS = """\
+title: Prototypes
+base: mini/mddnet
+seeds: [0, 1]
+vary:
+  settings.memory.items: [8, 32, 128]
+"""
+NAMED = """\
+title: Parts
+base: mini/mddnet
+vary:
+  without: {settings.memory_at: none, epochs: 2}
+  with: {settings.memory_at: restoration, epochs: 40}
+"""
+
+
+def own(tmp_path: Path, text: str = ITEMS, name: str = "own.yaml") -> str:
+    file = tmp_path / name
+    file.write_text(text)
+    return str(file)
+
+
+def test_one_setting_with_numbers_is_an_axis(tmp_path: Path) -> None:
+    found = load_ablation(own(tmp_path))
+    assert (found.name, found.axis, found.settings) == (
+        "ablation/own",
+        "settings.memory.items",
+        ("settings.memory.items",),
+    )
+    assert found.variants["128"] == {"settings.memory.items": 128}
+    assert load_ablation(own(tmp_path, NAMED)).axis is None
+    words = ITEMS.replace("[8, 32, 128]", "[[a], [a, b]]")
+    assert list(load_ablation(own(tmp_path, words)).variants) == ["a", "a, b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "message"),
+    [
+        (ITEMS, "[8, 32, 128]", "[8]", "vary holds one variant; expected at least two"),
+        (ITEMS, "[8, 32, 128]", "[8, 8]", "gives a value twice"),
+        (ITEMS, "vary:", "very:", "unknown key 'very' (did you mean 'vary'?)"),
+        (ITEMS, "mini/mddnet", "ablation/components", "is an ablation; expected an experiment"),
+        (NAMED, ", epochs: 2", "", "should give the same settings; 'epochs' is not in all of them"),
+        (NAMED, "{settings.memory_at: none, epochs: 2}", "none", "vary.without is 'none': expected settings"),
+    ],
+)
+def test_a_faulty_ablation_is_one_line(tmp_path: Path, text: str, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError) as fault:
+        load_ablation(own(tmp_path, text.replace(old, new)))
+    assert message in str(fault.value)
+    assert "own.yaml" in str(fault.value)
+
+
+def test_an_unknown_ablation_has_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"did you mean 'ablation/components'\?"):
+        load_ablation("ablation/component")
+
+
+def test_an_override_of_what_is_varied_is_refused(tmp_path: Path) -> None:
+    for key in ("settings.memory.items", "settings.memory", "settings"):
+        with pytest.raises(InputError, match=r"varies settings\.memory\.items; leave one of them out"):
+            expand(load_ablation(own(tmp_path)), {key: 4})
+
+
+def test_a_plan_holds_each_cell_once_and_the_base_under_its_own_name(tmp_path: Path) -> None:
+    file = own(tmp_path)
+    assert is_ablation(file)
+    cells = plan([file, "mini/mddnet", file], "named", None, {"epochs": 3})
+    assert [(cell.experiment.name, cell.seed) for cell in cells] == [
+        ("ablation/own", 0),
+        ("ablation/own", 1),
+        ("mini/mddnet", 0),  # 32 items is what the base has
+        ("mini/mddnet", 1),
+        ("ablation/own", 0),
+        ("ablation/own", 1),
+    ]
+    assert {cell.experiment.epochs for cell in cells} == {3}
+    assert cells[0].experiment.settings == {"memory": {"items": 8}}
+    assert [cell.seed for cell in plan([file], "named", (5,), {})] == [5, 5, 5]
+
+
+def test_every_ablation_of_the_package_holds_its_base() -> None:
+    for name in ablation_names():
+        cells = plan([name], "named", None, {})
+        assert any(cell.experiment.name == load_ablation(name).base for cell in cells), name
+
+
+def variant(items: int, seed: int, score: float, **changes: Any) -> Record:
+    settings = {"epochs": 40, "settings": {"memory": {"items": items, "blend": 0.3}, "memory_at": "restoration"}}
+    base = items == 32
+    content = {
+        "method": "mddnet",
+        "label": "MDD-Net",
+        "protocol": f"{items:012x}",
+        "identity": f"{seed:04x}{items:012x}",
+        "experiment": "mini/mddnet" if base else "ablation/own",
+        "settings": {**settings, "overrides": {} if base else {"settings.memory.items": items}},
+    }
+    return record(seed, score, **{**content, **changes})
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Ablation:
+    return load_ablation(own(tmp_path))
+
+
+def test_variants_are_found_by_their_settings_alone(items: Ablation) -> None:
+    records = [variant(128, 0, 0.7), variant(8, 0, 0.5), variant(8, 1, 0.6), variant(32, 0, 0.8), variant(64, 0, 0.9)]
+    longer = {"epochs": 80, "settings": {"memory": {"items": 8, "blend": 0.3}, "memory_at": "restoration"}}
+    records += [variant(8, 0, 0.1, settings=longer, protocol="e" * 12), record(0, 0.2)]
+    (study,) = studies([items], group_by_protocol(records))
+    assert [group.label for group in study.groups] == ["8", "32", "128"]
+    assert study.values == [8, 32, 128]
+    assert [[one.seed for one in group.records] for group in study.groups] == [[0, 1], [0], [0]]
+
+
+def test_two_budgets_are_two_studies(items: Ablation) -> None:
+    records = [variant(8, 0, 0.5), variant(32, 0, 0.6)]
+    for one in list(records):
+        settings = {**one.settings, "epochs": 2}
+        records.append(
+            one.model_copy(update={"settings": settings, "protocol": one.protocol[::-1], "experiment": "x/y"})
+        )
+    found = studies([items], group_by_protocol(records))
+    assert len({study.name for study in found}) == 2
+    assert all(len(study.groups) == 2 for study in found)
+
+
+def test_a_report_draws_ablations_and_keeps_variants_out_of_the_main_table(items: Ablation, tmp_path: Path) -> None:
+    logs = [
+        EpochLog(
+            epoch=n, loss=1, terms={}, lr=1, seconds=1, images=1, diagnostics={"use_0": 0.1 * n, "use_1": 0.2, "x": n}
+        )
+        for n in (1, 2, 3)
+    ]
+    records = [variant(8, 0, 0.5), variant(8, 1, 0.54), variant(32, 0, 0.6, history=logs), variant(128, 0, 0.7)]
+    report = build_report([Entry(each, tuple) for each in records], [items, *all_ablations()])
+    tables, pictures = write_report(report, tmp_path / "report")
+    main = (tmp_path / "report/mini/main.md").read_text()
+    assert [line.split("|")[1].strip() for line in main.splitlines() if line.startswith("| MDD")] == ["MDD-Net"]
+    text = (tmp_path / "report/mini/ablation-own.md").read_text()
+    assert text.startswith("### Prototypes: MDD-Net on mini, one model for 2 categories")
+    assert "| 8 | 2 | 52.0 ± 2.8 |" in text
+    assert "| 128 | 1 | **70.0** |" in text
+    frame = pd.read_csv(tmp_path / "report/mini/ablation-own.csv")
+    assert frame["mad"].tolist() == pytest.approx([0.52, 0.6, 0.7])
+    assert {file.name for file in pictures} == {"ablation-own.png", "diagnostics-mdd-net.png"}
+    for file in pictures:
+        with Image.open(file) as picture:
+            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    assert {file.name for file in tables} >= {"main.md", "ablation-own.tex"}
+    assert differences(report, tmp_path / "report") == []
+    assert "mini own" in report.main
+
+
+def test_only_variants_make_no_main_table(items: Ablation) -> None:
+    report = build_report([Entry(variant(items_, 0, 0.5), tuple) for items_ in (8, 128)], [items])
+    assert list(report.main) == ["mini own"]
