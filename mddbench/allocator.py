@@ -18,4 +18,4 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     wanted = ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, PAD))
-    return sum(mallopt(option, value) for option, value in wanted) == len(wanted)
+    return [mallopt(option, value) for option, value in wanted] == [1, 1, 1]

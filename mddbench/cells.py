@@ -22,7 +22,7 @@ from mddbench.evaluate import BATCH_SIZE, Evaluation, choose_engine
 from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.nn.weights import digest
-from mddbench.records import EpochLog, Record
+from mddbench.records import UPPER_BOUND, EpochLog, Record
 from mddbench.tracking import CellFacts
 
 
@@ -50,6 +50,8 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "interpolation": INTERPOLATION,
         "mask_rule": MASK_RULE,
         "augmentation": "none",
+        "textures": str(dataset.textures) if detector.wants_textures(detector.settings) else "none",
+        "test_labels": UPPER_BOUND if detector.wants_test_labels else "none",
         "encoder": encoder.name,
         "encoder_levels": list(encoder.levels),
         "encoder_weights": encoder.weights_source,
@@ -111,6 +113,11 @@ class Prepared:
         settings = resolved_settings(cell.experiment, detector.settings)
         identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
         return cls(cell, detector, dataset, card, settings, identity, protocol)
+
+    @property
+    def uses_textures(self) -> bool:
+        """Whether the method draws defects with pictures from a folder."""
+        return self.detector.wants_textures(self.detector.settings)
 
     def folder(self, out: Path) -> Path:
         """Where the cell keeps its checkpoint, model, panels and record."""

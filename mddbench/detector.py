@@ -20,12 +20,14 @@ class Detector(nn.Module, ABC):
 
     label: the method's name in tables; version: raise it whenever the same settings and seed would give other results,
     so that finished cells are not taken for up to date; Settings: the method's own settings with their defaults.
+    told_category: the category of the images that `anomaly_maps` gets next, where `wants_test_labels`; else None always.
     """
 
     label: ClassVar[str]
     version: ClassVar[int]
     Settings: ClassVar[type[Strict]]
     image_score_rule: str = "max of the map"
+    told_category: int | None = None
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         """encoder: the frozen teacher; settings: an instance of `Settings`; categories: how many the training set has.
@@ -55,6 +57,16 @@ class Detector(nn.Module, ABC):
     def diagnostics(self) -> dict[str, float]:
         """Numbers worth a curve beside the losses, asked for after each epoch; names are plain words with '_'."""
         return {}
+
+    @classmethod
+    def wants_textures(cls, settings: Any) -> bool:  # noqa: ARG003
+        """Whether `Batch.textures` is needed, with these settings."""
+        return False
+
+    @property
+    def wants_test_labels(self) -> bool:
+        """Whether the method is told each test image's category: an upper bound, marked as such in every table."""
+        return False
 
     def parameter_groups(self, lr: float) -> Iterable[dict[str, Any]]:
         """Groups for the optimiser, each with its learning rate; by default all trainable parameters."""

@@ -63,10 +63,10 @@ def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
     method = load_method(experiment.method)
     encoder = FrozenEncoder(experiment.encoder.name, experiment.encoder.levels)
     settings = method_settings(method, experiment.settings, experiment.name)
-    detector = method(encoder, settings, 1).to(options.device, memory_format=torch.channels_last)
+    detector = method(encoder, settings, 1).to(options.device).to(memory_format=torch.channels_last)
     size = experiment.image_size
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
-    data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64))
+    data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)
     trainer = Trainer(detector, experiment, 0, Path("unused"))
     step = _median_seconds(lambda: trainer.time_steps(data, 1))
     detector.eval()

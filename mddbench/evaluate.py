@@ -80,6 +80,7 @@ def evaluate(
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
             split = dataset.test.of(category)
+            detector.told_category = number if detector.wants_test_labels else None
             found, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
             stays = _fits_device(len(split), split.images.shape[1], next(detector.parameters()).device)
             for part, maps, scores in _infer(detector, split, precision, clock):
@@ -95,6 +96,7 @@ def evaluate(
                 replicates[category] = found.replicates(options.resamples, options.seed + number)
             metric_seconds += time.perf_counter() - started
             panels += choice.panels()
+    detector.told_category = None
     return Evaluation(
         metrics={"mean": mean_over_categories(metrics), **metrics},
         panels=tuple(panels),

@@ -18,7 +18,7 @@ from mddbench.nn.synthesis import KINDS, SynthesisSettings, synthesise
 from mddbench.seeding import derived_seed
 
 FOLDS = 4
-VERSION = 1
+VERSION = 2
 DRAWN = "drawn-"
 
 

@@ -29,6 +29,10 @@ Interval = tuple[End, End] | None
 Scalar = str | int | float | bool | None
 
 
+UPPER_BOUND = "given: an upper bound"
+"""What a protocol card says where a method was told each test image's category."""
+
+
 class EpochLog(Strict):
     """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time;
     diagnostics are the method's own, at the epoch's end.

@@ -7,7 +7,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from mddbench.batch import Batch
 from mddbench.cells import Cell, Prepared, facts_of, metric_engine, resolved_settings
 from mddbench.config import Experiment, Strict, load_experiment, load_suite
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
+from mddbench.data.textures import open_textures
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import CellError, InputError
 from mddbench.evaluate import EvaluationOptions, evaluate
@@ -40,7 +41,8 @@ CHECKPOINT, ERROR = "checkpoint.pt", "error.txt"
 class RunOptions:
     """Where things are and where they go. data_root: the dataset's folder, or a folder that holds it under its name.
 
-    resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only.
+    resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only;
+    textures: folder of pictures for methods that draw defects with them.
     """
 
     out: Path
@@ -51,6 +53,7 @@ class RunOptions:
     force: bool = False
     resamples: int = 0
     held_out: bool = False
+    textures: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,21 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
     Returns the opened datasets. Raises InputError for the first thing found.
     """
     experiments = distinct_experiments(cells)
+    textured = set()
     for experiment in experiments:
-        _method(experiment)
+        method, settings = _method(experiment)
         autocast(options.device, experiment.precision)
+        if method.wants_textures(settings):
+            textured.add(experiment.image_size)
+            if options.textures is None:
+                raise InputError(
+                    f"{experiment.name}: its defects are drawn with pictures; give their folder by --textures DIR"
+                )
     datasets: Datasets = {}
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
+        if options.textures is not None and size in textured:
+            opened = replace(opened, textures=open_textures(options.textures, size, options.cache, reporter))
         datasets[name, size] = hold_out(opened) if options.held_out else opened
     for experiment in experiments:
         reporter.say(f"checking {experiment.name}")
@@ -180,7 +192,8 @@ class Runner:
     def _train_and_evaluate(self, prepared: Prepared, folder: Path, on_epoch: Callable[[EpochLog], None]) -> Record:
         cell, detector, dataset = prepared.cell, prepared.detector, prepared.dataset
         trainer = Trainer(detector, cell.experiment, cell.seed, folder / CHECKPOINT)
-        data = TrainingImages(dataset.train.images, dataset.train_categories)
+        textures = dataset.textures.images if dataset.textures and prepared.uses_textures else None
+        data = TrainingImages(dataset.train.images, dataset.train_categories, textures)
         history = trainer.run(data, self.reporter, on_epoch)
         asked = EvaluationOptions(
             metric_engine(cell.experiment, dataset), self.options.resamples, derived_seed(cell.seed, "bootstrap")
@@ -229,7 +242,7 @@ def _build(experiment: Experiment, dataset: Dataset, options: RunOptions, seed: 
     chosen = experiment.encoder
     encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
     seed_everything(derived_seed(seed, "initial weights"))
-    return method(encoder, settings, len(dataset.categories)).to(options.device, memory_format=torch.channels_last)
+    return method(encoder, settings, len(dataset.categories)).to(options.device).to(memory_format=torch.channels_last)
 
 
 def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
@@ -240,7 +253,7 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
     images = torch.zeros(min(smallest, 2), 3, experiment.image_size, experiment.image_size, device=options.device)
     try:
         detector.train().training_step(
-            Batch(images, torch.zeros(len(images), dtype=torch.int64, device=options.device))
+            Batch(images, torch.zeros(len(images), dtype=torch.int64, device=options.device), images)
         )
         detector.eval().anomaly_maps(images[:1])
     except (RuntimeError, ValueError) as fault:

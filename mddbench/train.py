@@ -31,10 +31,13 @@ CHECKPOINT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """All that training may see: normal images (N, S, S, 3) uint8 and the index (N,) of each one's category."""
+    """All that training may see: normal images (N, S, S, 3) uint8, the index (N,) of each one's category, and pictures of
+    anything (T, S, S, 3) uint8 if the method wants them.
+    """
 
     images: NDArray[np.uint8]
     categories: NDArray[np.int64]
+    textures: NDArray[np.uint8] | None = None
 
 
 @dataclass
@@ -264,8 +267,12 @@ def synchronize(device: torch.device) -> None:
 
 def _batches(data: TrainingImages, experiment: Experiment, seed: int, device: torch.device) -> Iterator[Batch]:
     """One epoch's batches in an order drawn from `seed`."""
-    order = np.random.default_rng(seed).permutation(len(data.images))
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(data.images))
     for index in range(batches_per_epoch(len(order), experiment)):
         chosen = order[index * experiment.batch_size : (index + 1) * experiment.batch_size]
         categories = torch.from_numpy(data.categories[chosen]).to(device)
-        yield Batch(as_images(data.images[chosen], device), categories)
+        textures = None
+        if data.textures is not None:
+            textures = as_images(data.textures[generator.integers(len(data.textures), size=len(chosen))], device)
+        yield Batch(as_images(data.images[chosen], device), categories, textures)

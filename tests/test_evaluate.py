@@ -61,6 +61,34 @@ def brightness(encoder: FrozenEncoder, **settings: Any) -> Brightness:
     return Brightness(encoder, Brightness.Settings(**settings), 2)
 
 
+class Listening(Brightness):
+    """Keeps what it is told of its images."""
+
+    class Settings(Brightness.Settings):
+        asks: bool = False
+
+    heard: list[int | None]
+
+    @property
+    def wants_test_labels(self) -> bool:
+        return bool(self.settings.asks)
+
+    def anomaly_maps(self, images: Tensor) -> Tensor:
+        self.heard.append(self.told_category)
+        return super().anomaly_maps(images)
+
+
+def test_no_label_reaches_a_method_that_did_not_ask_for_the_upper_bound(
+    encoder: FrozenEncoder, dataset: Dataset
+) -> None:
+    for asks, expected in ((False, [None, None]), (True, [0, 1])):
+        detector = Listening(encoder, Listening.Settings(asks=asks), 2)
+        detector.heard = []
+        evaluate(detector, dataset, "float32", QUIET, EvaluationOptions())
+        assert detector.heard == expected
+        assert detector.told_category is None
+
+
 @pytest.mark.parametrize("batch", [1, 2, 32])
 def test_metrics_and_panels_are_those_of_all_maps_at_once(
     encoder: FrozenEncoder, dataset: Dataset, batch: int, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mddbench.errors import InputError
 from mddbench.panels import Panel, load_panels, save_panels
-from mddbench.records import as_json, parse_record, read_record, read_records, write_record
+from mddbench.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
 from mddbench.report.build import Entry, build_report, differences, write_report
 from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.spec import load_table
@@ -72,6 +72,12 @@ def test_the_mean_and_spread_over_seeds() -> None:
     assert frame["i_auroc"].tolist() == pytest.approx([0.6])
     assert frame["i_auroc_std"].tolist() == pytest.approx([0.1])
     assert "| RD4AD | 3 | 60.0 ± 10.0 |" in markdown(load_table("main"), "t", frame, [])
+
+
+def test_an_upper_bound_is_marked() -> None:
+    told = record(0, 0.9, protocol="b" * 12, card={"setting": "one model", "test_labels": UPPER_BOUND})
+    groups = group_by_protocol([record(0), told])["mini"]
+    assert [group.label for group in groups] == ["RD4AD", "RD4AD, test labels given (upper bound)"]
 
 
 def test_protocols_never_share_a_row() -> None:

@@ -19,11 +19,24 @@ if TYPE_CHECKING:
     from mddbench.runner import Outcome, RunOptions
     from mddbench.tracking import Tracker
 
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Experiments as DATASET/METHOD, ablations, or YAML files.", show_default=False),
+]
+Bootstrap = Annotated[
+    int, typer.Option(min=0, max=100_000, help="Samples of the test images for confidence intervals: 1000, say.")
+]
+HeldOut = Annotated[
+    bool,
+    typer.Option("--held-out", help="Judge on held-out normal training images with drawn defects: for settings."),
+]
+TexturesFolder = Annotated[
+    Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
+]
+
 
 def run(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Experiments as DATASET/METHOD, or YAML files.", show_default=False)
-    ] = None,
+    names: Names = None,
     everything: Annotated[bool, typer.Option("--all", help="Run all experiments of the suite.")] = False,
     suite: Annotated[str | None, typer.Option(help="Which suite --all runs.", show_default="quick")] = None,
     data_root: DataRoot = None,
@@ -36,13 +49,9 @@ def run(
     tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
     tracking_uri: TrackingUri = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost.")] = False,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Samples of the test images for confidence intervals: 1000, say.")
-    ] = 0,
-    held_out: Annotated[
-        bool,
-        typer.Option("--held-out", help="Judge on held-out normal training images with drawn defects: for settings."),
-    ] = False,
+    bootstrap: Bootstrap = 0,
+    held_out: HeldOut = False,
+    textures: TexturesFolder = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +75,15 @@ def run(
     use_deterministic_algorithms()
     cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
     options = RunOptions(
-        out, cache_below(cache_dir, out), choose_device(device), data_root, weights_dir, force, bootstrap, held_out
+        out,
+        cache_below(cache_dir, out),
+        choose_device(device),
+        data_root,
+        weights_dir,
+        force,
+        bootstrap,
+        held_out,
+        textures,
     )
     speaker = reporter(quiet)
     if dry_run:

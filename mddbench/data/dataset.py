@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mddbench.data.cache import decoded_split
 from mddbench.data.fingerprint import FileEntry, fingerprint, manifest
 from mddbench.data.samples import DatasetSource, Sample, Tree
+from mddbench.data.textures import Textures
 from mddbench.errors import InputError
 from mddbench.plugins import DATASETS, module_of
 from mddbench.progress import Reporter
@@ -50,7 +51,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset ready to train on (`train`) and to be evaluated on (`test`)."""
+    """A dataset ready to train on (`train`) and to be evaluated on (`test`); textures: to draw defects with, if given."""
 
     name: str
     categories: tuple[str, ...]
@@ -58,6 +59,7 @@ class Dataset:
     files: tuple[FileEntry, ...]
     train: Split
     test: Split
+    textures: Textures | None = None
 
     @property
     def train_categories(self) -> NDArray[np.int64]:
@@ -101,7 +103,7 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
         samples = tree.select(kind)
         images, masks = decoded_split(samples, size, cache / "decoded", digest, reporter)
         splits.append(Split(samples, images, masks))
-    return Dataset(name, tree.categories, digest, files, *splits)
+    return Dataset(name, tree.categories, digest, files, train=splits[0], test=splits[1])
 
 
 def _built(source: DatasetSource, folder: Path) -> Path:

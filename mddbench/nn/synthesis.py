@@ -23,6 +23,7 @@ from mddbench.config import Fraction, Strict
 from mddbench.nn.perlin import perlin, turned
 
 Kind = Literal["perlin", "cutpaste", "scar"]
+Texture = Literal["images", "noise", "folder"]
 KINDS: tuple[Kind, ...] = ("perlin", "cutpaste", "scar")
 SCALES = (2, 4, 8, 16)
 """Noise cells along a side."""
@@ -31,31 +32,39 @@ GROUPS = 4
 
 
 class SynthesisSettings(Strict):
-    """kinds: drawn with equal chance for each image; textures: of 'perlin' defects, likewise; area: least and greatest share of
+    """kinds: drawn with equal chance for each image; textures: of 'perlin' defects, likewise: other images of
+    the batch, noise, or pictures that a folder holds; area: least and greatest share of
     the image, drawn evenly on a logarithmic scale; let_through: the greatest share of the image under a texture;
     probability: of an image to get a defect at all; foreground: defects only where the image differs from its border.
     """
 
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = KINDS
-    textures: Annotated[tuple[Literal["images", "noise"], ...], Field(min_length=1)] = ("images", "noise")
+    textures: Annotated[tuple[Texture, ...], Field(min_length=1)] = ("images", "noise")
     area: tuple[Fraction, Fraction] = (0.002, 0.1)
     let_through: Fraction = 0.8
     probability: Fraction = 1.0
     foreground: bool = False
 
 
-def synthesise(images: Tensor, categories: Tensor, settings: SynthesisSettings) -> tuple[Tensor, Tensor]:
+def synthesise(
+    images: Tensor, categories: Tensor, settings: SynthesisSettings, textures: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(abnormal images (B, 3, H, W) in [0, 1], masks (B, H, W) bool): equal to `images` wherever the mask is not set.
 
-    images: (B, 3, H, W) in [0, 1]; categories: (B,), so that textures come from another one where the batch has one.
+    images: (B, 3, H, W) in [0, 1]; categories: (B,), so that textures come from another one where the batch has one;
+    textures: (B, 3, H, W) in [0, 1], a picture for each image, needed where the settings name 'folder'.
     """
+    pictures = images if textures is None else textures
     abnormal, masks = images.clone(), torch.zeros_like(images[:, 0], dtype=torch.bool)
     kinds = torch.randint(len(settings.kinds), (len(images),))  # on the host, so that the device is not waited for
     for index, name in enumerate(settings.kinds):
         members = torch.nonzero(kinds == index)[:, 0].to(images.device)
         if len(members):
-            make = _textured if name == "perlin" else _pasted
-            abnormal[members], masks[members] = make(images, categories, members, settings, thin=name == "scar")
+            if name == "perlin":
+                fillings = _textures(images, categories, members, settings, pictures)
+                abnormal[members], masks[members] = _textured(images[members], fillings, settings)
+            else:
+                abnormal[members], masks[members] = _pasted(images[members], settings, thin=name == "scar")
     if settings.foreground:
         masks &= foreground(images)
     masks &= (torch.rand(len(images), device=images.device) < settings.probability)[:, None, None]
@@ -76,29 +85,21 @@ def foreground(images: Tensor) -> Tensor:
     return found | (share < 0.1) | (share > 0.9)
 
 
-def _textured(
-    images: Tensor, categories: Tensor, members: Tensor, settings: SynthesisSettings, thin: bool
-) -> tuple[Tensor, Tensor]:
-    """Another texture, for the members of a batch, in the shape of a noise field above its quantile."""
-    del thin
-    count, device = len(members), images.device
+def _textured(images: Tensor, fillings: Tensor, settings: SynthesisSettings) -> tuple[Tensor, Tensor]:
+    """Images with another texture in the shape of a noise field above its quantile."""
+    count, device = len(images), images.device
     noise = _fields(count, images)
     noise = turned(noise[:, None], math.pi * (2 * torch.rand(count, device=device) - 1))[:, 0]
     last = (_areas(count, settings, device) * noise[0].numel()).long().clamp(1, noise[0].numel() - 1)
     highest = noise.flatten(1).topk(int(settings.area[1] * noise[0].numel()) + 1, dim=1).values
     masks = noise > highest.gather(1, last[:, None])[:, :, None]
     through = settings.let_through * torch.rand(count, 1, 1, 1, device=device)
-    return torch.lerp(_textures(images, categories, members, settings), images[members], through), masks
+    return torch.lerp(fillings, images, through), masks
 
 
-def _pasted(
-    images: Tensor, categories: Tensor, members: Tensor, settings: SynthesisSettings, thin: bool
-) -> tuple[Tensor, Tensor]:
-    """A turned rectangle, in each of the members of a batch, filled with what lies elsewhere in the image, its colours
-    changed.
-    """
-    del categories
-    count, (height, width), device = len(members), images.shape[-2:], images.device
+def _pasted(images: Tensor, settings: SynthesisSettings, thin: bool) -> tuple[Tensor, Tensor]:
+    """A turned rectangle in each image, filled with what lies elsewhere in it, its colours changed."""
+    count, (height, width), device = len(images), images.shape[-2:], images.device
     low, high = (0.02, 0.1) if thin else (0.3, 1.0)
     ratio = low + (high - low) * torch.rand(count, device=device)
     long = (_areas(count, settings, device) / ratio).sqrt().clamp(max=0.8)
@@ -111,7 +112,7 @@ def _pasted(
     across, along = cosine * y - sine * x, cosine * x + sine * y
     masks = (along.abs() <= half[:, 0, None, None]) & (across.abs() <= half[:, 1, None, None].clamp(min=0.5 / height))
     shift = 0.15 + 0.7 * torch.rand(count, 2, device=device)
-    return _recoloured(_shifted(images[members], shift), strength=0.2), masks
+    return _recoloured(_shifted(images, shift), strength=0.2), masks
 
 
 def _fields(count: int, images: Tensor) -> Tensor:
@@ -132,25 +133,37 @@ def _areas(count: int, settings: SynthesisSettings, device: torch.device) -> Ten
     return torch.exp(least + (greatest - least) * torch.rand(count, device=device))
 
 
-def _textures(images: Tensor, categories: Tensor, members: Tensor, settings: SynthesisSettings) -> Tensor:
-    """(members, 3, H, W) in [0, 1]: a turned and recoloured piece of another image of the batch, or coloured noise."""
+def _textures(
+    images: Tensor, categories: Tensor, members: Tensor, settings: SynthesisSettings, pictures: Tensor
+) -> Tensor:
+    """(members, 3, H, W) in [0, 1]: a turned and recoloured piece of another image of the batch or of the image's picture, or
+    coloured noise.
+    """
     count, device = len(members), images.device
-    of_noise = torch.rand(count) < settings.textures.count("noise") / len(settings.textures)
+    sources = torch.randint(len(settings.textures), (count,))  # on the host, as above
     textures = images.new_empty(count, *images.shape[1:])
-    number = int((~of_noise).sum())
-    if number:
-        asking = members[(~of_noise).to(device)]
-        apart = torch.rand(number, len(images), device=device) + (categories[asking, None] != categories[None, :])
-        other = images[apart.scatter(1, asking[:, None], -1.0).argmax(dim=1)]
-        moved = _shifted(other, torch.rand(number, 2, device=device))
-        pieces = turned(moved, 2 * math.pi * torch.rand(number, device=device))
-        textures[(~of_noise).to(device)] = _recoloured(pieces, strength=0.4)
-    if number < count:
-        rest = count - number
-        layers = _fields(3 * rest, images).reshape(rest, 3, *images.shape[-2:])
-        mixed = torch.einsum("bij,bjhw->bihw", torch.randn(rest, 3, 3, device=device), layers)
-        textures[of_noise.to(device)] = (torch.rand(rest, 3, 1, 1, device=device) + 0.5 * mixed).clamp(0, 1)
+    for number, source in enumerate(settings.textures):
+        chosen = torch.nonzero(sources == number)[:, 0].to(device)
+        if not len(chosen):
+            continue
+        asking = members[chosen]
+        if source == "images":
+            apart = torch.rand(len(chosen), len(images), device=device) + (categories[asking, None] != categories)
+            textures[chosen] = _piece(images[apart.scatter(1, asking[:, None], -1.0).argmax(dim=1)])
+        elif source == "folder":
+            textures[chosen] = _piece(pictures[asking])
+        else:
+            layers = _fields(3 * len(chosen), images).reshape(len(chosen), 3, *images.shape[-2:])
+            mixed = torch.einsum("bij,bjhw->bihw", torch.randn(len(chosen), 3, 3, device=device), layers)
+            textures[chosen] = (torch.rand(len(chosen), 3, 1, 1, device=device) + 0.5 * mixed).clamp(0, 1)
     return textures
+
+
+def _piece(images: Tensor) -> Tensor:
+    """Images moved, turned and recoloured at random."""
+    moved = _shifted(images, torch.rand(len(images), 2, device=images.device))
+    pieces = turned(moved, 2 * math.pi * torch.rand(len(images), device=images.device))
+    return _recoloured(pieces, strength=0.4)
 
 
 def _shifted(images: Tensor, shares: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mddbench.metrics.names import LABELS, MAD, SEVEN
-from mddbench.records import Record
+from mddbench.records import UPPER_BOUND, Record
 from mddbench.report.spec import TableSpec
 
 CARD_ROWS = ("epochs", "batch_size", "image_size", "encoder", "precision", "image_score", "selection", "metrics")
@@ -49,16 +49,22 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
 
 def _labelled(groups: list[list[Record]]) -> list[Group]:
     ways: tuple[Callable[[Record], str], ...] = (
-        lambda record: record.label,
-        lambda record: f"{record.label} ({record.experiment})",
-        lambda record: f"{record.label} ({record.experiment}{_overrides(record)})",
-        lambda record: f"{record.label} ({record.experiment}{_overrides(record)}, {record.protocol[:8]})",
+        _name,
+        lambda record: f"{_name(record)} ({record.experiment})",
+        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)})",
+        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)}, {record.protocol[:8]})",
     )
     labelled = []
     for members in groups:
         way = next(w for w in ways if sum(w(other[0]) == w(members[0]) for other in groups) == 1)
         labelled.append(Group(way(members[0]), tuple(members)))
     return sorted(labelled, key=lambda group: group.label)
+
+
+def _name(record: Record) -> str:
+    """The method, marked where it was told what nobody tells it at test."""
+    told = record.card.get("test_labels") == UPPER_BOUND
+    return f"{record.label}, test labels given (upper bound)" if told else record.label
 
 
 def _overrides(record: Record) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mddbench.ablation import is_ablation, load_ablation
 from mddbench.config import experiment_names, load_experiment, load_suite, suite_names
 from mddbench.data.dataset import load_source, read_dataset
 from mddbench.detector import load_method, method_settings
@@ -57,7 +58,7 @@ def test_every_suite_fits(name: str) -> None:
     suite = load_suite(name)
     assert suite.experiments
     for experiment in suite.experiments:
-        load_experiment(experiment)
+        load_ablation(experiment) if is_ablation(experiment) else load_experiment(experiment)
 
 
 @pytest.mark.parametrize("name", table_names())

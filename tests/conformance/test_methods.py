@@ -74,8 +74,8 @@ def test_loss_terms_are_named_finite_scalars_and_fall(detector: Detector, batch:
         assert name.isidentifier()
         assert value.shape == ()
         assert torch.isfinite(value)
-    losses = train(detector, batch, 8)
-    assert not losses or losses[-1] < losses[0]
+    losses = train(detector, batch, 16)  # a step may draw a harder defect than the one before
+    assert not losses or np.mean(losses[-4:]) < np.mean(losses[:4])
 
 
 def test_maps_are_finite_and_of_the_images_size(detector: Detector, batch: Batch) -> None:

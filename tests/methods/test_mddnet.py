@@ -127,6 +127,7 @@ def test_the_memory_equals_a_loop(addressing: Any) -> None:
 
 def test_averaging_learns_from_normal_positions_of_the_own_category_only() -> None:
     memory = ClassAwareMemory(4, 2, MemorySettings(items=3, update="ema", decay=0.5))
+    memory.started.fill_(True)
     before = memory.items.clone()
     queries, normal = torch.rand(1, 5, 4), torch.tensor([[True, True, False, True, False]])
     other = queries.clone()
@@ -141,6 +142,35 @@ def test_averaging_learns_from_normal_positions_of_the_own_category_only() -> No
     torch.testing.assert_close(states[0][:3], before[:3])
     assert not torch.equal(states[0][3:], before[3:])
     assert not list(memory.parameters())
+
+
+def test_first_items_are_normal_positions_of_the_own_category() -> None:
+    memory = ClassAwareMemory(4, 3, MemorySettings(items=3))
+    before = memory.items.detach().clone()
+    queries, normal = torch.rand(3, 5, 4), torch.rand(3, 5, generator=torch.Generator().manual_seed(2)) < 0.6
+    _, weights = memory(queries)
+    memory.learn(queries, weights, torch.tensor([0, 2, 2]), normal)
+    directions = F.normalize(queries, dim=-1)
+    for category, images in ((0, [0]), (2, [1, 2])):
+        allowed = directions[images][normal[images]]
+        for item in memory.items.detach()[3 * category : 3 * category + 3]:
+            assert float((allowed - item).abs().sum(dim=1).min()) < 1e-6
+    torch.testing.assert_close(memory.items.detach()[3:6], before[3:6])
+    assert memory.started.tolist() == [True, False, True]
+
+
+def test_a_told_category_confines_a_test_image_to_its_own_items(encoder: FrozenEncoder) -> None:
+    detector = build(encoder, memory={"label_at_test": True, "blend": 1.0}).eval()
+    assert detector.wants_test_labels
+    maps = {}
+    with torch.inference_mode():
+        for told in (0, 1, None):
+            detector.told_category = told
+            maps[told] = detector.anomaly_maps(batch().images)
+    assert not torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[None])
+    assert not build(encoder).wants_test_labels
+    assert not build(encoder, memory_at="none", memory={"label_at_test": True}).wants_test_labels
 
 
 def test_usage_tells_even_use_from_dead_items() -> None:

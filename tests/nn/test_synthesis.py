@@ -117,3 +117,13 @@ def test_turning_by_a_right_angle_is_a_rotation() -> None:
     field = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     quarter = turned(field, torch.tensor([math.pi / 2]))
     np.testing.assert_allclose(quarter[0, 0].numpy(), torch.rot90(field[0, 0]).numpy(), atol=1e-5)
+
+
+def test_textures_come_from_each_images_own_picture() -> None:
+    images = torch.full((6, 3, 32, 32), 0.5)
+    pictures = torch.tensor([0.05, 0.95]).repeat(3)[:, None, None, None].expand(6, 3, 32, 32)
+    torch.manual_seed(0)
+    settings = SynthesisSettings(kinds=("perlin",), textures=("folder",), let_through=0.0, area=(0.1, 0.2))
+    abnormal, masks = synthesise(images, torch.zeros(6, dtype=torch.int64), settings, pictures)
+    marked = [float(abnormal[index, :, masks[index]].mean()) for index in range(6)]
+    assert max(marked[0::2]) < 0.5 < min(marked[1::2])

@@ -48,7 +48,7 @@ class MDDNet(Detector):
     """Dual-decoder reverse distillation with a class-aware memory on the restoration decoder's way."""
 
     label = "MDD-Net"
-    version = 1
+    version = 2
 
     class Settings(Strict):
         """memory_at: restoration (after the bottleneck, before the restoration decoder), both (before both decoders), before (a
@@ -82,9 +82,17 @@ class MDDNet(Detector):
         widths = {"none": (), "before": encoder.channels}.get(settings.memory_at, (self.bottleneck.out_channels,))
         self.memories = torch.nn.ModuleList(ClassAwareMemory(width, categories, settings.memory) for width in widths)
 
+    @classmethod
+    def wants_textures(cls, settings: Any) -> bool:
+        return "folder" in settings.synthesis.textures
+
+    @property
+    def wants_test_labels(self) -> bool:
+        return bool(self.settings.memory.label_at_test and self.memories)
+
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         weights = self.settings.weights
-        abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis)
+        abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
         both = self.encoder(torch.cat([batch.images, abnormal]))
         normal_teacher, abnormal_teacher = ([level.chunk(2)[half] for level in both] for half in (0, 1))
         asked: list[_Asked] = []
@@ -144,7 +152,9 @@ class MDDNet(Detector):
         """Features (B, D, H, W) as the memory gives them back."""
         assert isinstance(memory, ClassAwareMemory)
         queries = features.flatten(2).transpose(1, 2)
-        read, weights = memory(queries)
+        told = self.told_category
+        labels = None if told is None else torch.full((len(queries),), told, device=queries.device)
+        read, weights = memory(queries, labels)
         asked.append(_Asked(memory, queries, weights, (features.shape[-2], features.shape[-1])))
         filtered: Tensor = read.transpose(1, 2).reshape(features.shape).to(features.dtype)
         return filtered

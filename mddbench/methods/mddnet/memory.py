@@ -18,7 +18,8 @@ from mddbench.config import Count, Fraction, Positive, Strict
 class MemorySettings(Strict):
     """items: prototypes of each category; temperature: of the softmax over cosines; addressing: soft, topk (the `keep`
     nearest items) or sparse (weights below a share of 1 / all items are dropped); update: learnt by gradient, or ema of
-    embeddings with `decay`; blend: the share of the memory in what goes on, the rest is the embedding itself.
+    embeddings with `decay`; blend: the share of the memory in what goes on, the rest is the embedding itself;
+    label_at_test: a test image may ask its own category's items only, an upper bound, since nobody gives labels at test.
     """
 
     items: Count = 32
@@ -28,6 +29,7 @@ class MemorySettings(Strict):
     update: Literal["learnt", "ema"] = "learnt"
     decay: Fraction = 0.99
     blend: Fraction = 0.3
+    label_at_test: bool = False
 
 
 class ClassAwareMemory(nn.Module):

@@ -1,0 +1,38 @@
+"""Pictures of anything, as the Describable Textures Dataset has them: what defects may be drawn with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mddbench.data.cache import decoded_split
+from mddbench.data.fingerprint import fingerprint, manifest
+from mddbench.data.samples import Sample, Tree
+from mddbench.data.tree import IMAGE_SUFFIXES
+from mddbench.errors import InputError
+from mddbench.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Textures:
+    """images: (N, S, S, 3) uint8 RGB; fingerprint: of the files, wherever they lie."""
+
+    images: NDArray[np.uint8]
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{len(self.images)} pictures, {self.fingerprint[:16]}"
+
+
+def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> Textures:
+    """All pictures below a folder, decoded once into the cache. Raises InputError if there is none, or for a faulty one."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not found:
+        raise InputError(f"--textures {folder}: expected a folder of pictures, as images/ of DTD; found none there")
+    samples = tuple(Sample(path, "textures", "train") for path in found)
+    digest = fingerprint(manifest(Tree(folder, samples), reporter))
+    images, _ = decoded_split(samples, size, cache / "decoded", digest, reporter)
+    return Textures(images, digest)
