@@ -35,7 +35,7 @@ class RD4AD(Detector):
     """Reverse distillation; the map is the sum over levels of 1 - cos between teacher and student, smoothed."""
 
     label = "RD4AD"
-    version = 1
+    version = 2
 
     class Settings(Strict):
         """bottleneck_width: 128 (authors) or 64 (ADer); decoder_blocks: per stage, deep to shallow; sigma: pixels."""

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mddbench.ablation import Ablation, ablation_names, all_ablations, expand, is_ablation, load_ablation
+from mddbench.ablation import Ablation, ablation_names, expand, is_ablation, load_ablation
 from mddbench.errors import InputError
 from mddbench.records import EpochLog, Record
 from mddbench.report.ablations import studies
@@ -155,7 +155,7 @@ def test_a_report_draws_ablations_and_keeps_variants_out_of_the_main_table(items
         for n in (1, 2, 3)
     ]
     records = [variant(8, 0, 0.5), variant(8, 1, 0.54), variant(32, 0, 0.6, history=logs), variant(128, 0, 0.7)]
-    report = build_report([Entry(each, tuple) for each in records], [items, *all_ablations()])
+    report = build_report([Entry(each, tuple) for each in records], [items])
     tables, pictures = write_report(report, tmp_path / "report")
     main = (tmp_path / "report/mini/main.md").read_text()
     assert [line.split("|")[1].strip() for line in main.splitlines() if line.startswith("| MDD")] == ["MDD-Net"]

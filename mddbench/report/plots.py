@@ -25,20 +25,22 @@ def draw_ablation(study: Study, file: Path) -> None:
     frame = _values(study)
     if study.values is None:
         height = 1.3 + 0.34 * len(study.groups)
-        figure, axes = _canvas((11.0, height), len(SHOWN), share_y=True)
+        figure, axes = _canvas((11.0, height), (1, len(SHOWN)), share_y=True)
         for axis, key in zip(axes, SHOWN, strict=True):
             _bars(axis, frame[frame.metric == key], [group.label for group in study.groups])
     else:
-        figure, axes = _canvas((11.0, 2.9), len(SHOWN), share_y=False)
+        figure, axes = _canvas((11.0, 2.9), (1, len(SHOWN)), share_y=False)
         for axis, key in zip(axes, SHOWN, strict=True):
             _curve(axis, frame[frame.metric == key])
-            axis.set_xlabel(str(study.ablation.axis).removeprefix("settings.").replace("_", " "))
+            axis.set_xlabel(str(study.ablation.axis).removeprefix("settings.").replace("_", " "), fontsize=8)
     for axis, key in zip(axes, SHOWN, strict=True):
         axis.set_title(f"{LABELS[key]} [%]", fontsize=9)
     label = study.groups[0].first.label
     seeds = sorted({len(group.records) for group in study.groups})
     counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
-    figure.suptitle(f"{study.ablation.title}: {label} on {study.dataset}, {counted} a variant", fontsize=10)
+    figure.suptitle(
+        f"{study.ablation.title}: {label} on {study.dataset}, {counted} a variant (axes do not start at 0)", fontsize=10
+    )
     _save(figure, file)
 
 
@@ -47,13 +49,13 @@ def draw_diagnostics(group: Group, file: Path) -> None:
     for each; the first seed's.
     """
     record = group.first
-    rows = []
+    points = []
     for log in record.history:
         for name, value in log.diagnostics.items():
             match = PER_CATEGORY.fullmatch(name)
             number = int(match[2]) if match else -1
             known = match is not None and number < len(record.categories)
-            rows.append(
+            points.append(
                 {
                     "panel": match[1] if match and known else name,
                     "line": record.categories[number] if known else "",
@@ -61,16 +63,19 @@ def draw_diagnostics(group: Group, file: Path) -> None:
                     "value": value,
                 }
             )
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(points)
     panels = list(dict.fromkeys(frame.panel))
-    figure, axes = _canvas((min(3.2 + 3.4 * len(panels), 14.0), 3.2), len(panels), share_y=False)
-    for axis, panel in zip(axes, panels, strict=True):
+    rows, columns = -(-len(panels) // 3), min(len(panels), 3)
+    figure, axes = _canvas((2.2 + 3.4 * columns, 0.4 + 2.6 * rows), (rows, columns), share_y=False)
+    for axis, panel in zip(axes, panels, strict=False):
         for number, (line, part) in enumerate(frame[frame.panel == panel].groupby("line", sort=False)):
             style = ("-", "--", ":", "-.")[number // 5 % 4]
             axis.plot(part.epoch, part.value, style, linewidth=1.2, label=str(line).replace("_", " "))
         axis.set_title(panel.replace("_", " "), fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
-    handles, labels = axes[-1].get_legend_handles_labels()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
     if any(labels):
         figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
     figure.suptitle(f"{group.label} on {record.dataset}, seed {record.seed}", fontsize=10)
@@ -83,16 +88,16 @@ def has_diagnostics(group: Group) -> bool:
 
 
 def _values(study: Study) -> pd.DataFrame:
-    """One row a variant, metric and seed: variant, x, metric, value in percent."""
+    """One row a variant, metric and seed: x (its number, or its place), metric, value in percent."""
     xs = study.values or [float(index) for index in range(len(study.groups))]
-    return pd.DataFrame(
-        [
-            {"variant": group.label, "x": x, "metric": key, "value": 100 * record.value(MEAN, key)}
-            for x, group in zip(xs, study.groups, strict=True)
-            for record in group.records
-            for key in SHOWN
-        ]
-    )
+    rows = [
+        {"x": x, "metric": key, "value": 100 * record.value(MEAN, key)}
+        for x, group in zip(xs, study.groups, strict=True)
+        for record in group.records
+        for key in SHOWN
+    ]
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
 
 
 def _bars(axis: Any, frame: pd.DataFrame, labels: list[str]) -> None:
@@ -117,13 +122,14 @@ def _curve(axis: Any, frame: pd.DataFrame) -> None:
     axis.minorticks_off()
 
 
-def _canvas(size: tuple[float, float], columns: int, share_y: bool) -> tuple[Any, Any]:
+def _canvas(size: tuple[float, float], grid: tuple[int, int], share_y: bool) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes, row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
+    axes = figure.subplots(*grid, sharey=share_y, squeeze=False).reshape(-1)
     for axis in axes:
         axis.tick_params(labelsize=8)
         axis.grid(True, color="#ddd", linewidth=0.6)

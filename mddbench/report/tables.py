@@ -12,7 +12,17 @@ from mddbench.metrics.names import LABELS, MAD, SEVEN
 from mddbench.records import UPPER_BOUND, Record
 from mddbench.report.spec import TableSpec
 
-CARD_ROWS = ("epochs", "batch_size", "image_size", "encoder", "precision", "image_score", "selection", "metrics")
+CARD_ROWS = (
+    "epochs",
+    "batch_size",
+    "image_size",
+    "encoder",
+    "precision",
+    "test_labels",
+    "image_score",
+    "selection",
+    "metrics",
+)
 MEAN = "mean"
 
 

@@ -144,6 +144,21 @@ def test_averaging_learns_from_normal_positions_of_the_own_category_only() -> No
     assert not list(memory.parameters())
 
 
+def test_averaging_moves_each_item_towards_the_normal_positions_that_ask_it() -> None:
+    memory = ClassAwareMemory(4, 2, MemorySettings(items=3, temperature=0.2, update="ema", decay=0.9))
+    memory.started.fill_(True)
+    generator = torch.Generator().manual_seed(4)
+    queries, normal = torch.rand(3, 5, 4, generator=generator), torch.rand(3, 5, generator=generator) < 0.7
+    categories, items, weights = torch.tensor([1, 0, 1]), memory.items.numpy().copy(), memory(queries)[1]
+    memory.learn(queries, weights, categories, normal)
+    for row in range(6):
+        asking = [(i, p) for i in range(3) for p in range(5) if normal[i, p] and categories[i] == row // 3]
+        shares = [float(weights[i, p, row]) for i, p in asking]
+        directions = [F.normalize(queries[i, p], dim=0).numpy() for i, p in asking]
+        expected = 0.9 * items[row] + 0.1 * np.average(directions, axis=0, weights=shares)
+        np.testing.assert_allclose(memory.items[row].numpy(), expected, atol=1e-6)
+
+
 def test_first_items_are_normal_positions_of_the_own_category() -> None:
     memory = ClassAwareMemory(4, 3, MemorySettings(items=3))
     before = memory.items.detach().clone()
@@ -180,6 +195,17 @@ def test_usage_tells_even_use_from_dead_items() -> None:
     assert memory.dead().tolist() == [0, 3]
 
 
+def test_diagnostics_sum_up_all_memories(encoder: FrozenEncoder) -> None:
+    detector = build(encoder, memory_at="before", memory={"items": 4})
+    for memory, usage in zip(detector.memories, ([1.0, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]), strict=True):
+        memory.usage.copy_(torch.tensor([*usage, 1, 1, 1, 1]))
+    found = detector.diagnostics()
+    assert found["prototype_usage_entropy_0"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert found["prototype_usage_entropy_1"] == pytest.approx(1)
+    assert (found["dead_prototypes_0"], found["dead_prototypes_1"]) == (5, 0)
+
+
+LEARNT = {"memory_at": "restoration", "memory": {"update": "learnt"}}
 TERMS = {
     "restoration": {"bottleneck", "restoration_decoder", "memories"},
     "identity": {"bottleneck", "identity_decoder"},
@@ -187,11 +213,17 @@ TERMS = {
     "classes": {"bottleneck", "memories"},
     "compactness": {"memories"},
 }
+AVERAGED = {
+    "restoration": {"bottleneck", "restoration_decoder"},
+    "identity": {"bottleneck", "identity_decoder"},
+    "discrepancy": {"bottleneck", "restoration_decoder", "identity_decoder"},
+}
 
 
-@pytest.mark.parametrize("term", TERMS)
-def test_gradients_reach_exactly_the_parts_that_they_should(encoder: FrozenEncoder, term: str) -> None:
-    detector = build(encoder).train()
+@pytest.mark.parametrize(("settings", "term"), [(1, term) for term in TERMS] + [(0, term) for term in AVERAGED])
+def test_gradients_reach_exactly_the_parts_that_they_should(encoder: FrozenEncoder, settings: int, term: str) -> None:
+    """With a learnt memory after the bottleneck, and with the defaults: averaged memories before it."""
+    detector = build(encoder, **(LEARNT if settings else {})).train()
     torch.manual_seed(3)
     detector.training_step(batch())[term].backward()
     reached = {
@@ -199,13 +231,13 @@ def test_gradients_reach_exactly_the_parts_that_they_should(encoder: FrozenEncod
         for name, value in detector.named_parameters()
         if value.grad is not None and float(value.grad.abs().sum()) > 0
     }
-    assert reached == TERMS[term]
+    assert reached == (TERMS if settings else AVERAGED)[term]
 
 
 def test_a_term_of_weight_zero_is_left_out_and_others_scale(encoder: FrozenEncoder) -> None:
     found = {}
     for name, weights in {"one": {}, "two": {"identity": 2.0, "classes": 0.0, "discrepancy": 0.0}}.items():
-        detector = build(encoder, weights=weights).train()
+        detector = build(encoder, weights=weights, **LEARNT).train()
         torch.manual_seed(3)
         found[name] = {key: term.detach() for key, term in detector.training_step(batch()).items()}
     assert set(found["two"]) == {"restoration", "identity", "compactness"}
@@ -230,8 +262,8 @@ def test_every_place_of_the_memory_trains_and_scores(encoder: FrozenEncoder, pla
     detector = build(encoder, memory_at=place, memory={"items": 4, "update": update}).train()
     terms = detector.training_step(batch())
     sum(terms.values()).backward()  # type: ignore[union-attr]
-    assert ("classes" in terms) == (place != "none")
-    assert len(detector.diagnostics()) == {"none": 0, "before": 12}.get(place, 4)
+    assert ("classes" in terms) == (place in ("restoration", "both") or (place == "before" and update == "learnt"))
+    assert len(detector.diagnostics()) == (0 if place == "none" else 4)
     with torch.inference_mode():
         maps = detector.eval().anomaly_maps(batch().images)
     assert maps.shape == (4, 64, 64)

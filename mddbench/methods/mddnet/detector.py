@@ -51,14 +51,14 @@ class MDDNet(Detector):
     version = 2
 
     class Settings(Strict):
-        """memory_at: restoration (after the bottleneck, before the restoration decoder), both (before both decoders), before (a
-        memory for each level of the teacher, before the restoration decoder's bottleneck) or none; bottleneck_width,
+        """memory_at: before (a memory for each level of the teacher, before the restoration decoder's bottleneck), restoration
+        (after the bottleneck, before the restoration decoder), both (before both decoders) or none; bottleneck_width,
         decoder_blocks: as RD4AD's; balanced: defective and other positions count alike in the discrepancy loss.
         """
 
         bottleneck_width: Count = 128
         decoder_blocks: tuple[Count, Count, Count] = (3, 4, 6)
-        memory_at: Literal["restoration", "both", "before", "none"] = "restoration"
+        memory_at: Literal["before", "restoration", "both", "none"] = "before"
         memory: MemorySettings = MemorySettings()
         synthesis: SynthesisSettings = SynthesisSettings()
         weights: LossWeights = LossWeights()
@@ -137,16 +137,16 @@ class MDDNet(Detector):
         return restored, self.identity_decoder(filtered if place == "both" else embedding)
 
     def diagnostics(self) -> dict[str, float]:
-        """How evenly each category uses its prototypes, and how many are dead."""
-        found: dict[str, float] = {}
-        for number, memory in enumerate(self.memories):
-            assert isinstance(memory, ClassAwareMemory)
-            place = f"level{number}_" if len(self.memories) > 1 else ""
-            pairs = zip(memory.usage_entropy().tolist(), memory.dead().tolist(), strict=True)
-            for category, (entropy, dead) in enumerate(pairs):
-                found[f"prototype_usage_{place}entropy_{category}"] = entropy
-                found[f"dead_prototypes_{place}{category}"] = float(dead)
-        return found
+        """For each category how evenly its prototypes are used (1 evenly, 0 a single one) and how many are dead; of several
+        memories the mean and the sum.
+        """
+        memories = [memory for memory in self.memories if isinstance(memory, ClassAwareMemory)]
+        if not memories:
+            return {}
+        entropies = torch.stack([memory.usage_entropy() for memory in memories]).mean(dim=0).tolist()
+        dead = torch.stack([memory.dead() for memory in memories]).sum(dim=0).tolist()
+        found = {f"prototype_usage_entropy_{number}": value for number, value in enumerate(entropies)}
+        return found | {f"dead_prototypes_{number}": float(value) for number, value in enumerate(dead)}
 
     def _filtered(self, features: Tensor, memory: torch.nn.Module, asked: list[_Asked]) -> Tensor:
         """Features (B, D, H, W) as the memory gives them back."""
@@ -166,7 +166,8 @@ class MDDNet(Detector):
         classes, compact = [], []
         for one in asked:
             normal = F.adaptive_max_pool2d(masks.float()[:, None], one.size)[:, 0].flatten(1) == 0
-            classes.append(losses.class_discrimination(one.weights, categories, self.settings.memory.items, normal))
+            if one.weights.requires_grad:  # averaged items that frozen features ask have nothing to learn from a loss
+                classes.append(losses.class_discrimination(one.weights, categories, self.settings.memory.items, normal))
             if isinstance(one.memory.items, torch.nn.Parameter):
                 compact.append(losses.compactness(one.weights, one.memory.items, one.queries, normal))
             one.memory.learn(one.queries.detach(), one.weights.detach(), categories, normal)

@@ -17,18 +17,18 @@ from mddbench.config import Count, Fraction, Positive, Strict
 
 class MemorySettings(Strict):
     """items: prototypes of each category; temperature: of the softmax over cosines; addressing: soft, topk (the `keep`
-    nearest items) or sparse (weights below a share of 1 / all items are dropped); update: learnt by gradient, or ema of
-    embeddings with `decay`; blend: the share of the memory in what goes on, the rest is the embedding itself;
+    nearest items) or sparse (weights below a share of 1 / all items are dropped); update: ema of the
+    embeddings with `decay`, or learnt by gradient; blend: the memory's share in what goes on, the rest is the embedding itself;
     label_at_test: a test image may ask its own category's items only, an upper bound, since nobody gives labels at test.
     """
 
     items: Count = 32
-    temperature: Positive = 0.1
+    temperature: Positive = 0.02
     addressing: Literal["soft", "topk", "sparse"] = "soft"
     keep: Count = 8
-    update: Literal["learnt", "ema"] = "learnt"
+    update: Literal["ema", "learnt"] = "ema"
     decay: Fraction = 0.99
-    blend: Fraction = 0.3
+    blend: Fraction = 1.0
     label_at_test: bool = False
 
 

@@ -1,0 +1,73 @@
+"""What the paper claims of the two decoders' disagreement, on defects planted into held-out normal images of mini."""
+
+from __future__ import annotations
+
+import runpy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mddbench.config import load_experiment
+from mddbench.data.dataset import Dataset, open_dataset
+from mddbench.detector import Detector, load_method, method_settings
+from mddbench.holdout import hold_out
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.progress import SilentReporter
+from mddbench.seeding import seed_everything
+from mddbench.train import Trainer, TrainingImages
+from support import ROOT
+
+QUIET = SilentReporter()
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return hold_out(open_dataset("mini", None, tmp_path_factory.mktemp("cache"), 96, QUIET))
+
+
+@pytest.fixture(scope="module")
+def detector(planted: Dataset, encoder: FrozenEncoder, tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    experiment = load_experiment("mini/mddnet", {"epochs": 10})
+    method = load_method("mddnet")
+    seed_everything(0)
+    found = method(encoder, method_settings(method, experiment.settings, "test"), len(planted.categories))
+    trainer = Trainer(found, experiment, 0, tmp_path_factory.mktemp("run") / "checkpoint.pt")
+    trainer.run(TrainingImages(planted.train.images, planted.train_categories), QUIET)
+    return found.eval()
+
+
+@pytest.fixture(scope="module")
+def study(planted: Dataset, detector: Detector) -> dict[str, dict[float, tuple[float, float]]]:
+    script: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "false_positives.py"))
+    found: dict[str, dict[float, tuple[float, float]]] = script["study"](detector, planted)
+    return found
+
+
+def test_the_decoders_disagree_on_planted_defects(study: dict[str, dict[float, tuple[float, float]]]) -> None:
+    """At a threshold that finds half of a defect's pixels, chance would mark half of the others."""
+    everywhere, hard = study["restoration against identity"][0.5]
+    assert everywhere < 0.25
+    assert hard < 0.35
+
+
+def test_the_decoders_disagreement_is_quieter_on_hard_normal_texture(
+    study: dict[str, dict[float, tuple[float, float]]],
+) -> None:
+    decoders, teacher = (
+        study[name][0.5][1] for name in ("restoration against identity", "teacher against restoration")
+    )
+    assert decoders < teacher
+
+
+def test_rates_are_those_of_a_loop(planted: Dataset) -> None:
+    script: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "false_positives.py"))
+    split = planted.test.of("brick")
+    maps = np.random.default_rng(0).random(split.masks.shape, dtype=np.float32)
+    everywhere, hard = script["rates"](maps, split, 0.8)
+    masks = np.asarray(split.masks)
+    threshold = sorted(maps[masks])[int(0.2 * masks.sum())]
+    assert everywhere == pytest.approx(np.mean(maps[~masks] >= threshold), abs=1e-3)
+    assert hard == pytest.approx(0.8, abs=0.02)  # noise knows nothing of texture
+    strength = script["texture"](np.asarray(split.images))
+    assert float(strength.std()) > 0
