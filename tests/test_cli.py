@@ -187,6 +187,26 @@ def test_holding_out_reads_no_test_image(tree: Path, tmp_path: Path) -> None:
     assert len(fingerprints) == 2
 
 
+def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
+    base, out = own(tmp_path, "base", epochs="epochs: 1"), tmp_path / "out"
+    file = tmp_path / "widths.yaml"
+    file.write_text(f"title: Width\nbase: {base}\nvary:\n  settings.bottleneck_width: [64, 128]\n")
+    arguments = ["run", file, "--data-root", tree, "--out", out]
+    ran = mddbench(*arguments, "--tracking", "none", "--quiet")
+    assert ran.returncode == 0, ran.stderr
+    assert "### Width: RD4AD on folder, one model for 2 categories" in ran.stdout
+    assert (out / "report/folder/ablation-widths.png").stat().st_size > 10_000
+    names = sorted(read_record(each).experiment for each in out.glob("cells/*/record.json"))
+    assert names == ["ablation/widths", "base"]  # 128 is what the base has
+    drawn = mddbench("report", "--records", out, "--to", tmp_path / "again", "--ablation", file)
+    assert drawn.returncode == 0, drawn.stderr
+    tables = [folder / "folder/ablation-widths.md" for folder in (out / "report", tmp_path / "again")]
+    assert tables[0].read_text() == tables[1].read_text()
+    clash = mddbench(*arguments, "--set", "settings.bottleneck_width=32")
+    assert clash.returncode == 2
+    assert "varies settings.bottleneck_width; leave one of them out" in clash.stderr
+
+
 def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path: Path) -> None:
     file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
     arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
