@@ -252,10 +252,11 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
     images = torch.zeros(min(smallest, 2), 3, experiment.image_size, experiment.image_size, device=options.device)
     try:
-        detector.train().training_step(
-            Batch(images, torch.zeros(len(images), dtype=torch.int64, device=options.device), images)
-        )
-        detector.eval().anomaly_maps(images[:1])
+        categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
+        with autocast(options.device, experiment.precision):
+            detector.train().training_step(Batch(images, categories, images))
+            detector.told_category = 0 if detector.wants_test_labels else None
+            detector.image_scores(detector.eval().anomaly_maps(images[:1]))
     except (RuntimeError, ValueError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None

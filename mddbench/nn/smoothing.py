@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mddbench.nn.precision import full_precision
+
 
 def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     """Maps (B, H, W) smoothed with a Gaussian of `sigma` pixels, in float32; sigma 0 leaves them as they are.
@@ -19,7 +21,7 @@ def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
     """
     if sigma == 0:
         return maps
-    with torch.autocast(maps.device.type, enabled=False):  # mixed precision would round the scores
+    with full_precision(maps):
         maps = maps.float()
         rows = _smoothing_matrix(maps.shape[1], sigma, truncate).to(maps)
         columns = _smoothing_matrix(maps.shape[2], sigma, truncate).to(maps)

@@ -127,7 +127,7 @@ def test_the_memory_equals_a_loop(addressing: Any) -> None:
 
 def test_averaging_learns_from_normal_positions_of_the_own_category_only() -> None:
     memory = ClassAwareMemory(4, 2, MemorySettings(items=3, update="ema", decay=0.5))
-    memory.started.fill_(True)
+    memory.waiting = False
     before = memory.items.clone()
     queries, normal = torch.rand(1, 5, 4), torch.tensor([[True, True, False, True, False]])
     other = queries.clone()
@@ -146,7 +146,7 @@ def test_averaging_learns_from_normal_positions_of_the_own_category_only() -> No
 
 def test_averaging_moves_each_item_towards_the_normal_positions_that_ask_it() -> None:
     memory = ClassAwareMemory(4, 2, MemorySettings(items=3, temperature=0.2, update="ema", decay=0.9))
-    memory.started.fill_(True)
+    memory.waiting = False
     generator = torch.Generator().manual_seed(4)
     queries, normal = torch.rand(3, 5, 4, generator=generator), torch.rand(3, 5, generator=generator) < 0.7
     categories, items, weights = torch.tensor([1, 0, 1]), memory.items.numpy().copy(), memory(queries)[1]
@@ -160,7 +160,7 @@ def test_averaging_moves_each_item_towards_the_normal_positions_that_ask_it() ->
 
 
 def test_first_items_are_normal_positions_of_the_own_category() -> None:
-    memory = ClassAwareMemory(4, 3, MemorySettings(items=3))
+    memory = ClassAwareMemory(4, 3, MemorySettings(items=3, update="learnt"))
     before = memory.items.detach().clone()
     queries, normal = torch.rand(3, 5, 4), torch.rand(3, 5, generator=torch.Generator().manual_seed(2)) < 0.6
     _, weights = memory(queries)
@@ -172,6 +172,35 @@ def test_first_items_are_normal_positions_of_the_own_category() -> None:
             assert float((allowed - item).abs().sum(dim=1).min()) < 1e-6
     torch.testing.assert_close(memory.items.detach()[3:6], before[3:6])
     assert memory.started.tolist() == [True, False, True]
+
+
+def test_the_memory_learns_from_clean_images_only(encoder: FrozenEncoder) -> None:
+    """Whatever defects are drawn, the prototypes end up the same."""
+    states = []
+    for kind in ("perlin", "scar"):
+        detector = build(encoder, synthesis={"kinds": [kind], "area": [0.05, 0.3]}, memory={"items": 4}).train()
+        before = [memory.items.clone() for memory in detector.memories]
+        for memory in detector.memories:
+            memory.waiting = False  # first items are drawn by the generator that draws defects, too
+        for _ in range(3):
+            detector.training_step(batch())
+        states.append([memory.items.clone() for memory in detector.memories])
+        assert not any(torch.equal(*pair) for pair in zip(before, states[-1], strict=True))
+    for one, other in zip(*states, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["before", "restoration"])
+@pytest.mark.parametrize("update", ["ema", "learnt"])
+def test_mixed_precision_trains_and_leaves_the_memory_in_full(encoder: FrozenEncoder, place: str, update: str) -> None:
+    detector = build(encoder, memory_at=place, memory={"items": 4, "update": update}).train()
+    for _ in range(3):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            terms = detector.training_step(batch())
+        assert all(bool(torch.isfinite(term)) for term in terms.values())
+    found = detector.memories[0].items
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, found.bfloat16().float())
 
 
 def test_a_told_category_confines_a_test_image_to_its_own_items(encoder: FrozenEncoder) -> None:

@@ -5,9 +5,8 @@ Paper:     Xing et al., Memory-Augmented Dual-Decoder Networks for Multi-Class U
 Code read: none exists. The paper's abstract and published reviews of it were read, not the paper; docs/mddnet.md says of every
            decision whether it is stated, reported or ours.
 Differs:   nothing that is known of.
-Unsaid:    encoder, bottleneck, the memory's place, size, addressing and loss, the synthesis, fusion, smoothing and image
-score, and all of
-           the training's settings. Each is a setting here.
+Unsaid:    encoder, bottleneck, the memory's place, size, addressing and loss, the synthesis, fusion, smoothing, image score
+           and all settings of the training. Each is a setting here.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from mddbench.methods.mddnet import losses, scoring
 from mddbench.methods.mddnet.memory import ClassAwareMemory, MemorySettings
 from mddbench.methods.mddnet.scoring import ScoringSettings
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.precision import full_precision
 from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halving_levels
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
 
@@ -35,7 +35,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class LossWeights(Strict):
-    """A term of weight 0 is not computed; identity 0 leaves out the identity decoder."""
+    """A term of weight 0 is left out; identity 0 leaves out the identity decoder, and the discrepancy with it."""
 
     restoration: Weight = 1.0
     identity: Weight = 1.0
@@ -92,7 +92,8 @@ class MDDNet(Detector):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         weights = self.settings.weights
-        abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
+        with full_precision(batch.images):
+            abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
         both = self.encoder(torch.cat([batch.images, abnormal]))
         normal_teacher, abnormal_teacher = ([level.chunk(2)[half] for level in both] for half in (0, 1))
         asked: list[_Asked] = []
@@ -102,7 +103,11 @@ class MDDNet(Detector):
             terms["identity"] = losses.identity(identical, abnormal_teacher)
             if weights.discrepancy:
                 terms["discrepancy"] = losses.discrepancy(restored, identical, masks, self.settings.balanced)
-        terms |= self._memory_terms(asked, masks, batch.categories)
+        if self.settings.memory_at == "before":  # what the memory learns from is the clean image's features, then
+            masks = torch.zeros_like(masks)
+            asked = [self._asked(level, one.memory) for level, one in zip(normal_teacher, asked, strict=True)]
+        with full_precision(batch.images):
+            terms |= self._memory_terms(asked, masks, batch.categories)
         return {name: getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
@@ -154,13 +159,21 @@ class MDDNet(Detector):
         queries = features.flatten(2).transpose(1, 2)
         told = self.told_category
         labels = None if told is None else torch.full((len(queries),), told, device=queries.device)
-        read, weights = memory(queries, labels)
+        with full_precision(features):
+            read, weights = memory(queries, labels)
         asked.append(_Asked(memory, queries, weights, (features.shape[-2], features.shape[-1])))
         filtered: Tensor = read.transpose(1, 2).reshape(features.shape).to(features.dtype)
         return filtered
 
+    def _asked(self, features: Tensor, memory: ClassAwareMemory) -> _Asked:
+        """Features (B, D, H, W) as queries of a memory that nothing is read from."""
+        queries = features.flatten(2).transpose(1, 2).float()
+        with full_precision(features):
+            weights = memory.addressing(queries, memory.items.float().clone())
+        return _Asked(memory, queries, weights, (features.shape[-2], features.shape[-1]))
+
     def _memory_terms(self, asked: list[_Asked], masks: Tensor, categories: Tensor) -> dict[str, Tensor]:
-        """The memories' losses, at positions that the synthesis left alone, where twin and normal image agree."""
+        """The memories' losses, at positions outside the masks; there the memories learn."""
         if not asked:
             return {}
         classes, compact = [], []

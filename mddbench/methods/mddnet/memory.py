@@ -49,53 +49,58 @@ class ClassAwareMemory(nn.Module):
             self.register_buffer("items", start)
         self.register_buffer("usage", torch.zeros(categories * settings.items))
         self.register_buffer("started", torch.zeros(categories, dtype=torch.bool))
+        self.waiting = True  # for a category's first images; the device is asked no more once all have come
 
     def forward(self, queries: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(read (B, P, D), weights (B, P, C x K) whose rows sum to 1) for queries (B, P, D).
 
         labels: (B,) confines each image to its own category's items; for the upper bound only.
         """
+        queries = queries.float()
         items = self.items.float().clone()  # averaging changes them in place, after the step's graph was built
-        cosines = F.normalize(queries.float(), dim=-1) @ F.normalize(items, dim=-1).T
+        weights = self.addressing(queries, items, labels)
+        # Directions are what the items hold; lengths are the embedding's own.
+        read = F.normalize(weights @ items, dim=-1) * queries.norm(dim=-1, keepdim=True)
+        return torch.lerp(queries, read, self.settings.blend), weights
+
+    def addressing(self, queries: Tensor, items: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The weights (B, P, C x K) of items (C x K, D) for queries (B, P, D)."""
+        cosines = F.normalize(queries, dim=-1) @ F.normalize(items, dim=-1).T
         if labels is not None:
             owner = torch.arange(self.categories, device=labels.device).repeat_interleave(self.settings.items)
             cosines = cosines.masked_fill((owner != labels[:, None])[:, None, :], float("-inf"))
-        weights = self._weights(cosines / self.settings.temperature)
-        read = weights @ items
-        # Directions are what the items hold; lengths are the embedding's own.
-        read = F.normalize(read, dim=-1) * queries.float().norm(dim=-1, keepdim=True)
-        return torch.lerp(queries.float(), read, self.settings.blend), weights
+        return self._weights(cosines / self.settings.temperature)
 
     @torch.no_grad()
     def learn(self, queries: Tensor, weights: Tensor, categories: Tensor, normal: Tensor) -> None:
-        """Count how much each item is used, and move items towards the embeddings if they are updated by averaging.
+        """Count how much each category uses its items, and move them towards its embeddings if they are averages.
 
-        queries: (B, P, D); weights: (B, P, C x K); categories: (B,); normal: (B, P) bool, the only positions that count, so
-        that no pseudo-anomaly leaves a trace.
+        queries: (B, P, D); weights: (B, P, C x K); categories: (B,); normal: (B, P) bool, the only positions that count.
         """
-        if not self.started.all():
-            self._start(queries, categories, normal)
-            return
-        flat = (weights * normal[..., None]).flatten(0, 1)
-        self.usage.mul_(0.99).add_(0.01 * flat.sum(dim=0) / normal.sum().clamp_min(1))
-        if self.settings.update == "ema":
-            owner = torch.arange(self.categories, device=categories.device).repeat_interleave(self.settings.items)
-            own = weights * (owner == categories[:, None])[:, None, :] * normal[..., None]
-            share = own.flatten(0, 1)
-            total = share.sum(dim=0)[:, None]
-            seen = share.T @ F.normalize(queries.float(), dim=-1).flatten(0, 1) / total.clamp_min(1e-6)
-            moved = torch.lerp(seen, self.items, self.settings.decay)
-            self.items.copy_(torch.where(total > 1e-3, moved, self.items))
-
-    def _start(self, queries: Tensor, categories: Tensor, normal: Tensor) -> None:
-        """Take a category's first items from normal positions of its first images, drawn at random."""
         directions = F.normalize(queries.float(), dim=-1)
+        self._start(directions, categories, normal)
+        block = weights.unflatten(-1, (self.categories, -1))
+        index = categories[:, None, None, None].expand(-1, block.shape[1], 1, block.shape[3])
+        own = block.gather(2, index)[:, :, 0] * normal[..., None]
+        members = F.one_hot(categories, self.categories).to(own.dtype)
+        used = torch.einsum("bc,bpk->ck", members, own).flatten()
+        self.usage.mul_(0.99).add_(0.01 * used / normal.sum().clamp_min(1))
+        if self.settings.update == "ema":
+            asked = torch.einsum("bc,bkd->ckd", members, torch.einsum("bpk,bpd->bkd", own, directions)).flatten(0, 1)
+            moved = torch.lerp(asked / used.clamp_min(1e-6)[:, None], self.items, self.settings.decay)
+            self.items.copy_(torch.where(used[:, None] > 1e-3, moved, self.items))
+
+    def _start(self, directions: Tensor, categories: Tensor, normal: Tensor) -> None:
+        """Take a category's first items from normal positions of its first images, drawn at random."""
+        if not self.waiting:
+            return
         for category in torch.unique(categories[~self.started[categories]]).tolist():
             found = directions[(categories == category)[:, None] & normal]
             if len(found):
                 order = torch.randperm(len(found))[torch.arange(self.settings.items) % len(found)].to(found.device)
                 self.items[category * self.settings.items : (category + 1) * self.settings.items].copy_(found[order])
                 self.started[category] = True
+        self.waiting = not bool(self.started.all())
 
     def usage_entropy(self) -> Tensor:
         """(C,) the entropy of each category's use of its items over ln K, the greatest: 1 is even use, 0 a single item."""
