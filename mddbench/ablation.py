@@ -14,7 +14,7 @@ from mddbench.errors import InputError
 from mddbench.plugins import nearest
 
 PREFIX = "ablation/"
-"""What the names of ablations, and of the experiments that only they have, begin with."""
+"""What the names of ablations, and of the experiments that only they have ('ablation/components: all'), begin with."""
 
 
 class AblationFile(Strict):
@@ -89,9 +89,14 @@ def expand(ablation: Ablation, overrides: Mapping[str, Any]) -> tuple[Experiment
                 f"--set {clash}={overrides[clash]}: {ablation.name} varies {setting}; leave one of them out"
             )
     base = load_experiment(ablation.base, overrides)
-    found = [load_experiment(ablation.base, {**overrides, **changes}) for changes in ablation.variants.values()]
-    seeds = {"seeds": ablation.seeds or base.seeds}
-    return base.model_copy(update=seeds), [one.model_copy(update={**seeds, "name": ablation.name}) for one in found]
+    seeds = ablation.seeds or base.seeds
+    variants = [
+        load_experiment(ablation.base, {**overrides, **changes}).model_copy(
+            update={"name": f"{ablation.name}: {label}", "seeds": seeds}
+        )
+        for label, changes in ablation.variants.items()
+    ]
+    return base.model_copy(update={"seeds": seeds}), variants
 
 
 def _variants(vary: dict[str, Any], where: str) -> tuple[dict[str, dict[str, Any]], str | None]:

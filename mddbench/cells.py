@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mddbench import records
+from mddbench.ablation import is_ablation
 from mddbench.config import Experiment, Strict
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION, MASK_RULE
@@ -35,14 +36,16 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As runs and messages call it: rd4ad/mini/seed0."""
-        return f"{self.experiment.method}/{self.experiment.dataset}/seed{self.seed}"
+        """As runs and messages call it: rd4ad/mini/seed0, with the variant of an ablation behind it."""
+        plain = f"{self.experiment.method}/{self.experiment.dataset}/seed{self.seed}"
+        return f"{plain} ({self.experiment.name})" if is_ablation(self.experiment.name) else plain
 
 
 def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> dict[str, Any]:
     """What a reader must know to compare two numbers, the same fields for every method."""
     encoder = detector.encoder
     return {
+        "method_version": detector.version,
         "setting": f"one model for {len(dataset.categories)} categories{', held out' if is_held_out(dataset) else ''}",
         "epochs": experiment.epochs,
         "batch_size": experiment.batch_size,
@@ -192,7 +195,8 @@ def choose_device(name: str) -> torch.device:
 def facts_of(record: Record) -> CellFacts:
     """What a tracking store is told of a cell that finished elsewhere."""
     return CellFacts(
-        name=f"{record.method}/{record.dataset}/seed{record.seed}",
+        name=f"{record.method}/{record.dataset}/seed{record.seed}"
+        + (f" ({record.experiment})" if is_ablation(record.experiment) else ""),
         dataset=record.dataset,
         identity=record.identity,
         fingerprint=record.fingerprint,

@@ -88,13 +88,15 @@ def test_a_plan_holds_each_cell_once_and_the_base_under_its_own_name(tmp_path: P
     assert is_ablation(file)
     cells = plan([file, "mini/mddnet", file], "named", None, {"epochs": 3})
     assert [(cell.experiment.name, cell.seed) for cell in cells] == [
-        ("ablation/own", 0),
-        ("ablation/own", 1),
+        ("ablation/own: 8", 0),
+        ("ablation/own: 8", 1),
         ("mini/mddnet", 0),  # 32 items is what the base has
         ("mini/mddnet", 1),
-        ("ablation/own", 0),
-        ("ablation/own", 1),
+        ("ablation/own: 128", 0),
+        ("ablation/own: 128", 1),
     ]
+    assert cells[0].name == "mddnet/mini/seed0 (ablation/own: 8)"
+    assert cells[2].name == "mddnet/mini/seed0"
     assert {cell.experiment.epochs for cell in cells} == {3}
     assert cells[0].experiment.settings == {"memory": {"items": 8}}
     assert [cell.seed for cell in plan([file], "named", (5,), {})] == [5, 5, 5]
@@ -114,7 +116,7 @@ def variant(items: int, seed: int, score: float, **changes: Any) -> Record:
         "label": "MDD-Net",
         "protocol": f"{items:012x}",
         "identity": f"{seed:04x}{items:012x}",
-        "experiment": "mini/mddnet" if base else "ablation/own",
+        "experiment": "mini/mddnet" if base else f"ablation/own: {items}",
         "settings": {**settings, "overrides": {} if base else {"settings.memory.items": items}},
     }
     return record(seed, score, **{**content, **changes})

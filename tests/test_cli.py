@@ -197,7 +197,7 @@ def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
     assert "### Width: RD4AD on folder, one model for 2 categories" in ran.stdout
     assert (out / "report/folder/ablation-widths.png").stat().st_size > 10_000
     names = sorted(read_record(each).experiment for each in out.glob("cells/*/record.json"))
-    assert names == ["ablation/widths", "base"]  # 128 is what the base has
+    assert names == ["ablation/widths: 64", "base"]  # 128 is what the base has
     drawn = mddbench("report", "--records", out, "--to", tmp_path / "again", "--ablation", file)
     assert drawn.returncode == 0, drawn.stderr
     tables = [folder / "folder/ablation-widths.md" for folder in (out / "report", tmp_path / "again")]
