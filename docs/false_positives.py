@@ -87,6 +87,11 @@ def main(cells: list[Path]) -> None:
     for cell in cells:
         detector, record = trained(cell)
         dataset = open_dataset("mini", None, cell.parent.parent / "cache", record.card["image_size"], SilentReporter())
+        if (
+            record.fingerprint != dataset.fingerprint
+            or detector.encoder.weights_sha256 != record.card["encoder_sha256"]
+        ):
+            raise SystemExit(f"{cell}: expected a cell of mini/mddnet with this encoder; found other data or weights")
         tables.append(study(detector, dataset))
     print(
         f"False positives in percent of normal pixels, {len(cells)} seeds; hard: the {100 * HARD:.0f} % with most texture"
@@ -98,8 +103,8 @@ def main(cells: list[Path]) -> None:
     for name in SIGNALS:
         values = 100 * np.array([[*table[name][RECALLS[0]], *table[name][RECALLS[1]]] for table in tables])
         spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
-        cells_ = [f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in zip(values.mean(axis=0), spread, strict=True)]
-        print(f"| {name} | {' | '.join(cells_)} |")
+        shown = [f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in zip(values.mean(axis=0), spread, strict=True)]
+        print(f"| {name} | {' | '.join(shown)} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,7 @@ from mddbench.config import Experiment, Strict, load_experiment, packaged, read_
 from mddbench.errors import InputError
 from mddbench.plugins import nearest
 
+KEPT = "ablations"
 PREFIX = "ablation/"
 """What the names of ablations, and of the experiments that only they have ('ablation/components: all'), begin with."""
 
@@ -52,24 +55,44 @@ def ablation_names() -> list[str]:
     return sorted(f"{PREFIX}{file.stem}" for file in (packaged("experiments") / "ablation").glob("*.yaml"))
 
 
-def all_ablations(files: Iterable[str] = ()) -> list[Ablation]:
-    """Those that come with the package, and those of some YAML files."""
-    return [load_ablation(name) for name in dict.fromkeys((*ablation_names(), *files))]
+def keep(files: Iterable[str], out: Path) -> None:
+    """Copy ablations of a user's own beside their cells, so that every later report of them has them."""
+    for name in files:
+        load_ablation(name)
+        (out / KEPT).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(name, out / KEPT / Path(name).name)
+
+
+def all_ablations(out: Path, files: Iterable[Path], say: Callable[[str], None]) -> list[Ablation]:
+    """Those that come with the package, those kept in an output folder (one that no longer loads is said and left out), and
+    those of some YAML files.
+    """
+    found = {name: load_ablation(name) for name in ablation_names()}
+    for file in sorted((out / KEPT).glob("*.y*ml")):
+        try:
+            found[file.stem] = load_ablation(str(file))
+            load_experiment(found[file.stem].base)
+        except InputError as fault:
+            found.pop(file.stem, None)
+            say(f"left out of the report: {fault}")
+    return list((found | {file.stem: load_ablation(str(file)) for file in files}).values())
 
 
 def is_ablation(name: str) -> bool:
     """Whether a name of the command line is an ablation's: 'ablation/components', or a YAML file with `vary`."""
-    return name.startswith(PREFIX) or (_is_path(name) and Path(name).is_file() and "vary" in read_yaml(Path(name)))
+    return name.startswith(PREFIX) or (is_path(name) and Path(name).is_file() and "vary" in read_yaml(Path(name)))
 
 
 def load_ablation(name: str) -> Ablation:
     """An ablation by its name or by the path of a YAML file. Raises InputError in one line for anything wrong."""
-    if not _is_path(name) and name not in ablation_names():
+    if not is_path(name) and name not in ablation_names():
         raise InputError(
             f"unknown ablation '{name}'{nearest(name, ablation_names())}; known: {', '.join(ablation_names())}"
         )
-    path = Path(name) if _is_path(name) else packaged("experiments") / f"{name}.yaml"
+    path = Path(name) if is_path(name) else packaged("experiments") / f"{name}.yaml"
     where = shown_path(path)
+    if is_path(name) and f"{PREFIX}{path.stem}" in ablation_names():
+        raise InputError(f"{where}: '{path.stem}' is the name of an ablation that comes with mddbench; rename the file")
     file = validated(AblationFile, read_yaml(path), where)
     if is_ablation(file.base):
         raise InputError(f"{where}: base '{file.base}' is an ablation; expected an experiment, as in mini/mddnet")
@@ -83,7 +106,7 @@ def expand(ablation: Ablation, overrides: Mapping[str, Any]) -> tuple[Experiment
     Raises InputError for an override of a setting that is varied.
     """
     for setting in ablation.settings:
-        clash = next((key for key in overrides if f"{setting}.".startswith(f"{key}.")), None)
+        clash = next((key for key in overrides if _same_or_inside(key, setting) or _same_or_inside(setting, key)), None)
         if clash is not None:
             raise InputError(
                 f"--set {clash}={overrides[clash]}: {ablation.name} varies {setting}; leave one of them out"
@@ -91,12 +114,23 @@ def expand(ablation: Ablation, overrides: Mapping[str, Any]) -> tuple[Experiment
     base = load_experiment(ablation.base, overrides)
     seeds = ablation.seeds or base.seeds
     variants = [
-        load_experiment(ablation.base, {**overrides, **changes}).model_copy(
+        _variant(ablation, label, {**overrides, **changes}).model_copy(
             update={"name": f"{ablation.name}: {label}", "seeds": seeds}
         )
         for label, changes in ablation.variants.items()
     ]
     return base.model_copy(update={"seeds": seeds}), variants
+
+
+def _variant(ablation: Ablation, label: str, changes: Mapping[str, Any]) -> Experiment:
+    try:
+        return load_experiment(ablation.base, changes)
+    except InputError as fault:
+        raise InputError(f"{ablation.name}: '{label}' does not fit its base: {fault}") from None
+
+
+def _same_or_inside(outer: str, inner: str) -> bool:
+    return f"{inner}.".startswith(f"{outer}.")
 
 
 def _variants(vary: dict[str, Any], where: str) -> tuple[dict[str, dict[str, Any]], str | None]:
@@ -118,6 +152,16 @@ def _variants(vary: dict[str, Any], where: str) -> tuple[dict[str, dict[str, Any
                     f"{where}: every variant should give the same settings; '{sorted(missing)[0]}' is "
                     f"not in all of them"
                 )
+    points = [json.dumps(changes, sort_keys=True, default=str) for changes in variants.values()]
+    if len(set(points)) < len(points):
+        raise InputError(f"{where}: two variants have the same settings; leave one out")
+    grouped = next(
+        (key for changes in variants.values() for key, value in changes.items() if isinstance(value, dict)), None
+    )
+    if grouped is not None:
+        raise InputError(
+            f"{where}: vary.{grouped} is a group of settings; vary each by its own name, as in settings.memory.items"
+        )
     if len(variants) < 2:
         raise InputError(f"{where}: vary holds one variant; expected at least two")
     return variants, axis
@@ -127,5 +171,6 @@ def _label(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a name of the command line is a file's."""
     return name.endswith((".yaml", ".yml"))

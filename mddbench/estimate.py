@@ -49,21 +49,21 @@ def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list
 
 def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions) -> Estimate:
     counts = image_counts(experiment.dataset, options)
-    step, inference = _timed(experiment, options)
+    step, inference = _timed(experiment, counts[2] if counts else 1, options)
     if counts is None:
         return Estimate(experiment, seeds, None, None, step, None, None)
-    train, test = counts
+    train, test, _ = counts
     seconds = experiment.epochs * batches_per_epoch(train, experiment) * step + test * inference
     size = (train + test) * experiment.image_size**2 * 4 / 2**20
     return Estimate(experiment, seeds, train, test, step, len(seeds) * seconds / 3600, size)
 
 
-def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
+def _timed(experiment: Experiment, categories: int, options: RunOptions) -> tuple[float, float]:
     """Seconds per training step and per test image, on noise and untrained weights, which cost the same."""
     method = load_method(experiment.method)
     encoder = FrozenEncoder(experiment.encoder.name, experiment.encoder.levels)
     settings = method_settings(method, experiment.settings, experiment.name)
-    detector = method(encoder, settings, 1).to(options.device).to(memory_format=torch.channels_last)
+    detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
     size = experiment.image_size
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)

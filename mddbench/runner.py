@@ -105,6 +105,8 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
                 raise InputError(
                     f"{experiment.name}: its defects are drawn with pictures; give their folder by --textures DIR"
                 )
+    if options.textures is not None and not textured:
+        raise InputError("--textures: no experiment draws with them; add --set settings.synthesis.textures=[folder]")
     datasets: Datasets = {}
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
@@ -209,16 +211,18 @@ class Runner:
         return record
 
 
-def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
-    """(training, test) images of a dataset: counted if it is there, as published if not, None if nobody knows."""
+def image_counts(dataset: str, options: RunOptions) -> tuple[int, int, int] | None:
+    """(training images, test images, categories) of a dataset: counted if it is there, as published if not, None if nobody
+    knows.
+    """
     source, root = load_source(dataset), root_of(dataset, options.data_root)
     if source.build is None and root is not None:
         tree = source.read(root).sound(dataset)
-        return len(tree.select("train")), len(tree.select("test"))
+        return len(tree.select("train")), len(tree.select("test")), len(tree.categories)
     if source.expected is None:
         return None
     counts = source.expected.values()
-    return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts)
+    return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts), len(counts)
 
 
 def _content(experiment: Experiment) -> str:

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mddbench.allocator import keep_freed_memory
 from mddbench.batch import Batch, as_images
 from mddbench.config import Experiment, OptimizerSettings, ScheduleSettings
 from mddbench.detector import Detector
@@ -58,7 +57,6 @@ class Trainer:
     def __init__(self, detector: Detector, experiment: Experiment, seed: int, checkpoint: Path) -> None:
         self.detector, self.experiment, self.seed, self.checkpoint = detector, experiment, seed, checkpoint
         self.device = next(detector.parameters()).device
-        keep_freed_memory()
         self.optimizer = make_optimizer(detector, experiment.optimizer)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "float16")

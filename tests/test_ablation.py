@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mddbench.ablation import Ablation, ablation_names, expand, is_ablation, load_ablation
+from mddbench.ablation import Ablation, ablation_names, all_ablations, expand, is_ablation, keep, load_ablation
+from mddbench.cells import resolved_settings
+from mddbench.detector import load_method, method_settings
 from mddbench.errors import InputError
-from mddbench.records import EpochLog, Record
+from mddbench.records import UPPER_BOUND, EpochLog, Record
 from mddbench.report.ablations import studies
 from mddbench.report.build import Entry, build_report, differences, write_report
-from mddbench.report.tables import group_by_protocol
+from mddbench.report.spec import load_table
+from mddbench.report.tables import group_by_protocol, markdown, numbers
 from mddbench.runner import plan
 from support import record
 
@@ -63,6 +67,13 @@ def test_one_setting_with_numbers_is_an_axis(tmp_path: Path) -> None:
         (ITEMS, "mini/mddnet", "ablation/components", "is an ablation; expected an experiment"),
         (NAMED, ", epochs: 2", "", "should give the same settings; 'epochs' is not in all of them"),
         (NAMED, "{settings.memory_at: none, epochs: 2}", "none", "vary.without is 'none': expected settings"),
+        (NAMED, "none, epochs: 2", "restoration, epochs: 40", "two variants have the same settings"),
+        (
+            ITEMS.replace(".items", ""),
+            "[8, 32, 128]",
+            "[{items: 8}, {items: 9}]",
+            "vary.settings.memory is a group of settings",
+        ),
     ],
 )
 def test_a_faulty_ablation_is_one_line(tmp_path: Path, text: str, old: str, new: str, message: str) -> None:
@@ -78,9 +89,31 @@ def test_an_unknown_ablation_has_a_suggestion() -> None:
 
 
 def test_an_override_of_what_is_varied_is_refused(tmp_path: Path) -> None:
-    for key in ("settings.memory.items", "settings.memory", "settings"):
+    for key in ("settings.memory.items", "settings.memory", "settings", "settings.memory.items.x"):
         with pytest.raises(InputError, match=r"varies settings\.memory\.items; leave one of them out"):
             expand(load_ablation(own(tmp_path)), {key: 4})
+
+
+def test_a_variant_that_does_not_fit_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ablation/own: 'without' does not fit its base: .*'epochs' is 'two'"):
+        expand(load_ablation(own(tmp_path, NAMED.replace("epochs: 2", "epochs: two"))), {})
+
+
+def test_a_name_of_the_package_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is the name of an ablation that comes with mddbench; rename the file"):
+        load_ablation(own(tmp_path, name="components.yaml"))
+
+
+def test_kept_ablations_are_found_again_and_a_broken_one_is_said(tmp_path: Path) -> None:
+    keep([own(tmp_path)], tmp_path / "out")
+    said: list[str] = []
+    assert "ablation/own" in {each.name for each in all_ablations(tmp_path / "out", [], said.append)}
+    assert said == []
+    (tmp_path / "out/ablations/bad.yaml").write_text("title: 3")
+    names = [each.name for each in all_ablations(tmp_path / "out", [tmp_path / "own.yaml"], said.append)]
+    assert names.count("ablation/own") == 1
+    assert len(names) == 1 + len(ablation_names())
+    assert "left out of the report" in said[0]
 
 
 def test_a_plan_holds_each_cell_once_and_the_base_under_its_own_name(tmp_path: Path) -> None:
@@ -134,7 +167,58 @@ def test_variants_are_found_by_their_settings_alone(items: Ablation) -> None:
     (study,) = studies([items], group_by_protocol(records))
     assert [group.label for group in study.groups] == ["8", "32", "128"]
     assert study.values == [8, 32, 128]
-    assert [[one.seed for one in group.records] for group in study.groups] == [[0, 1], [0], [0]]
+
+
+def test_variants_are_compared_at_the_seeds_that_all_have(items: Ablation) -> None:
+    records = [variant(8, 0, 0.5), *(variant(32, seed, 0.6) for seed in (0, 1, 2))]
+    (study,) = studies([items], group_by_protocol(records))
+    assert [[one.seed for one in group.records] for group in study.groups] == [[0], [0]]
+
+
+def test_other_weights_or_another_version_are_another_study(items: Ablation) -> None:
+    records = [variant(8, 0, 0.5), variant(32, 0, 0.6)]
+    for number, key in enumerate(("encoder_sha256", "method_version", "textures", "metrics"), 1):
+        card = {**records[0].card, key: "another"}
+        records += [
+            variant(n, 0, 0.9, card=card, protocol=f"{number}{n:011x}", identity=f"{number}{n:015x}") for n in (8, 32)
+        ]
+    found = studies([items], group_by_protocol(records))
+    assert len({study.name for study in found}) == 5
+    assert all(len({str(group.first.card) for group in study.groups}) == 1 for study in found)
+
+
+def test_the_suite_makes_one_study_of_each_of_its_ablations_with_all_variants() -> None:
+    records = []
+    for number, cell in enumerate(plan([], "ablation", None, {})):
+        method = load_method(cell.experiment.method)
+        settings = resolved_settings(cell.experiment, method_settings(method, cell.experiment.settings, "test"))
+        protocol = hashlib.sha256(str(settings).encode()).hexdigest()[:16]
+        names = {
+            "experiment": cell.experiment.name,
+            "method": "mddnet",
+            "label": "MDD-Net",
+            "identity": f"{number:08x}",
+        }
+        records.append(record(cell.seed, 0.5, settings=settings, protocol=protocol, **names))
+    ablations = [load_ablation(name) for name in ablation_names()]
+    found = {study.name: study for study in studies(ablations, group_by_protocol(records))}
+    assert sorted(f"ablation/{name}" for name in found) == ablation_names()
+    for ablation in ablations:
+        study = found[ablation.name.removeprefix("ablation/")]
+        assert [group.label for group in study.groups] == list(ablation.variants)
+        assert len({len(group.records) for group in study.groups}) == 1
+
+
+def test_an_upper_bound_keeps_its_mark_and_is_never_best(items: Ablation) -> None:
+    card = {**record().card, "test_labels": UPPER_BOUND}
+    records = [variant(8, 0, 0.5), variant(32, 0, 0.6), variant(128, 0, 0.9, card=card)]
+    (study,) = studies([items], group_by_protocol(records))
+    assert [group.label for group in study.groups] == ["8", "32", "128, test labels given (upper bound)"]
+    assert study.values == [8, 32, 128]
+    spec = load_table("ablation")
+    text = markdown(spec, "t", numbers(spec, study.groups), [])
+    assert "**60.0**" in text
+    assert "**90.0**" not in text
 
 
 def test_two_budgets_are_two_studies(items: Ablation) -> None:
@@ -156,7 +240,11 @@ def test_a_report_draws_ablations_and_keeps_variants_out_of_the_main_table(items
         )
         for n in (1, 2, 3)
     ]
-    records = [variant(8, 0, 0.5), variant(8, 1, 0.54), variant(32, 0, 0.6, history=logs), variant(128, 0, 0.7)]
+    records = [
+        variant(items_, seed, score + 0.04 * seed, **({"history": logs} if items_ == 32 else {}))
+        for items_, score in ((8, 0.5), (32, 0.6), (128, 0.7))
+        for seed in (0, 1)
+    ]
     report = build_report([Entry(each, tuple) for each in records], [items])
     tables, pictures = write_report(report, tmp_path / "report")
     main = (tmp_path / "report/mini/main.md").read_text()
@@ -164,9 +252,9 @@ def test_a_report_draws_ablations_and_keeps_variants_out_of_the_main_table(items
     text = (tmp_path / "report/mini/ablation-own.md").read_text()
     assert text.startswith("### Prototypes: MDD-Net on mini, one model for 2 categories")
     assert "| 8 | 2 | 52.0 ± 2.8 |" in text
-    assert "| 128 | 1 | **70.0** |" in text
+    assert "| 128 | 2 | **72.0 ± 2.8** |" in text
     frame = pd.read_csv(tmp_path / "report/mini/ablation-own.csv")
-    assert frame["mad"].tolist() == pytest.approx([0.52, 0.6, 0.7])
+    assert frame["mad"].tolist() == pytest.approx([0.52, 0.62, 0.72])
     assert {file.name for file in pictures} == {"ablation-own.png", "diagnostics-mdd-net.png"}
     for file in pictures:
         with Image.open(file) as picture:

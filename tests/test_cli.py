@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from mddbench.errors import InputError
-from mddbench.records import Record, read_record
+from mddbench.records import Record, read_record, write_record
 from mddbench.store import MlflowStore
 from support import YAML, mddbench
 
@@ -151,6 +151,13 @@ def test_records_go_out_and_come_back(tree: Path, tmp_path: Path) -> None:
     assert exported.stdout.strip() == str(tmp_path / "results" / "folder" / "rd4ad-seed0.json")
     assert read_record(Path(exported.stdout.strip())) == only_record(first)
 
+    only = only_record(first)
+    variant = only.model_copy(update={"experiment": "ablation/x: y", "identity": "f" * 16, "protocol": "e" * 16})
+    write_record(variant, tmp_path / "variants" / "one.json")
+    assert mddbench("import", tmp_path / "variants", "--out", tmp_path / "third").returncode == 0
+    exported = mddbench("export", tmp_path / "more", "--out", tmp_path / "third")
+    assert exported.stdout.strip().endswith("rd4ad-seed0-eeeeeeee.json"), "the plain name is not a variant's"
+
     report = mddbench("report", "--records", tmp_path / "results", "--to", tmp_path / "rendered")
     assert report.stdout == mddbench("report", "--out", second).stdout
     check = ["report", "--records", tmp_path / "results", "--to", tmp_path / "rendered", "--check"]
@@ -202,6 +209,10 @@ def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
     assert drawn.returncode == 0, drawn.stderr
     tables = [folder / "folder/ablation-widths.md" for folder in (out / "report", tmp_path / "again")]
     assert tables[0].read_text() == tables[1].read_text()
+    later = mddbench("run", base, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "1", "--quiet")
+    assert later.returncode == 0, later.stderr
+    assert "### Width" in later.stdout
+    assert tables[0].exists(), "a report of a later run has it still"
     clash = mddbench(*arguments, "--set", "settings.bottleneck_width=32")
     assert clash.returncode == 2
     assert "varies settings.bottleneck_width; leave one of them out" in clash.stderr

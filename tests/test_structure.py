@@ -188,7 +188,7 @@ def test_readme_and_ci_run_one_test_command() -> None:
 
 
 def test_committed_tables_follow_from_the_committed_records() -> None:
-    report = build_report(entries_from_folder(ROOT / "results"), all_ablations())
+    report = build_report(entries_from_folder(ROOT / "results"), all_ablations(ROOT / "results", [], print))
     assert differences(report, ROOT / "paper_tables" / "rendered") == []
     block = re.search(r"<!-- table: mini -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block is not None

@@ -34,7 +34,7 @@ def report(
 
     folder = to or out / "report"
     entries = entries_from_folder(records) if records else entries_from_store(tracking_uri, out)
-    built = build_report(entries, all_ablations(map(str, ablation or [])))
+    built = build_report(entries, all_ablations(records or out, ablation or [], partial(print, file=sys.stderr)))
     if check:
         lines = differences(built, folder)
         for line in lines:
@@ -59,12 +59,13 @@ def export(
 ) -> None:
     """Write the records of finished runs as JSON files, to be kept or committed."""
     from mddbench.records import write_record
+    from mddbench.report.ablations import only_of_ablation
     from mddbench.store import existing_store
 
     written: set[Path] = set()
-    for _, record in existing_store(tracking_uri, out).records():  # the newest takes the plain name
+    for _, record in existing_store(tracking_uri, out).records():  # the newest takes the plain name, a variant never
         file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
-        if file in written:
+        if file in written or only_of_ablation(record):
             file = file.with_stem(f"{file.stem}-{record.protocol[:8]}")
         write_record(record, file)
         written.add(file)

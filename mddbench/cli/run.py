@@ -65,36 +65,43 @@ def run(
     suite = _chosen_suite(names, everything, suite)
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
-    from mddbench.ablation import is_ablation
+    from mddbench.ablation import is_ablation, is_path, keep
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
     from mddbench.progress import reporter
     from mddbench.runner import RunOptions, plan
-    from mddbench.seeding import use_deterministic_algorithms
 
-    use_deterministic_algorithms()
+    _set_up_process()
     cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
     options = RunOptions(
-        out,
-        cache_below(cache_dir, out),
-        choose_device(device),
-        data_root,
-        weights_dir,
-        force,
-        bootstrap,
-        held_out,
-        textures,
+        out=out,
+        cache=cache_below(cache_dir, out),
+        device=choose_device(device),
+        data_root=data_root,
+        weights_dir=weights_dir,
+        force=force,
+        resamples=bootstrap,
+        held_out=held_out,
+        textures=textures,
     )
     speaker = reporter(quiet)
     if dry_run:
         _show_plan(cells, options, speaker, as_json)
         return
     uri = None if tracking == "none" else (tracking_uri or "")
-    own = [name for name in names or [] if name.endswith((".yaml", ".yml")) and is_ablation(name)]
+    keep([name for name in names or [] if is_path(name) and is_ablation(name)], out)
     outcomes = _run(cells, options, uri, suite, speaker)
-    tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, own, speaker)
+    tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     _fail_for(outcomes)
+
+
+def _set_up_process() -> None:
+    from mddbench.allocator import keep_freed_memory
+    from mddbench.seeding import use_deterministic_algorithms
+
+    use_deterministic_algorithms()
+    keep_freed_memory()
 
 
 def _fail_for(outcomes: list[Outcome]) -> None:
@@ -139,11 +146,8 @@ def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Track
     return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
 
 
-def _render(options: RunOptions, uri: str | None, ablations: list[str], speaker: Reporter) -> list[str]:
-    """Write the report of all that is in the store and say where everything is; its tables of means.
-
-    ablations: files of ablations that do not come with the package.
-    """
+def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
+    """Write the report of all that is in the store and say where everything is; its tables of means."""
     from mddbench.ablation import all_ablations
     from mddbench.cli.results import entries_from_store
     from mddbench.report.build import build_report, entries_from_folder, write_report
@@ -151,7 +155,7 @@ def _render(options: RunOptions, uri: str | None, ablations: list[str], speaker:
 
     speaker.say("rendering the report")
     entries = entries_from_folder(options.out) if uri is None else entries_from_store(uri or None, options.out)
-    report = build_report(entries, all_ablations(ablations))
+    report = build_report(entries, all_ablations(options.out, (), speaker.say))
     tables, pictures = write_report(report, options.out / "report")
     main = [file for file in tables if file.name == "main.md" or file.match("ablation-*.md")]
     speaker.say("\n".join(f"Table      {file}" for file in main))

@@ -67,7 +67,9 @@ def _write(samples: tuple[Sample, ...], size: int, files: tuple[Path, Path], rep
         masks = np.lib.format.open_memmap(partial[1], mode="w+", dtype=np.bool_, shape=shapes[1])
         with reporter.task(f"decoding {samples[0].split} images", len(samples)) as task:
             for index, (image, mask) in enumerate(_in_parallel(lambda sample: _decode(sample, size), samples)):
-                images[index], masks[index] = image, mask
+                images[index] = image
+                if mask.any():  # the file begins as zeros, which take no room on the disk
+                    masks[index] = mask
                 task.advance()
         for array in (images, masks):
             array.flush()

@@ -15,7 +15,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,6 +45,13 @@ class SynthesisSettings(Strict):
     probability: Fraction = 1.0
     foreground: bool = False
 
+    @model_validator(mode="after")
+    def _area_in_order(self) -> SynthesisSettings:
+        least, greatest = self.area
+        if not 0.0 < least <= greatest < 1.0:
+            raise ValueError(f"area {list(self.area)}: expected 0 < least <= greatest < 1")
+        return self
+
 
 def synthesise(
     images: Tensor, categories: Tensor, settings: SynthesisSettings, textures: Tensor | None = None
@@ -54,6 +61,8 @@ def synthesise(
     images: (B, 3, H, W) in [0, 1]; categories: (B,), so that textures come from another one where the batch has one;
     textures: (B, 3, H, W) in [0, 1], a picture for each image, needed where the settings name 'folder'.
     """
+    if textures is None and "folder" in settings.textures:
+        raise ValueError("settings.textures names 'folder', but no textures were given")
     pictures = images if textures is None else textures
     abnormal, masks = images.clone(), torch.zeros_like(images[:, 0], dtype=torch.bool)
     kinds = torch.randint(len(settings.kinds), (len(images),))  # on the host, so that the device is not waited for
@@ -91,7 +100,7 @@ def _textured(images: Tensor, fillings: Tensor, settings: SynthesisSettings) -> 
     noise = _fields(count, images)
     noise = turned(noise[:, None], math.pi * (2 * torch.rand(count, device=device) - 1))[:, 0]
     last = (_areas(count, settings, device) * noise[0].numel()).long().clamp(1, noise[0].numel() - 1)
-    highest = noise.flatten(1).topk(int(settings.area[1] * noise[0].numel()) + 1, dim=1).values
+    highest = noise.flatten(1).topk(max(2, int(settings.area[1] * noise[0].numel()) + 1), dim=1).values
     masks = noise > highest.gather(1, last[:, None])[:, :, None]
     through = settings.let_through * torch.rand(count, 1, 1, 1, device=device)
     return torch.lerp(fillings, images, through), masks

@@ -108,7 +108,8 @@ def _bars(axis: Any, frame: pd.DataFrame, labels: list[str]) -> None:
     margin = max(0.35 * (high - low), 0.5)
     axis.set_xlim(max(0.0, low - 2 * margin), min(100.0, high + margin))
     axis.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
-    axis.invert_yaxis() if not axis.yaxis_inverted() else None
+    if not axis.yaxis_inverted():
+        axis.invert_yaxis()
 
 
 def _curve(axis: Any, frame: pd.DataFrame) -> None:

@@ -24,6 +24,7 @@ CARD_ROWS = (
     "metrics",
 )
 MEAN = "mean"
+MARK = ", test labels given (upper bound)"
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,12 @@ def _labelled(groups: list[list[Record]]) -> list[Group]:
 
 def _name(record: Record) -> str:
     """The method, marked where it was told what nobody tells it at test."""
-    told = record.card.get("test_labels") == UPPER_BOUND
-    return f"{record.label}, test labels given (upper bound)" if told else record.label
+    return f"{record.label}{MARK}" if is_upper_bound(record) else record.label
+
+
+def is_upper_bound(record: Record) -> bool:
+    """Whether the method was told what nobody tells it at test."""
+    return bool(record.card.get("test_labels") == UPPER_BOUND)
 
 
 def _overrides(record: Record) -> str:
@@ -99,6 +104,7 @@ def numbers(spec: TableSpec, groups: list[Group]) -> pd.DataFrame:
             row[key], row[f"{key}_std"] = values.mean(skipna=False), values.std(skipna=False)
         rows.append(row)
     frame: pd.DataFrame = pd.DataFrame(rows)
+    frame.attrs[UPPER_BOUND] = [is_upper_bound(group.first) for _, group, _ in places]
     return frame
 
 
@@ -207,15 +213,19 @@ def _interval(value: float, ends: tuple[float, float] | None) -> str:
 def _cells(
     spec: TableSpec, frame: pd.DataFrame, plus_minus: str, bold: Callable[[str], str]
 ) -> list[tuple[str, int, list[str]]]:
-    """Each row's label, n and cells. Best is marked among methods or variants, and only where there are two."""
-    compare = spec.rows != "category" and len(frame) > 1
-    best = {key: frame[key].round(3).max() if compare else math.inf for key in spec.columns}
+    """Each row's label, n and cells. Best is marked among methods or variants, and only where there are two; never an upper
+    bound.
+    """
+    bound = frame.attrs.get(UPPER_BOUND, [False] * len(frame))
+    rivals = frame[[not each for each in bound]]
+    compare = spec.rows != "category" and len(rivals) > 1
+    best = {key: rivals[key].round(3).max() if compare else math.inf for key in spec.columns}
     rows = []
-    for _, row in frame.iterrows():
+    for (_, row), beyond in zip(frame.iterrows(), bound, strict=True):
         texts = []
         for key in spec.columns:
             text = _percent(float(row[key]), float(row[f"{key}_std"]), plus_minus)
-            texts.append(bold(text) if round(float(row[key]), 3) == best[key] else text)
+            texts.append(bold(text) if not beyond and round(float(row[key]), 3) == best[key] else text)
         rows.append((str(row["row"]), int(row["n"]), texts))
     return rows
 

@@ -71,5 +71,7 @@ def test_training_with_pictures_is_told_by_the_card_and_the_path_is_not(
     other = run(tmp_path, tree, asked, moved, "third")
     assert other.identity != found.identity
     assert other.model_sha256 != found.model_sha256
+    with pytest.raises(InputError, match="--textures: no experiment draws with them"):
+        run(tmp_path, tree, "{}", moved, "unused")
     plain = "{synthesis: {textures: [noise], kinds: [perlin]}}"
-    assert run(tmp_path, tree, plain, moved, "fourth").identity == run(tmp_path, tree, plain, None, "fifth").identity
+    assert run(tmp_path, tree, plain, None, "fourth").card["textures"] == "none"

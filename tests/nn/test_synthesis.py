@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mddbench.config import validated
+from mddbench.errors import InputError
 from mddbench.nn.perlin import perlin, turned
 from mddbench.nn.synthesis import KINDS, SynthesisSettings, foreground, synthesise
 
@@ -127,3 +129,19 @@ def test_textures_come_from_each_images_own_picture() -> None:
     abnormal, masks = synthesise(images, torch.zeros(6, dtype=torch.int64), settings, pictures)
     marked = [float(abnormal[index, :, masks[index]].mean()) for index in range(6)]
     assert max(marked[0::2]) < 0.5 < min(marked[1::2])
+
+
+@pytest.mark.parametrize("area", [[0.1, 1.0], [0.1, 0.002], [0.0, 0.1]])
+def test_an_area_that_cannot_be_drawn_is_refused(area: list[float]) -> None:
+    with pytest.raises(InputError, match="expected 0 < least <= greatest < 1"):
+        validated(SynthesisSettings, {"area": area}, "test")
+
+
+def test_the_smallest_area_is_a_pixel(photographs: Tensor) -> None:
+    _, masks = made(photographs, kinds=("perlin",), area=(1e-5, 1e-4))
+    assert int(masks.sum(dim=(1, 2)).min()) == 1
+
+
+def test_a_folders_textures_must_be_given(photographs: Tensor) -> None:
+    with pytest.raises(ValueError, match="no textures were given"):
+        made(photographs, textures=("folder",))

@@ -79,7 +79,7 @@ class ClassAwareMemory(nn.Module):
         """
         directions = F.normalize(queries.float(), dim=-1)
         self._start(directions, categories, normal)
-        block = weights.unflatten(-1, (self.categories, -1))
+        block = weights.reshape(*weights.shape[:2], self.categories, -1)
         index = categories[:, None, None, None].expand(-1, block.shape[1], 1, block.shape[3])
         own = block.gather(2, index)[:, :, 0] * normal[..., None]
         members = F.one_hot(categories, self.categories).to(own.dtype)
