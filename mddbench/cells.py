@@ -98,6 +98,10 @@ def identities(
     return hashlib.sha256(f"{protocol}/{seed}".encode()).hexdigest()[:16], protocol
 
 
+EVALUATION = ("image_score", "test_labels", "metrics")
+"""What of a card concerns evaluation only."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A cell that could start: its model, its data and its identity."""
@@ -116,6 +120,14 @@ class Prepared:
         settings = resolved_settings(cell.experiment, detector.settings)
         identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
         return cls(cell, detector, dataset, card, settings, identity, protocol)
+
+    @property
+    def training_identity(self) -> str:
+        """A hash over all that decides the trained weights: equal for cells that differ in evaluation only."""
+        card = {key: value for key, value in self.card.items() if key not in EVALUATION}
+        own = self.detector.training_settings(self.detector.settings)
+        settings = {**self.settings, "settings": own, "metrics": None}
+        return identities(settings, card, self.detector.version, self.cell.seed, self.dataset.fingerprint)[0]
 
     @property
     def uses_textures(self) -> bool:

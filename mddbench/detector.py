@@ -59,6 +59,14 @@ class Detector(nn.Module, ABC):
         return {}
 
     @classmethod
+    def training_settings(cls, settings: Any) -> dict[str, Any]:
+        """What of the settings training depends on: cells that agree in it share one trained model. All, unless a method knows
+        better.
+        """
+        found: dict[str, Any] = settings.model_dump(mode="json")
+        return found
+
+    @classmethod
     def wants_textures(cls, settings: Any) -> bool:  # noqa: ARG003
         """Whether `Batch.textures` is needed, with these settings."""
         return False

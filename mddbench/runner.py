@@ -13,7 +13,8 @@ from typing import Literal
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from mddbench.ablation import expand, is_ablation, load_ablation
 from mddbench.batch import Batch
@@ -34,6 +35,8 @@ from mddbench.tracking import Tracker
 from mddbench.train import Trainer, TrainingImages, autocast
 
 RECORD, PANELS, MODEL = "record.json", "panels.npz", "model.safetensors"
+TRAINING = "mddbench.training"
+"""Where a model's file says what it was trained as."""
 CHECKPOINT, ERROR = "checkpoint.pt", "error.txt"
 
 
@@ -193,22 +196,50 @@ class Runner:
 
     def _train_and_evaluate(self, prepared: Prepared, folder: Path, on_epoch: Callable[[EpochLog], None]) -> Record:
         cell, detector, dataset = prepared.cell, prepared.detector, prepared.dataset
-        trainer = Trainer(detector, cell.experiment, cell.seed, folder / CHECKPOINT)
-        textures = dataset.textures.images if dataset.textures and prepared.uses_textures else None
-        data = TrainingImages(dataset.train.images, dataset.train_categories, textures)
-        history = trainer.run(data, self.reporter, on_epoch)
+        history = self._trained_before(prepared, on_epoch) or self._train(prepared, folder, on_epoch)
         asked = EvaluationOptions(
             metric_engine(cell.experiment, dataset), self.options.resamples, derived_seed(cell.seed, "bootstrap")
         )
         evaluation = evaluate(detector, dataset, cell.experiment.precision, self.reporter, asked)
         save_panels(evaluation.panels, folder / PANELS)
         state = {name: value.detach().cpu().contiguous() for name, value in detector.learned_state().items()}
-        save_file(state, folder / f"{MODEL}.part")
+        save_file(state, folder / f"{MODEL}.part", {TRAINING: prepared.training_identity})
         os.replace(folder / f"{MODEL}.part", folder / MODEL)
         record = prepared.record(history, evaluation)
         write_record(record, folder / RECORD)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         return record
+
+    def _train(self, prepared: Prepared, folder: Path, on_epoch: Callable[[EpochLog], None]) -> list[EpochLog]:
+        cell, dataset = prepared.cell, prepared.dataset
+        textures = dataset.textures.images if dataset.textures and prepared.uses_textures else None
+        data = TrainingImages(dataset.train.images, dataset.train_categories, textures)
+        trainer = Trainer(prepared.detector, cell.experiment, cell.seed, folder / CHECKPOINT)
+        return trainer.run(data, self.reporter, on_epoch)
+
+    def _trained_before(self, prepared: Prepared, on_epoch: Callable[[EpochLog], None]) -> list[EpochLog] | None:
+        """The history of a finished cell that differs in evaluation only, whose weights the detector then has; None if there
+        is none, or if everything is to be run again.
+        """
+        wanted = prepared.training_identity
+        for file in [] if self.options.force else sorted((self.options.out / "cells").glob(f"*/{MODEL}")):
+            if _trained_as(file) == wanted and file.with_name(RECORD).exists():
+                prepared.detector.load_learned_state(load_file(file))
+                self.reporter.say(f"{prepared.cell.name}: trained before, as {file.parent.name}")
+                history = read_record(file.with_name(RECORD)).history
+                for log in history:
+                    on_epoch(log)
+                return history
+        return None
+
+
+def _trained_as(file: Path) -> str | None:
+    """What a model's file says that it was trained as; None if it does not say, or cannot be read."""
+    try:
+        with safe_open(file, "pt") as stored:
+            return (stored.metadata() or {}).get(TRAINING)
+    except SafetensorError:
+        return None
 
 
 def image_counts(dataset: str, options: RunOptions) -> tuple[int, int, int] | None:

@@ -218,6 +218,33 @@ def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
     assert "varies settings.bottleneck_width; leave one of them out" in clash.stderr
 
 
+def test_cells_that_differ_in_evaluation_only_share_one_training(tree: Path, tmp_path: Path) -> None:
+    file, out = own(tmp_path, "own", method="method: mddnet", epochs="epochs: 1"), tmp_path / "out"
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none"]
+    assert "training:" in mddbench(*arguments).stderr
+    (out / "cells/aaa").mkdir()
+    (out / "cells/aaa/model.safetensors").write_bytes(b"no model")  # is passed over
+    other = mddbench(*arguments, "--set", "settings.scoring.signals=[decoders]")
+    assert other.returncode == 0, other.stderr
+    assert "mddnet/folder/seed0: trained before, as folder-mddnet-seed0-" in other.stderr
+    assert "training:" not in other.stderr
+    first, second = (read_record(each) for each in sorted(out.glob("cells/*/record.json")))
+    assert first.model_sha256 == second.model_sha256
+    assert first.metrics != second.metrics
+    assert first.history == second.history
+    for again in (
+        ["--set", "settings.memory.items=4"],
+        ["--seeds", "1"],
+        ["--set", "settings.scoring.sigma=2", "--force"],
+    ):
+        assert "training:" in mddbench(*arguments, *again).stderr
+    alone = tmp_path / "alone"
+    fresh = [*arguments[:5], alone, *arguments[6:], "--set", "settings.scoring.signals=[decoders]", "--quiet"]
+    assert mddbench(*fresh).returncode == 0
+    (shared,) = (one for one in (first, second) if one.identity == only_record(alone).identity)
+    assert only_record(alone).deterministic() == shared.deterministic()
+
+
 def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path: Path) -> None:
     file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
     arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]

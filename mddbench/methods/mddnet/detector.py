@@ -83,6 +83,10 @@ class MDDNet(Detector):
         self.memories = torch.nn.ModuleList(ClassAwareMemory(width, categories, settings.memory) for width in widths)
 
     @classmethod
+    def training_settings(cls, settings: Any) -> dict[str, Any]:
+        return dict(settings.model_dump(mode="json", exclude={"scoring": True, "memory": {"label_at_test"}}))
+
+    @classmethod
     def wants_textures(cls, settings: Any) -> bool:
         return "folder" in settings.synthesis.textures
 
