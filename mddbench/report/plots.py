@@ -71,6 +71,9 @@ def draw_diagnostics(group: Group, file: Path) -> None:
         for number, (line, part) in enumerate(frame[frame.panel == panel].groupby("line", sort=False)):
             style = ("-", "--", ":", "-.")[number // 5 % 4]
             axis.plot(part.epoch, part.value, style, linewidth=1.2, label=str(line).replace("_", " "))
+        low, high = frame[frame.panel == panel].value.agg(["min", "max"])
+        if low == high:
+            axis.set_ylim(low, low + 1)
         axis.set_title(panel.replace("_", " "), fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
     for axis in axes[len(panels) :]:
