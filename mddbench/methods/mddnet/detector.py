@@ -128,14 +128,14 @@ class MDDNet(Detector):
     def _decoded(self, teacher: list[Tensor], asked: list[_Asked]) -> tuple[list[Tensor], list[Tensor] | None]:
         """The two decoders' features; what the memories were asked is added to `asked`."""
         place = self.settings.memory_at
-        embedding = self.bottleneck(teacher)
-        filtered = embedding
+        needed = place != "before" or self.identity_decoder is not None
+        embedding: Any = self.bottleneck(teacher) if needed else None
         if place == "before":
-            levels = [
-                self._filtered(level, memory, asked) for level, memory in zip(teacher, self.memories, strict=True)
-            ]
-            filtered = self.bottleneck(levels)
-        elif place != "none":
+            pairs = zip(teacher, self.memories, strict=True)
+            filtered = self.bottleneck([self._filtered(level, memory, asked) for level, memory in pairs])
+        elif place == "none":
+            filtered = embedding
+        else:
             filtered = self._filtered(embedding, self.memories[0], asked)
         restored = self.restoration_decoder(filtered)
         if any(t.shape != r.shape for t, r in zip(teacher, restored, strict=True)):
