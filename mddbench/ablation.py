@@ -21,8 +21,9 @@ PREFIX = "ablation/"
 
 
 class AblationFile(Strict):
-    """title: of table and plot; base: an experiment, not another ablation; seeds: instead of the base's; vary: one setting
-    with a list of values, or label -> settings, where every variant gives the same ones, so that a reader sees what each has.
+    """title: of table and plot; base: an experiment, or its file beside this one, but no ablation; seeds: instead of the
+    base's; vary: one setting with a list of values, or label -> settings, where every variant gives the same ones, so that a
+    reader sees what each has.
     """
 
     title: str
@@ -56,11 +57,14 @@ def ablation_names() -> list[str]:
 
 
 def keep(files: Iterable[str], out: Path) -> None:
-    """Copy ablations of a user's own beside their cells, so that every later report of them has them."""
-    for name in files:
-        load_ablation(name)
-        (out / KEPT).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(name, out / KEPT / Path(name).name)
+    """Copy ablations of a user's own, and their bases, beside their cells, so that every later report of them has them."""
+    folder = out / KEPT
+    for file in map(Path, files):
+        base = Path(load_ablation(str(file)).base)
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in (file, base) if is_path(str(base)) else (file,):
+            if not (folder / each.name).exists() or not each.samefile(folder / each.name):
+                shutil.copyfile(each, folder / each.name)
 
 
 def all_ablations(out: Path, files: Iterable[Path], say: Callable[[str], None]) -> list[Ablation]:
@@ -70,6 +74,8 @@ def all_ablations(out: Path, files: Iterable[Path], say: Callable[[str], None]) 
     found = {name: load_ablation(name) for name in ablation_names()}
     for file in sorted((out / KEPT).glob("*.y*ml")):
         try:
+            if not is_ablation(str(file)):
+                continue
             found[file.stem] = load_ablation(str(file))
             load_experiment(found[file.stem].base)
         except InputError as fault:
@@ -94,10 +100,12 @@ def load_ablation(name: str) -> Ablation:
     if is_path(name) and f"{PREFIX}{path.stem}" in ablation_names():
         raise InputError(f"{where}: '{path.stem}' is the name of an ablation that comes with mddbench; rename the file")
     file = validated(AblationFile, read_yaml(path), where)
-    if is_ablation(file.base):
+    beside = path.parent / file.base
+    base = str(beside) if is_path(file.base) and beside.exists() else file.base
+    if is_ablation(base):
         raise InputError(f"{where}: base '{file.base}' is an ablation; expected an experiment, as in mini/mddnet")
     variants, axis = _variants(file.vary, where)
-    return Ablation(f"{PREFIX}{path.stem}", file.title, file.base, file.seeds, variants, axis)
+    return Ablation(f"{PREFIX}{path.stem}", file.title, base, file.seeds, variants, axis)
 
 
 def expand(ablation: Ablation, overrides: Mapping[str, Any]) -> tuple[Experiment, list[Experiment]]:

@@ -153,8 +153,8 @@ class Prepared:
             tags=_tags(self.card, environment, self.protocol, self.cell.experiment.name),
         )
 
-    def record(self, history: list[EpochLog], evaluation: Evaluation) -> Record:
-        """The record of the finished cell."""
+    def record(self, history: list[EpochLog], evaluation: Evaluation, donor: Record | None = None) -> Record:
+        """The record of the finished cell; donor: of the cell that was trained in its place, whose cost of training counts."""
         device = next(self.detector.parameters()).device
         parameters = list(self.detector.parameters())
         seconds = sum(log.seconds for log in history)
@@ -168,6 +168,10 @@ class Prepared:
             "metric_seconds": evaluation.metric_seconds,
             **peak_memory_mib(device),
         }
+        environment = describe_environment(device)
+        if donor is not None:
+            cost |= {key: value for key, value in donor.cost.items() if key.startswith(("train_", "peak_"))}
+            environment["trained_as"] = donor.identity
         return Record(
             identity=self.identity,
             protocol=self.protocol,
@@ -185,7 +189,7 @@ class Prepared:
             settings={**self.settings, "overrides": dict(self.cell.experiment.overrides)},
             model_sha256=digest(self.detector.learned_state()),
             cost=cost,
-            environment=describe_environment(device),
+            environment=environment,
             history=history,
         )
 

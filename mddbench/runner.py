@@ -84,7 +84,11 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
         for experiment in experiments:
             same = _content(experiment) == _content(base)
             for seed in seeds or experiment.seeds:
-                found.setdefault(f"{seed} {_content(experiment)}", Cell(base if same else experiment, seed))
+                key, cell = f"{seed} {_content(experiment)}", Cell(base if same else experiment, seed)
+                if key not in found or is_ablation(
+                    found[key].experiment.name
+                ):  # a name of its own goes before a variant's
+                    found[key] = cell
     return list(found.values())
 
 
@@ -196,7 +200,8 @@ class Runner:
 
     def _train_and_evaluate(self, prepared: Prepared, folder: Path, on_epoch: Callable[[EpochLog], None]) -> Record:
         cell, detector, dataset = prepared.cell, prepared.detector, prepared.dataset
-        history = self._trained_before(prepared, on_epoch) or self._train(prepared, folder, on_epoch)
+        donor = self._trained_before(prepared, on_epoch)
+        history = donor.history if donor else self._train(prepared, folder, on_epoch)
         asked = EvaluationOptions(
             metric_engine(cell.experiment, dataset), self.options.resamples, derived_seed(cell.seed, "bootstrap")
         )
@@ -205,7 +210,7 @@ class Runner:
         state = {name: value.detach().cpu().contiguous() for name, value in detector.learned_state().items()}
         save_file(state, folder / f"{MODEL}.part", {TRAINING: prepared.training_identity})
         os.replace(folder / f"{MODEL}.part", folder / MODEL)
-        record = prepared.record(history, evaluation)
+        record = prepared.record(history, evaluation, donor)
         write_record(record, folder / RECORD)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         return record
@@ -217,8 +222,8 @@ class Runner:
         trainer = Trainer(prepared.detector, cell.experiment, cell.seed, folder / CHECKPOINT)
         return trainer.run(data, self.reporter, on_epoch)
 
-    def _trained_before(self, prepared: Prepared, on_epoch: Callable[[EpochLog], None]) -> list[EpochLog] | None:
-        """The history of a finished cell that differs in evaluation only, whose weights the detector then has; None if there
+    def _trained_before(self, prepared: Prepared, on_epoch: Callable[[EpochLog], None]) -> Record | None:
+        """The record of a finished cell that differs in evaluation only, whose weights the detector then has; None if there
         is none, or if everything is to be run again.
         """
         wanted = prepared.training_identity
@@ -226,10 +231,10 @@ class Runner:
             if _trained_as(file) == wanted and file.with_name(RECORD).exists():
                 prepared.detector.load_learned_state(load_file(file))
                 self.reporter.say(f"{prepared.cell.name}: trained before, as {file.parent.name}")
-                history = read_record(file.with_name(RECORD)).history
-                for log in history:
+                donor = read_record(file.with_name(RECORD))
+                for log in donor.history:
                     on_epoch(log)
-                return history
+                return donor
         return None
 
 

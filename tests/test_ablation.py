@@ -13,6 +13,7 @@ from PIL import Image
 
 from mddbench.ablation import Ablation, ablation_names, all_ablations, expand, is_ablation, keep, load_ablation
 from mddbench.cells import resolved_settings
+from mddbench.config import packaged
 from mddbench.detector import load_method, method_settings
 from mddbench.errors import InputError
 from mddbench.records import UPPER_BOUND, EpochLog, Record
@@ -109,7 +110,7 @@ def test_kept_ablations_are_found_again_and_a_broken_one_is_said(tmp_path: Path)
     said: list[str] = []
     assert "ablation/own" in {each.name for each in all_ablations(tmp_path / "out", [], said.append)}
     assert said == []
-    (tmp_path / "out/ablations/bad.yaml").write_text("title: 3")
+    (tmp_path / "out/ablations/bad.yaml").write_text("title: 3\nvary: {}\n")
     names = [each.name for each in all_ablations(tmp_path / "out", [tmp_path / "own.yaml"], said.append)]
     assert names.count("ablation/own") == 1
     assert len(names) == 1 + len(ablation_names())
@@ -221,16 +222,46 @@ def test_an_upper_bound_keeps_its_mark_and_is_never_best(items: Ablation) -> Non
     assert "**90.0**" not in text
 
 
-def test_two_budgets_are_two_studies(items: Ablation) -> None:
+def test_other_settings_are_studies_of_their_own_and_the_base_as_it_is_keeps_the_plain_name(items: Ablation) -> None:
     records = [variant(8, 0, 0.5), variant(32, 0, 0.6)]
-    for one in list(records):
-        settings = {**one.settings, "epochs": 2}
-        records.append(
-            one.model_copy(update={"settings": settings, "protocol": one.protocol[::-1], "experiment": "x/y"})
-        )
-    found = studies([items], group_by_protocol(records))
-    assert len({study.name for study in found}) == 2
+    changes = ({"epochs": 2}, {"settings.blend": 0.1})
+    for number, changed in enumerate(changes, 1):
+        for one in records[:2]:
+            overrides = {**one.settings["overrides"], **changed}
+            settings = {**one.settings, **changed, "overrides": overrides}
+            protocol = f"{number}{one.protocol[:0:-1]}"
+            records.append(one.model_copy(update={"settings": settings, "protocol": protocol}))
+    stray = {"epochs": 9, "settings": {"memory": {"items": 8}}}
+    records += [
+        variant(n, 0, 0.1, settings=stray, protocol=f"9{n:02x}".ljust(12, "0"), experiment="a/b") for n in (8, 128)
+    ]
+    found = studies([items], group_by_protocol(records[::-1]))
+    assert [study.title for study in found] == ["Prototypes", "Prototypes, epochs=2", "Prototypes, settings.blend=0.1"]
+    assert found[0].name == "own"
+    assert len({study.name for study in found}) == 3
     assert all(len(study.groups) == 2 for study in found)
+
+
+def test_a_plain_experiment_goes_before_a_variant_of_the_same_content(tmp_path: Path) -> None:
+    file, eight = own(tmp_path), tmp_path / "eight.yaml"
+    base = (packaged("experiments") / "mini/mddnet.yaml").read_text()
+    eight.write_text(f"{base}settings: {{memory: {{items: 8}}}}\n")
+    for names in ([file, str(eight)], [str(eight), file]):
+        cells = plan(names, "named", (0,), {})
+        assert sorted(cell.experiment.name for cell in cells) == ["ablation/own: 128", "eight", "mini/mddnet"]
+
+
+def test_an_own_base_is_kept_beside_its_ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base.yaml").write_text((packaged("experiments") / "mini/mddnet.yaml").read_text())
+    own(tmp_path, ITEMS.replace("mini/mddnet", "base.yaml"))
+    monkeypatch.chdir(tmp_path)
+    keep(["own.yaml"], Path("out"))
+    keep(["out/ablations/own.yaml"], Path("out"))  # the kept one itself, to add seeds
+    monkeypatch.chdir("/")
+    said: list[str] = []
+    names = [each.name for each in all_ablations(tmp_path / "out", [], said.append)]
+    assert "ablation/own" in names
+    assert said == []
 
 
 def test_a_report_draws_ablations_and_keeps_variants_out_of_the_main_table(items: Ablation, tmp_path: Path) -> None:

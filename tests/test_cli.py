@@ -230,6 +230,9 @@ def test_cells_that_differ_in_evaluation_only_share_one_training(tree: Path, tmp
     assert "training:" not in other.stderr
     first, second = (read_record(each) for each in sorted(out.glob("cells/*/record.json")))
     assert first.model_sha256 == second.model_sha256
+    sharing = [one for one in (first, second) if "trained_as" in one.environment]
+    assert len(sharing) == 1
+    assert first.cost["train_seconds"] == second.cost["train_seconds"]
     assert first.metrics != second.metrics
     assert first.history == second.history
     for again in (

@@ -89,8 +89,8 @@ def run(
         _show_plan(cells, options, speaker, as_json)
         return
     uri = None if tracking == "none" else (tracking_uri or "")
-    keep([name for name in names or [] if is_path(name) and is_ablation(name)], out)
     outcomes = _run(cells, options, uri, suite, speaker)
+    keep([name for name in names or [] if is_path(name) and is_ablation(name)], out)
     tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     _fail_for(outcomes)

@@ -4,11 +4,11 @@ that several ablations share counts in each.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ OUTSIDE_SETTINGS = ("method_version", "encoder_sha256", "textures", "interpolati
 @dataclass(frozen=True)
 class Study:
     """An ablation as it was run on one dataset. groups: a variant each, in the ablation's order, labelled by it, with the seeds
-    that all of them have; name: of its files.
+    that all of them have; name: of its files; title: the ablation's, and what `--set` changed in all variants.
     """
 
     ablation: Ablation
     name: str
+    title: str
     dataset: str
     groups: list[Group]
 
@@ -59,34 +60,36 @@ def studies(ablations: Iterable[Ablation], by_dataset: dict[str, list[Group]]) -
 
 
 def _of_dataset(ablation: Ablation, dataset: str, groups: list[Group]) -> list[Study]:
-    """One study for each protocol (budget, encoder, ...): of the sets of variants that agree in all other settings of the
-    method, the one around the base itself, or else the largest.
+    """One study for each set of variants that agree in all that is not varied: those that are complete or have the base's own
+    record, or else the largest. The one around the base as it is has the plain name.
     """
     method = load_experiment(ablation.base).method
-    base = ablation.base if ablation.base in experiment_names() else Path(ablation.base).stem
-    alike: dict[tuple[str, str], dict[str, Group]] = {}
+    alike: dict[tuple[str, int], dict[str, Group]] = {}
     for group in groups:
-        label, protocol, rest = _place(ablation, group.first)
+        label, rest = _place(ablation, group.first)
         if group.first.method == method and label is not None:
-            alike.setdefault((protocol, rest), {})[label] = group
-    best: dict[str, dict[str, Group]] = {}
-    for (protocol, _), members in sorted(alike.items()):
-        if len(members) > 1 and _rank(members, base) > _rank(best.get(protocol, {}), base):
-            best[protocol] = members
-    plain = ablation.name.removeprefix(PREFIX)
-    return [
-        Study(
-            ablation,
-            plain if len(best) == 1 else f"{plain}-{hashlib.sha256(protocol.encode()).hexdigest()[:8]}",
-            dataset,
-            _labelled({label: members[label] for label in ablation.variants if label in members}),
-        )
-        for protocol, members in best.items()
-    ]
+            number = next(n for n in count() if label not in alike.get((rest, n), {}))
+            alike.setdefault((rest, number), {})[label] = group
+    sets = [members for _, members in sorted(alike.items()) if len(members) > 1]
+    chosen = [one for one in sets if len(one) == len(ablation.variants) or _around(ablation, one) is not None]
+    chosen = sorted(chosen or sorted(sets, key=len)[-1:], key=lambda one: _around(ablation, one) != {})
+    found: list[Study] = []
+    for members in chosen:
+        changed = _around(ablation, members) or {}
+        told = "".join(f", {key}={value}" for key, value in changed.items())
+        suffix = f"-{next(iter(members.values())).first.protocol[:8]}" if found else ""
+        ordered = {label: members[label] for label in ablation.variants if label in members}
+        name = f"{ablation.name.removeprefix(PREFIX)}{suffix}"
+        found.append(Study(ablation, name, f"{ablation.title}{told}", dataset, _labelled(ordered)))
+    return found
 
 
-def _rank(members: dict[str, Group], base: str) -> tuple[bool, int]:
-    return any(record.experiment == base for group in members.values() for record in group.records), len(members)
+def _around(ablation: Ablation, members: dict[str, Group]) -> dict[str, Any] | None:
+    """What `--set` changed in the base's own record among the variants, {} if nothing; None if it is not among them."""
+    base = ablation.base if ablation.base in experiment_names() else Path(ablation.base).stem
+    own = [record for group in members.values() for record in group.records if record.experiment == base]
+    changes: list[dict[str, Any]] = [dict(record.settings.get("overrides") or {}) for record in own]
+    return min(changes, key=len, default=None)
 
 
 def _labelled(members: dict[str, Group]) -> list[Group]:
@@ -103,8 +106,8 @@ def _labelled(members: dict[str, Group]) -> list[Group]:
     ]
 
 
-def _place(ablation: Ablation, record: Record) -> tuple[str | None, str, str]:
-    """(the variant that a record is, None if none; the protocol but for what is varied; the method's other settings)."""
+def _place(ablation: Ablation, record: Record) -> tuple[str | None, str]:
+    """(the variant that a record is, None if none; its settings and protocol but for what is varied, as text)."""
     settings = deepcopy({key: value for key, value in record.settings.items() if key != "overrides"})
     point = {}
     for setting in ablation.settings:
@@ -116,5 +119,4 @@ def _place(ablation: Ablation, record: Record) -> tuple[str | None, str, str]:
     label = next((name for name, changes in ablation.variants.items() if changes == point), None)
     words = {word for setting in ablation.settings for word in setting.split(".")}
     card = {key: record.card.get(key) for key in OUTSIDE_SETTINGS if key.split("_")[0] not in words}
-    own = settings.pop("settings", {})
-    return label, json.dumps([settings, card], sort_keys=True), json.dumps(own, sort_keys=True)
+    return label, json.dumps([settings, card], sort_keys=True)

@@ -131,7 +131,7 @@ def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:
 def _ablation(study: Study, place: Path) -> dict[Path, str]:
     found = (load_table(name) for name in table_names())
     spec = next(each for each in found if each.rows == "variant")
-    return _table(spec, study.groups, study.dataset, place, study.ablation.title)
+    return _table(spec, study.groups, study.dataset, place, study.title)
 
 
 def _table(spec: TableSpec, groups: list[Group], dataset: str, place: Path, ablation: str = "") -> dict[Path, str]:

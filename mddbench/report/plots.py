@@ -39,7 +39,7 @@ def draw_ablation(study: Study, file: Path) -> None:
     seeds = sorted({len(group.records) for group in study.groups})
     counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
     figure.suptitle(
-        f"{study.ablation.title}: {label} on {study.dataset}, {counted} a variant (axes do not start at 0)", fontsize=10
+        f"{study.title}: {label} on {study.dataset}, {counted} a variant (axes do not start at 0)", fontsize=10
     )
     _save(figure, file)
 
