@@ -14,6 +14,8 @@ from mddbench.report.tables import MEAN, Group
 
 SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
 """The metrics that a plot shows, one panel each; the table has all."""
+LEAST_SPAN = 4.0
+"""Of a curve's axis in percent, so that noise between seeds does not look like a trend."""
 INK, ACCENT = "#3b6ea5", "#1b1b1b"
 PER_CATEGORY = re.compile(r"(.+)_(\d+)")
 
@@ -119,6 +121,9 @@ def _curve(axis: Any, frame: pd.DataFrame) -> None:
     means, deviations = (getattr(frame.groupby("x").value, what)() for what in ("mean", "std"))
     axis.errorbar(means.index, means, yerr=deviations.fillna(0), color=INK, ecolor=ACCENT, capsize=2, linewidth=1.4)
     axis.plot(frame.x, frame.value, "o", color=ACCENT, markersize=2.5)
+    low, high = axis.get_ylim()
+    spare = max(0.0, LEAST_SPAN - (high - low)) / 2
+    axis.set_ylim(low - spare, high + spare)
     xs = list(means.index)
     if len(xs) > 2 and min(xs) > 0 and max(xs) / min(xs) >= 8:
         axis.set_xscale("log")
