@@ -11,7 +11,7 @@ from pathlib import Path
 from mddbench.ablation import Ablation
 from mddbench.panels import Panel, load_panels
 from mddbench.records import Record, read_record, record_files
-from mddbench.report.ablations import Study, only_of_ablation, studies
+from mddbench.report.ablations import only_of_ablation, studies
 from mddbench.report.gallery import draw_gallery
 from mddbench.report.plots import draw_ablation, draw_diagnostics, has_diagnostics
 from mddbench.report.spec import TableSpec, load_table, table_names
@@ -74,9 +74,10 @@ def build_report(entries: list[Entry], ablations: Iterable[Ablation]) -> Report:
             pictures[name] = _gallery(group, panels[group.first.identity])
             if has_diagnostics(group):
                 pictures[name.with_name(f"diagnostics-{_file_name(group)}.png")] = partial(draw_diagnostics, group)
+    spec = next(each for each in map(load_table, table_names()) if each.rows == "variant")
     for study in studies(ablations, group_by_protocol(records)):
         place = Path(study.dataset) / f"ablation-{study.name}"
-        texts.update(_ablation(study, place))
+        texts.update(_table(spec, study.groups, study.dataset, place, study.title))
         pictures[place.with_name(f"{place.name}.png")] = partial(draw_ablation, study)
         main[f"{study.dataset} {study.name}"] = texts[place.with_name(f"{place.name}.md")]
     return Report(texts, pictures, main)
@@ -126,12 +127,6 @@ def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:
             suffix = "" if spec.rows == "method" else f"-{_file_name(part[0])}"
             texts.update(_table(spec, part, dataset, Path(dataset) / f"{name}{suffix}"))
     return texts
-
-
-def _ablation(study: Study, place: Path) -> dict[Path, str]:
-    found = (load_table(name) for name in table_names())
-    spec = next(each for each in found if each.rows == "variant")
-    return _table(spec, study.groups, study.dataset, place, study.title)
 
 
 def _table(spec: TableSpec, groups: list[Group], dataset: str, place: Path, ablation: str = "") -> dict[Path, str]:
