@@ -28,7 +28,7 @@ from mddbench.nn.reverse_distillation import (
     flat_cosine_distance,
     require_halving_levels,
 )
-from mddbench.nn.smoothing import gaussian_smooth
+from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 
 
 class RD4AD(Detector):
@@ -47,6 +47,7 @@ class RD4AD(Detector):
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         super().__init__(encoder, settings, categories)
         require_halving_levels(encoder, "rd4ad")
+        self.smoothing = describe_smoothing(settings.sigma)
         self.multiple = 2 * encoder.strides[-1]
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width)
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks)

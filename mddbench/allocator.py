@@ -19,3 +19,9 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     wanted = ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, PAD))
     return [mallopt(option, value) for option, value in wanted] == [1, 1, 1]
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc return what it kept to the system, so that a peak counted from now on is not that of what ran before."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

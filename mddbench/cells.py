@@ -14,17 +14,18 @@ import torch
 from mddbench import records
 from mddbench.ablation import is_ablation
 from mddbench.config import Experiment, Strict
+from mddbench.cost import peak_memory, size_and_speed, training_speed
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION, MASK_RULE
 from mddbench.detector import Detector
-from mddbench.environment import describe_environment, peak_memory_mib
+from mddbench.environment import describe_environment
 from mddbench.errors import InputError
-from mddbench.evaluate import BATCH_SIZE, Evaluation, choose_engine
+from mddbench.evaluate import Evaluation, choose_engine
 from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
-from mddbench.nn.weights import digest
-from mddbench.records import UPPER_BOUND, EpochLog, Record
+from mddbench.records import UPPER_BOUND, CurvePoint, EpochLog, Record
 from mddbench.tracking import CellFacts
+from mddbench.train import batches_per_epoch
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
     encoder = detector.encoder
     return {
         "method_version": detector.version,
-        "setting": f"one model for {len(dataset.categories)} categories{', held out' if is_held_out(dataset) else ''}",
+        "setting": f"{_models(experiment, dataset)}{', held out' if is_held_out(dataset) else ''}",
         "epochs": experiment.epochs,
+        "iterations": experiment.epochs * _steps(experiment, dataset),
         "batch_size": experiment.batch_size,
         "image_size": experiment.image_size,
         "interpolation": INTERPOLATION,
@@ -63,10 +65,24 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "schedule": experiment.schedule.model_dump(mode="json"),
         "gradient_clip": experiment.gradient_clip,
         "precision": experiment.precision,
+        "smoothing": detector.smoothing,
         "image_score": detector.image_score_rule,
         "selection": "last epoch",
         "metrics": METRIC_VERSIONS[metric_engine(experiment, dataset)],
     }
+
+
+def _models(experiment: Experiment, dataset: Dataset) -> str:
+    if experiment.setting == "separate":
+        return f"a separate model for each of {len(dataset.categories)} categories"
+    return f"one model for {len(dataset.categories)} categories"
+
+
+def _steps(experiment: Experiment, dataset: Dataset) -> int:
+    """Of an epoch, of all models together."""
+    if experiment.setting == "unified":
+        return batches_per_epoch(len(dataset.train), experiment)
+    return sum(batches_per_epoch(len(dataset.train.of(category)), experiment) for category in dataset.categories)
 
 
 def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
@@ -78,8 +94,10 @@ def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
 
 
 def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[str, Any]:
-    """All settings of an experiment, the method's defaults filled in; without its seeds, which the cell chooses."""
-    settings: dict[str, Any] = experiment.model_dump(mode="json", exclude={"seeds", "name", "overrides"})
+    """All settings of an experiment, the method's defaults filled in; without its seeds, which the cell chooses, and without
+    the setting, which the protocol card says.
+    """
+    settings: dict[str, Any] = experiment.model_dump(mode="json", exclude={"seeds", "name", "overrides", "setting"})
     settings["settings"] = method_settings.model_dump(mode="json")
     return settings
 
@@ -89,14 +107,16 @@ def identities(
 ) -> tuple[str, str]:
     """(identity of the cell, identity of its protocol): hashes over all that decides the numbers.
 
-    The encoder's weights count by their hash, not by where they came from.
+    What of the card follows from the rest, or says where the encoder's weights came from, does not count.
     """
-    card = {key: value for key, value in card.items() if key != "encoder_weights"}
+    card = {key: value for key, value in card.items() if key not in FOLLOWING}
     decisive = {"settings": settings, "card": card, "version": version, "fingerprint": fingerprint}
     text = json.dumps(decisive, sort_keys=True)
     protocol = hashlib.sha256(text.encode()).hexdigest()[:16]
     return hashlib.sha256(f"{protocol}/{seed}".encode()).hexdigest()[:16], protocol
 
+
+FOLLOWING = ("encoder_weights", "iterations", "smoothing")
 
 EVALUATION = ("image_score", "test_labels", "metrics")
 """What of a card concerns evaluation only."""
@@ -153,20 +173,22 @@ class Prepared:
             tags=_tags(self.card, environment, self.protocol, self.cell.experiment.name),
         )
 
-    def record(self, history: list[EpochLog], evaluation: Evaluation, donor: Record | None = None) -> Record:
+    def record(
+        self,
+        history: list[EpochLog],
+        evaluation: Evaluation,
+        model_sha256: str,
+        donor: Record | None = None,
+        test_curve: list[CurvePoint] | None = None,
+    ) -> Record:
         """The record of the finished cell; donor: of the cell that was trained in its place, whose cost of training counts."""
         device = next(self.detector.parameters()).device
-        parameters = list(self.detector.parameters())
-        seconds = sum(log.seconds for log in history)
-        cost: dict[str, float | None] = {
-            "parameters_total": float(sum(value.numel() for value in parameters)),
-            "parameters_trainable": float(sum(value.numel() for value in parameters if value.requires_grad)),
-            "train_seconds": seconds,
-            "train_images_per_second": sum(log.images for log in history) / seconds if seconds else None,
-            "inference_ms_per_image": 1e3 * evaluation.seconds / evaluation.images if evaluation.images else None,
-            "inference_batch": float(BATCH_SIZE),
+        experiment = self.cell.experiment
+        cost = {
+            **training_speed(history),
             "metric_seconds": evaluation.metric_seconds,
-            **peak_memory_mib(device),
+            **peak_memory(device),  # before the next line, which is no part of the cell's work
+            **size_and_speed(self.detector, experiment.image_size, experiment.precision),
         }
         environment = describe_environment(device)
         if donor is not None:
@@ -187,10 +209,11 @@ class Prepared:
             confidence=records.nullable_pairs(evaluation.confidence),
             card=self.card,
             settings={**self.settings, "overrides": dict(self.cell.experiment.overrides)},
-            model_sha256=digest(self.detector.learned_state()),
+            model_sha256=model_sha256,
             cost=cost,
             environment=environment,
             history=history,
+            test_curve=test_curve or [],
         )
 
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mddbench.errors import InputError
-from mddbench.plugins import nearest
+from mddbench.plugins import DATASETS, METHODS, experiment_folders, modules, nearest
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +25,9 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+
+PROTOCOL = "protocol"
+"""The file of a dataset's folder that methods without a file of their own are run by."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -65,12 +68,14 @@ class Experiment(Strict):
 
     name: 'dataset/method' of its file, or the file's name; overrides: what `--set` changed. Both are filled in on loading.
     metrics: the engine of the pixel metrics; auto takes exact wherever it fits into memory.
+    setting: one model for all categories, or, for comparison only, a separate one for each.
     """
 
     name: str
     overrides: dict[str, Any] = Field(default_factory=dict)
     method: str
     dataset: str
+    setting: Literal["unified", "separate"] = "unified"
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     image_size: Annotated[int, Field(ge=32)]
     batch_size: Count
@@ -93,9 +98,16 @@ class Suite(Strict):
 
 
 def experiment_names() -> list[str]:
-    """All experiments that come with the package, as 'dataset/method'."""
-    root = packaged("experiments")
-    return sorted(f"{path.parent.name}/{path.stem}" for path in root.glob("*/*.yaml") if path.parent.name != "ablation")
+    """All experiments that have a file, as 'dataset/method'."""
+    return sorted(_experiment_files())
+
+
+def _experiment_files() -> dict[str, Path]:
+    """Name -> file, of experiments that come with the package or a plug-in folder."""
+    roots = [packaged("experiments"), *experiment_folders()]
+    files = [file for root in roots for file in sorted(root.glob("*/*.yaml"))]
+    own = [file for file in files if file.parent.name != "ablation" and file.stem != PROTOCOL]
+    return {f"{file.parent.name}/{file.stem}": file for file in own}
 
 
 def suite_names() -> list[str]:
@@ -106,18 +118,14 @@ def suite_names() -> list[str]:
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """An experiment by its name ('mini/rd4ad') or by the path of a YAML file, with some settings changed.
 
+    A dataset and a method that have no file together meet under the dataset's protocol, with the method's default settings.
     overrides: dotted setting -> value. Raises InputError in one line for anything wrong.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
+        path, raw = Path(name), read_yaml(Path(name))
+        name = path.stem
     else:
-        path = packaged("experiments") / f"{name}.yaml"
-        if name not in experiment_names():
-            raise InputError(
-                f"unknown experiment '{name}'{nearest(name, experiment_names())}; `mddbench list experiments` shows all, "
-                "or give the path of a YAML file"
-            )
-    raw = read_yaml(path)
+        path, raw = _named(name)
     where = shown_path(path)
     for dotted, value in (overrides or {}).items():
         _override(raw, dotted, value)
@@ -125,8 +133,24 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     for reserved in ("name", "overrides"):
         if reserved in raw:
             raise InputError(f"{where}: '{reserved}' is filled in on loading; remove it")
-    name = path.stem if name.endswith((".yaml", ".yml")) else name
     return validated(Experiment, {"name": name, "overrides": dict(overrides or {}), **raw}, where)
+
+
+def _named(name: str) -> tuple[Path, dict[str, Any]]:
+    """(file, content) of an experiment by its name."""
+    files = _experiment_files()
+    if name in files:
+        return files[name], read_yaml(files[name])
+    dataset, _, method = name.partition("/")
+    if dataset in modules(DATASETS) and method in modules(METHODS):
+        roots = [packaged("experiments"), *experiment_folders()]
+        own = [root / dataset / f"{PROTOCOL}.yaml" for root in roots]
+        path = next((file for file in own if file.exists()), roots[0] / "folder" / f"{PROTOCOL}.yaml")
+        return path, {**read_yaml(path), "dataset": dataset, "method": method}
+    raise InputError(
+        f"unknown experiment '{name}'{nearest(name, files)}; `mddbench list` shows experiments, and methods and datasets to "
+        "combine as DATASET/METHOD; or give the path of a YAML file"
+    )
 
 
 def load_suite(name: str) -> Suite:

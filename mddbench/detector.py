@@ -20,6 +20,7 @@ class Detector(nn.Module, ABC):
 
     label: the method's name in tables; version: raise it whenever the same settings and seed would give other results,
     so that finished cells are not taken for up to date; Settings: the method's own settings with their defaults.
+    image_score_rule, smoothing: what the protocol card says of them.
     told_category: the category of the images that `anomaly_maps` gets next, where `wants_test_labels`; else None always.
     """
 
@@ -27,6 +28,7 @@ class Detector(nn.Module, ABC):
     version: ClassVar[int]
     Settings: ClassVar[type[Strict]]
     image_score_rule: str = "max of the map"
+    smoothing: str = "none"
     told_category: int | None = None
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import resource
 import subprocess
-import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,15 +59,6 @@ def source_digest() -> str:
                     continue  # where a wheel puts them; an editable install has them elsewhere
                 total.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
     return total.hexdigest()[:16]
-
-
-def peak_memory_mib(device: torch.device) -> dict[str, float]:
-    """The highest memory use so far: of this process, and of its tensors on a GPU."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peaks = {"peak_host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    if device.type == "cuda":
-        peaks["peak_device_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return peaks
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 
-from mddbench.batch import as_images
 from mddbench.cells import Cell
 from mddbench.config import Experiment
+from mddbench.cost import inference_seconds, median_seconds
 from mddbench.detector import load_method, method_settings
-from mddbench.evaluate import BATCH_SIZE
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.plan import RunOptions, distinct_experiments, image_counts
 from mddbench.progress import Reporter
-from mddbench.runner import RunOptions, distinct_experiments, image_counts
-from mddbench.train import Trainer, TrainingImages, batches_per_epoch, synchronize
-
-TIMED_CALLS, MOST_SECONDS = 7, 20.0
+from mddbench.train import Trainer, TrainingImages, batches_per_epoch
 
 
 @dataclass(frozen=True)
@@ -68,24 +62,5 @@ def _timed(experiment: Experiment, categories: int, options: RunOptions) -> tupl
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)
     trainer = Trainer(detector, experiment, 0, Path("unused"))
-    step = _median_seconds(lambda: trainer.time_steps(data, 1))
-    detector.eval()
-    with torch.inference_mode():
-        images = as_images(noise[:BATCH_SIZE], options.device)
-
-        def infer() -> float:
-            started = time.perf_counter()
-            detector.anomaly_maps(images)
-            synchronize(options.device)
-            return time.perf_counter() - started
-
-        return step, _median_seconds(infer) / len(images)
-
-
-def _median_seconds(timed: Callable[[], float]) -> float:
-    """The median of a few calls after a first one, or as many of them as fit into a time; of slow calls the first counts."""
-    started, first = time.perf_counter(), timed()
-    times: list[float] = []
-    while len(times) < TIMED_CALLS and time.perf_counter() - started < MOST_SECONDS:
-        times.append(timed())
-    return median(times or [first])
+    step = median_seconds(lambda: trainer.time_steps(data, 1))
+    return step, inference_seconds(detector.eval(), size, experiment.precision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from mddbench.metrics.names import Engine
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
 from mddbench.panels import Panel, PanelChoice
 from mddbench.progress import Reporter
-from mddbench.train import autocast, synchronize
+from mddbench.train import autocast
 
 BATCH_SIZE = 32
 MOST_EXACT_PIXELS = 2**30
@@ -35,8 +35,6 @@ class Evaluation:
 
     metrics: dict[str, dict[str, float]]
     panels: tuple[Panel, ...]
-    seconds: float
-    images: int
     metric_seconds: float = 0.0
     bounds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     confidence: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
@@ -44,23 +42,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """engine: of the pixel metrics; resamples: bootstrap samples, 0 for no intervals; seed: of the first category's samples."""
+    """engine: of the pixel metrics; resamples: bootstrap samples, 0 for no intervals; seed: of the first category's samples;
+    before: called with each category before it is evaluated.
+    """
 
     engine: Engine = "exact"
     resamples: int = 0
     seed: int = 0
-
-
-class _Clock:
-    """Adds up inference time, leaving out the first batch, which warms up."""
-
-    def __init__(self) -> None:
-        self.seconds, self.images, self.warm = 0.0, 0, False
-
-    def add(self, seconds: float, images: int) -> None:
-        if self.warm:
-            self.seconds, self.images = self.seconds + seconds, self.images + images
-        self.warm = True
+    before: Callable[[str], object] = lambda _: None
 
 
 def evaluate(
@@ -71,7 +60,6 @@ def evaluate(
     Raises CellError, naming the image, if a map or score is NaN.
     """
     detector.eval()
-    clock = _Clock()
     metrics: dict[str, dict[str, float]] = {}
     bounds: dict[str, dict[str, tuple[float, float]]] = {}
     replicates: dict[str, dict[str, NDArray[np.float64]]] = {}
@@ -80,10 +68,11 @@ def evaluate(
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
             split = dataset.test.of(category)
-            detector.told_category = number if detector.wants_test_labels else None
+            options.before(category)
+            detector.told_category = min(number, detector.categories - 1) if detector.wants_test_labels else None
             found, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
             stays = _fits_device(len(split), split.images.shape[1], next(detector.parameters()).device)
-            for part, maps, scores in _infer(detector, split, precision, clock):
+            for part, maps, scores in _infer(detector, split, precision):
                 metric_seconds += _take(found, choice, part, maps if stays else maps.cpu(), scores)
                 task.advance(len(scores))
             started = time.perf_counter()
@@ -100,8 +89,6 @@ def evaluate(
     return Evaluation(
         metrics={"mean": mean_over_categories(metrics), **metrics},
         panels=tuple(panels),
-        seconds=clock.seconds,
-        images=clock.images,
         metric_seconds=metric_seconds,
         bounds=bounds,
         confidence=confidence(replicates) if replicates else {},
@@ -148,18 +135,14 @@ def _take(
 
 @torch.inference_mode()
 def _infer(
-    detector: Detector, split: Split, precision: str, clock: _Clock
+    detector: Detector, split: Split, precision: str
 ) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.float32]]]:
     """Batches of a split in its order: which images, their anomaly maps (B, H, W) float32 on the device, their scores (B,)."""
     device = next(detector.parameters()).device
     for start in range(0, len(split), BATCH_SIZE):
         part = slice(start, min(start + BATCH_SIZE, len(split)))
         images = as_images(split.images[part], device)
-        synchronize(device)
-        started = time.perf_counter()
         with autocast(device, precision):
             maps = detector.anomaly_maps(images).float()
             scores = detector.image_scores(maps).float()
-        synchronize(device)
-        clock.add(time.perf_counter() - started, len(images))
         yield part, maps, scores.cpu().numpy()

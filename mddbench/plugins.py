@@ -1,4 +1,8 @@
-"""Methods, datasets and experiments are found by file name: adding one means adding a file, and editing none."""
+"""Methods, datasets and experiments are found by file name: adding one means adding a file, and editing none.
+
+Files outside this package count, too: those of a folder given by --plugins, and modules that other installed packages name in
+the entry point groups `mddbench.methods` and `mddbench.datasets`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,54 @@ import pkgutil
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
 
 from mddbench.errors import InputError
 
 METHODS = ("mddbench.methods", "mddbench.baselines")
 DATASETS = ("mddbench.data.datasets",)
+FOLDERS = {"methods": "mddbench.baselines", "datasets": "mddbench.data.datasets"}
+"""Folders of a plug-in folder, and the package whose modules their files become; `experiments` is read where it lies."""
+
+_added: list[Path] = []
+
+
+def add_folder(folder: Path) -> None:
+    """Take a folder's methods/*.py, datasets/*.py and experiments/*/*.yaml for plug-ins. Raises InputError if it has none of
+    them, or a method or dataset that goes by the name of another.
+    """
+    folder = folder.resolve()
+    if folder in _added:
+        return
+    kinds = [kind for kind in (*FOLDERS, "experiments") if (folder / kind).is_dir()]
+    if not kinds:
+        found = "it has none of them" if folder.is_dir() else "no such folder"
+        raise InputError(f"--plugins {folder}: expected the folders methods, datasets or experiments there; {found}")
+    for kind in FOLDERS:
+        known = modules(METHODS if kind == "methods" else DATASETS)
+        taken = [module.name for module in pkgutil.iter_modules([str(folder / kind)]) if module.name in known]
+        if taken:
+            raise InputError(
+                f"{folder / kind / taken[0]}.py: '{taken[0]}' is the name of one that is known already; rename it"
+            )
+    for kind, package in FOLDERS.items():
+        if kind in kinds:
+            import_module(package).__path__.append(str(folder / kind))
+    _added.append(folder)
+
+
+def experiment_folders() -> list[Path]:
+    """The folders `experiments` of the plug-in folders."""
+    return [folder / "experiments" for folder in _added]
 
 
 def modules(packages: tuple[str, ...]) -> dict[str, str]:
-    """Name -> full module name of every module of some packages, sorted by name, without importing them."""
-    found: dict[str, str] = {}
+    """Name -> full module name of every module of some packages and of other packages' entry points, sorted by name, without
+    importing them.
+    """
+    group = "mddbench.methods" if packages == METHODS else "mddbench.datasets"
+    found = {point.name: point.value for point in entry_points(group=group)}
     for package in packages:
         paths = import_module(package).__path__
         found.update({module.name: f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)})

@@ -47,6 +47,13 @@ class EpochLog(Strict):
     diagnostics: dict[str, float] = Field(default_factory=dict)
 
 
+class CurvePoint(Strict):
+    """How a model did on the test split after an epoch: its means. A diagnostic that decides nothing."""
+
+    epoch: int
+    metrics: dict[str, Value]
+
+
 class Record(Strict):
     """What is stored of a finished cell. A metric that is not defined is null.
 
@@ -54,6 +61,7 @@ class Record(Strict):
     so that cells of one protocol are the seeds of one row. card: the protocol for people. history: one entry an epoch.
     bounds: of approximate metrics, category -> metric -> interval that holds the exact value; confidence: the same of 95 %
     bootstrap intervals, if they were asked for.
+    test_curve: how it did on the test split while it trained, if that was asked for.
     cost, environment and the seconds in history are the only parts that differ between two runs of one cell.
     """
 
@@ -76,6 +84,7 @@ class Record(Strict):
     cost: dict[str, float | None]
     environment: dict[str, Scalar]
     history: list[EpochLog]
+    test_curve: list[CurvePoint] = Field(default_factory=list)
 
     @property
     def categories(self) -> list[str]:
@@ -88,7 +97,7 @@ class Record(Strict):
 
     def deterministic(self) -> dict[str, Any]:
         """The parts that two runs of one cell on one machine share, to the last bit."""
-        content = self.model_dump(exclude={"cost", "environment"})
+        content = self.model_dump(exclude={"cost", "environment", "test_curve"})
         content["history"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in content["history"]]
         return content
 

@@ -16,12 +16,13 @@ from mddbench.cells import resolved_settings
 from mddbench.config import packaged
 from mddbench.detector import load_method, method_settings
 from mddbench.errors import InputError
+from mddbench.plan import plan
 from mddbench.records import UPPER_BOUND, EpochLog, Record
 from mddbench.report.ablations import studies
 from mddbench.report.build import Entry, build_report, differences, write_report
+from mddbench.report.groups import group_by_protocol
 from mddbench.report.spec import load_table
-from mddbench.report.tables import group_by_protocol, markdown, numbers
-from mddbench.runner import plan
+from mddbench.report.tables import markdown, numbers
 from support import record
 
 ITEMS = """\

@@ -16,8 +16,9 @@ from mddbench.panels import Panel, load_panels, save_panels
 from mddbench.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
 from mddbench.report.build import Entry, build_report, differences, write_report
 from mddbench.report.gallery import colour_limits, draw_gallery
+from mddbench.report.groups import group_by_protocol
 from mddbench.report.spec import load_table
-from mddbench.report.tables import group_by_protocol, latex, markdown, numbers, protocol_notes
+from mddbench.report.tables import latex, markdown, numbers, protocol_notes
 from support import record
 
 

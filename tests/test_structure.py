@@ -20,8 +20,8 @@ LAYERS = {
     2: ("ablation", "data", "nn", "config", "plugins", "environment", "records"),
     3: ("detector",),
     4: ("methods", "baselines"),
-    5: ("train", "evaluate", "holdout", "panels", "store", "tracking"),
-    6: ("cells", "runner", "estimate"),
+    5: ("cost", "train", "evaluate", "holdout", "panels", "store", "tracking"),
+    6: ("cells", "plan", "fit", "runner", "estimate"),
     7: ("report",),
     8: ("cli",),
 }

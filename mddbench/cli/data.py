@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Quiet, cache_below
+from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Plugins, Quiet, add_plugins, cache_below
 
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
@@ -24,10 +24,12 @@ def check(
     data_root: DataRoot = None,
     out: Out = OUT,
     cache_dir: CacheDir = None,
+    plugins: Plugins = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Read a dataset as a run would, every image included; list its categories and every fault (exit status 2)."""
+    add_plugins(plugins)
     from mddbench.data.cache import decode_faults
     from mddbench.data.dataset import read_dataset, root_of
     from mddbench.progress import reporter

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mddbench.cli.options import Json
+from mddbench.cli.options import Json, Plugins, add_plugins
 from mddbench.errors import InputError
 from mddbench.plugins import nearest
 
@@ -22,8 +22,10 @@ def list_names(
         str, typer.Argument(help="methods, datasets, experiments, ablations, suites or tables; all if not given.")
     ] = "",
     as_json: Json = False,
+    plugins: Plugins = None,
 ) -> None:
     """List methods, datasets, experiments, ablations, suites and tables."""
+    add_plugins(plugins)
     if what and what not in KINDS:
         raise InputError(f"list {what}: unknown{nearest(what, KINDS)}; expected one of {', '.join(KINDS)}")
     found = {kind: _names(kind) for kind in ([what] if what else KINDS)}
@@ -37,8 +39,9 @@ def list_names(
             print(name if what else f"  {name}")
 
 
-def check(as_json: Json = False) -> None:
+def check(as_json: Json = False, plugins: Plugins = None) -> None:
     """Check every experiment, ablation, suite and table spec: names, keys, types. Needs no data and no GPU."""
+    add_plugins(plugins)
     faults: list[str] = []
     jobs = _checks()
     for where, job in jobs:

@@ -21,6 +21,10 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow store.", show_default="$MLFLOW_TRACKING_URI, else sqlite:///<out>/mlflow.db"),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder with methods/, datasets/ or experiments/ of your own.", envvar="MDDBENCH_PLUGINS"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
@@ -28,3 +32,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 def cache_below(cache_dir: Path | None, out: Path) -> Path:
     """The cache folder: as given, else inside the output folder."""
     return cache_dir or out / "cache"
+
+
+def add_plugins(folders: list[Path] | None) -> None:
+    """Take in plug-in folders before anything is looked up by name."""
+    from mddbench.plugins import add_folder
+
+    for folder in folders or []:
+        add_folder(folder)

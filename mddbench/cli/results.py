@@ -26,6 +26,9 @@ def report(
     ablation: Annotated[
         list[Path] | None, typer.Option(help="YAML file of an ablation of your own, to be drawn too; may be repeated.")
     ] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Rows under different protocols share a table, marked.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs."""
@@ -34,7 +37,10 @@ def report(
 
     folder = to or out / "report"
     entries = entries_from_folder(records) if records else entries_from_store(tracking_uri, out)
-    built = build_report(entries, all_ablations(records or out, ablation or [], partial(print, file=sys.stderr)))
+    known = all_ablations(records or out, ablation or [], partial(print, file=sys.stderr))
+    built = build_report(entries, known, allow_mixed)
+    for line in built.refused:
+        print(line, file=sys.stderr)
     if check:
         lines = differences(built, folder)
         for line in lines:

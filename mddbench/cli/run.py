@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Quiet, TrackingUri, cache_below
+from mddbench.cli.options import (
+    OUT,
+    CacheDir,
+    DataRoot,
+    Json,
+    Out,
+    Plugins,
+    Quiet,
+    TrackingUri,
+    add_plugins,
+    cache_below,
+)
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
     from mddbench.cells import Cell
+    from mddbench.plan import RunOptions
     from mddbench.progress import Reporter
-    from mddbench.runner import Outcome, RunOptions
+    from mddbench.runner import Outcome
     from mddbench.tracking import Tracker
 
 Names = Annotated[
@@ -29,6 +41,9 @@ Bootstrap = Annotated[
 HeldOut = Annotated[
     bool,
     typer.Option("--held-out", help="Judge on held-out normal training images with drawn defects: for settings."),
+]
+TestCurve = Annotated[
+    int, typer.Option(min=0, help="Look at the test split every N epochs, for the selection gap: a diagnostic only.")
 ]
 TexturesFolder = Annotated[
     Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
@@ -52,6 +67,8 @@ def run(
     bootstrap: Bootstrap = 0,
     held_out: HeldOut = False,
     textures: TexturesFolder = None,
+    test_curve: TestCurve = 0,
+    plugins: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -62,14 +79,15 @@ def run(
 
     Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
+    add_plugins(plugins)
     suite = _chosen_suite(names, everything, suite)
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
     from mddbench.ablation import is_ablation, is_path, keep
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
+    from mddbench.plan import RunOptions, plan
     from mddbench.progress import reporter
-    from mddbench.runner import RunOptions, plan
 
     _set_up_process()
     cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
@@ -83,6 +101,7 @@ def run(
         resamples=bootstrap,
         held_out=held_out,
         textures=textures,
+        test_curve=test_curve,
     )
     speaker = reporter(quiet)
     if dry_run:
@@ -125,7 +144,8 @@ def _chosen_suite(names: list[str] | None, everything: bool, suite: str | None) 
 
 def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, speaker: Reporter) -> list[Outcome]:
     """Check, then run all cells. uri: of the store; '' for the default, None for none."""
-    from mddbench.runner import Runner, check_cells
+    from mddbench.plan import check_cells
+    from mddbench.runner import Runner
 
     datasets = check_cells(cells, options, speaker)
     tracker = _tracker(uri, options.out, suite, speaker)
@@ -156,6 +176,8 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str
     speaker.say("rendering the report")
     entries = entries_from_folder(options.out) if uri is None else entries_from_store(uri or None, options.out)
     report = build_report(entries, all_ablations(options.out, (), speaker.say))
+    for line in report.refused:
+        speaker.say(line)
     tables, pictures = write_report(report, options.out / "report")
     main = [file for file in tables if file.name == "main.md" or file.match("ablation-*.md")]
     speaker.say("\n".join(f"Table      {file}" for file in main))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
@@ -66,6 +66,10 @@ class Dataset:
         """(N,) the index of each training image's category."""
         index = {category: position for position, category in enumerate(self.categories)}
         return np.array([index[sample.category] for sample in self.train.samples], dtype=np.int64)
+
+    def only(self, category: str) -> Dataset:
+        """The dataset of one category."""
+        return replace(self, categories=(category,), train=self.train.of(category), test=self.test.of(category))
 
 
 def load_source(name: str) -> DatasetSource:

@@ -28,6 +28,11 @@ def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
         return rows @ maps @ columns.T
 
 
+def describe_smoothing(sigma: float) -> str:
+    """As a protocol card says it."""
+    return f"Gaussian, sigma {sigma:g} pixels" if sigma else "none"
+
+
 @lru_cache(maxsize=8)
 def _smoothing_matrix(length: int, sigma: float, truncate: float) -> Tensor:
     """(length, length) float64: row i holds the weights that make the smoothed value at i.

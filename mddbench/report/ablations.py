@@ -15,7 +15,7 @@ from typing import Any
 from mddbench.ablation import PREFIX, Ablation
 from mddbench.config import experiment_names, load_experiment
 from mddbench.records import Record
-from mddbench.report.tables import MARK, Group, is_upper_bound
+from mddbench.report.groups import MARK, Group, is_upper_bound
 
 ABSENT = object()
 OUTSIDE_SETTINGS = ("method_version", "encoder_sha256", "textures", "interpolation", "mask_rule", "metrics")

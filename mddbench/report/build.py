@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,21 +12,19 @@ from mddbench.ablation import Ablation
 from mddbench.panels import Panel, load_panels
 from mddbench.records import Record, read_record, record_files
 from mddbench.report.ablations import only_of_ablation, studies
+from mddbench.report.comparison import differences_csv, differences_markdown, paired_differences
+from mddbench.report.costs import cost_note
 from mddbench.report.gallery import draw_gallery
-from mddbench.report.plots import draw_ablation, draw_diagnostics, has_diagnostics
+from mddbench.report.groups import Group, Sheet, group_by_protocol, refusals, sheets
+from mddbench.report.plots import draw_ablation, draw_diagnostics, draw_differences, draw_test_curves, has_diagnostics
+from mddbench.report.selection import selection_markdown, with_curves
 from mddbench.report.spec import TableSpec, load_table, table_names
-from mddbench.report.tables import (
-    Group,
-    confidence_table,
-    csv,
-    group_by_protocol,
-    latex,
-    markdown,
-    numbers,
-    protocol_notes,
-)
+from mddbench.report.tables import confidence_table, csv, latex, markdown, numbers, protocol_notes
 
+Draw = Callable[[Path], None]
 CONFIDENCE = "confidence.md"
+DIFFERENCES = "differences"
+SELECTION = "selection"
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,14 @@ class Entry:
 class Report:
     """The files of a report below its folder, tables as text; pictures are drawn when they are asked for.
 
-    main: what to show in a terminal, dataset -> its main table, dataset and ablation -> its table.
+    main: what to show in a terminal, dataset -> its main table, dataset and ablation -> its table; refused: lines about rows
+    that could not share a table.
     """
 
     texts: dict[Path, str]
-    pictures: dict[Path, Callable[[Path], None]]
+    pictures: dict[Path, Draw]
     main: dict[str, str]
+    refused: tuple[str, ...] = ()
 
 
 def entries_from_folder(folder: Path) -> list[Entry]:
@@ -54,33 +54,29 @@ def entries_from_folder(folder: Path) -> list[Entry]:
     return [Entry(read_record(file), partial(_beside, file)) for file in record_files(folder)]
 
 
-def build_report(entries: list[Entry], ablations: Iterable[Ablation]) -> Report:
-    """All tables of `paper_tables/` for each dataset among the entries, a gallery and diagnostics for each row of the main
-    table, and table and plot of each of the ablations.
+def build_report(entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False) -> Report:
+    """All tables of `paper_tables/` for each sheet of the entries, with paired differences, galleries and diagnostics, and
+    table and plot of each of the ablations.
+
+    allow_mixed: rows whose protocol cards do not agree share a table, marked.
     """
     panels = {entry.record.identity: entry.panels for entry in entries}
     texts: dict[Path, str] = {}
-    pictures: dict[Path, Callable[[Path], None]] = {}
+    pictures: dict[Path, Draw] = {}
     main: dict[str, str] = {}
     records = [entry.record for entry in entries]
-    for dataset, groups in group_by_protocol(one for one in records if not only_of_ablation(one)).items():
-        texts.update(_tables(dataset, groups))
-        intervals = confidence_table(dataset, groups)
-        if intervals is not None:
-            texts[Path(dataset) / CONFIDENCE] = intervals
-        main[dataset] = texts[Path(dataset) / "main.md"]
-        for group in groups:
-            name = Path(dataset) / f"gallery-{_file_name(group)}.png"
-            pictures[name] = _gallery(group, panels[group.first.identity])
-            if has_diagnostics(group):
-                pictures[name.with_name(f"diagnostics-{_file_name(group)}.png")] = partial(draw_diagnostics, group)
+    found = sheets((one for one in records if not only_of_ablation(one)), allow_mixed)
+    for sheet in found:
+        texts.update(_sheet_texts(sheet))
+        pictures.update(_sheet_pictures(sheet, panels))
+        main[sheet.place] = texts[Path(sheet.place) / "main.md"]
     spec = next(each for each in map(load_table, table_names()) if each.rows == "variant")
     for study in studies(ablations, group_by_protocol(records)):
         place = Path(study.dataset) / f"ablation-{study.name}"
         texts.update(_table(spec, study.groups, study.dataset, place, study.title))
         pictures[place.with_name(f"{place.name}.png")] = partial(draw_ablation, study)
         main[f"{study.dataset} {study.name}"] = texts[place.with_name(f"{place.name}.md")]
-    return Report(texts, pictures, main)
+    return Report(texts, pictures, main, tuple(refusals(found)))
 
 
 def write_report(report: Report, out: Path) -> tuple[list[Path], list[Path]]:
@@ -113,28 +109,59 @@ def _strangers(report: Report, folder: Path) -> list[Path]:
     known = {folder / name for name in (*report.texts, *report.pictures)}
     patterns = [f"*/{name}{suffix}" for name in table_names() for suffix in ("*.md", "*.tex", "*.csv")]
     patterns += [f"*/{name}" for name in (CONFIDENCE, "gallery-*.png", "diagnostics-*.png", "ablation-*.png")]
+    patterns += [f"*/{name}.*" for name in (DIFFERENCES, SELECTION)]
     return sorted({file for pattern in patterns for file in folder.glob(pattern)} - known)
 
 
-def _tables(dataset: str, groups: list[Group]) -> dict[Path, str]:
+def _sheet_texts(sheet: Sheet) -> dict[Path, str]:
+    place, texts = Path(sheet.place), _tables(sheet)
+    intervals = confidence_table(sheet.dataset, sheet.groups)
+    if intervals is not None:
+        texts[place / CONFIDENCE] = intervals
+    pairs = paired_differences(sheet.groups)
+    if pairs:
+        texts[place / f"{DIFFERENCES}.md"] = differences_markdown(sheet.dataset, pairs)
+        texts[place / f"{DIFFERENCES}.csv"] = differences_csv(pairs)
+    curves = with_curves(sheet.groups)
+    if curves:
+        texts[place / f"{SELECTION}.md"] = selection_markdown(sheet.dataset, curves)
+    return texts
+
+
+def _sheet_pictures(sheet: Sheet, panels: dict[str, Callable[[], tuple[Panel, ...]]]) -> dict[Path, Draw]:
+    place, pictures = Path(sheet.place), {}
+    for group in sheet.groups:
+        pictures[place / f"gallery-{_file_name(group)}.png"] = _gallery(group, panels[group.first.identity])
+        if has_diagnostics(group):
+            pictures[place / f"diagnostics-{_file_name(group)}.png"] = partial(draw_diagnostics, group)
+    pairs, curves = paired_differences(sheet.groups), with_curves(sheet.groups)
+    if pairs:
+        pictures[place / f"{DIFFERENCES}.png"] = partial(draw_differences, sheet.dataset, pairs)
+    if curves:
+        pictures[place / f"{SELECTION}.png"] = partial(draw_test_curves, sheet.dataset, curves)
+    return pictures
+
+
+def _tables(sheet: Sheet) -> dict[Path, str]:
     texts: dict[Path, str] = {}
     for name in table_names():
         spec = load_table(name)
         if spec.rows == "variant":
             continue
-        parts = [groups] if spec.rows == "method" else [[group] for group in groups]
+        parts = [sheet.groups] if spec.rows == "method" else [(group,) for group in sheet.groups]
         for part in parts:
             suffix = "" if spec.rows == "method" else f"-{_file_name(part[0])}"
-            texts.update(_table(spec, part, dataset, Path(dataset) / f"{name}{suffix}"))
+            texts.update(_table(spec, part, sheet.dataset, Path(sheet.place) / f"{name}{suffix}"))
     return texts
 
 
-def _table(spec: TableSpec, groups: list[Group], dataset: str, place: Path, ablation: str = "") -> dict[Path, str]:
+def _table(spec: TableSpec, groups: Sequence[Group], dataset: str, place: Path, ablation: str = "") -> dict[Path, str]:
     """One table in three formats. place: of its files, without a suffix."""
     first = groups[0].first
     method = first.label if ablation else groups[0].label
     title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=method, ablation=ablation)
     frame, notes = numbers(spec, groups), protocol_notes(groups)
+    notes += [cost_note(groups)] if spec.costs else []
     return {
         place.with_name(f"{place.name}.md"): markdown(spec, title, frame, notes),
         place.with_name(f"{place.name}.tex"): latex(spec, title, frame, notes),
@@ -142,7 +169,7 @@ def _table(spec: TableSpec, groups: list[Group], dataset: str, place: Path, abla
     }
 
 
-def _gallery(group: Group, load: Callable[[], tuple[Panel, ...]]) -> Callable[[Path], None]:
+def _gallery(group: Group, load: Callable[[], tuple[Panel, ...]]) -> Draw:
     def draw(file: Path) -> None:
         panels = load()
         if panels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import pandas as pd
 
 from mddbench.metrics.names import LABELS, MAD
 from mddbench.report.ablations import Study
-from mddbench.report.tables import MEAN, Group
+from mddbench.report.comparison import COLUMNS, MINUS, Pair
+from mddbench.report.groups import Group
+from mddbench.report.tables import MEAN
 
 SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
 """The metrics that a plot shows, one panel each; the table has all."""
 LEAST_SPAN = 4.0
 """Of a curve's axis in percent, so that noise between seeds does not look like a trend."""
+MOST_PAIRS = 6
+SERIES = [("#3b6ea5", "-"), ("#c46a1b", "--"), ("#3f8f5f", ":"), ("#8a4fa3", "-.")]
 INK, ACCENT = "#3b6ea5", "#1b1b1b"
 PER_CATEGORY = re.compile(r"(.+)_(\d+)")
 
@@ -84,6 +89,49 @@ def draw_diagnostics(group: Group, file: Path) -> None:
     if any(labels):
         figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
     figure.suptitle(f"{group.label} on {record.dataset}, seed {record.seed}", fontsize=10)
+    _save(figure, file)
+
+
+def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
+    """Write a picture of paired differences: a panel a pair, a line a metric, its mean as a dot on its interval."""
+    shown = pairs[:MOST_PAIRS]
+    figure, axes = _canvas((2.0 + 2.9 * len(shown), 2.9), (1, len(shown)), share_y=True)
+    for axis, pair in zip(axes, shown, strict=True):
+        for place, key in enumerate(COLUMNS):
+            found = pair.differences[key]
+            axis.plot(
+                [100 * found.low, 100 * found.high], [place, place], color=INK, linewidth=2.2, solid_capstyle="butt"
+            )
+            axis.plot(100 * found.mean, place, "o", color=ACCENT, markersize=4)
+        axis.axvline(0, color=ACCENT, linewidth=0.8)
+        axis.set_yticks(range(len(COLUMNS)), [LABELS[key] for key in COLUMNS], fontsize=8)
+        axis.set_title(f"{pair.one} {MINUS} {pair.other}", fontsize=9, parse_math=False)
+        axis.set_xlabel("percent points", fontsize=8)
+    axes[0].set_ylim(len(COLUMNS) - 0.5, -0.5)
+    seeds = sorted({len(pair.seeds) for pair in shown})
+    counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
+    figure.suptitle(f"{dataset}: paired differences over {counted}, 95 % bootstrap intervals", fontsize=10)
+    _save(figure, file)
+
+
+def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
+    """Write a picture of how each method did on the test split while it trained: a line a seed, the last epoch ringed."""
+    figure, axes = _canvas((11.0, 2.9), (1, len(SHOWN)), share_y=False)
+    colours = dict(zip((group.label for group in groups), SERIES * len(groups), strict=False))
+    for axis, key in zip(axes, SHOWN, strict=True):
+        for group in groups:
+            for number, record in enumerate(group.records):
+                points = [(point.epoch, point.metrics[key]) for point in record.test_curve]
+                xs, ys = zip(*((x, 100 * y) for x, y in points if y is not None), strict=True)
+                label = group.label if number == 0 else None
+                axis.plot(xs, ys, colours[group.label][1], color=colours[group.label][0], linewidth=1.3, label=label)
+                axis.plot(xs[-1], ys[-1], "o", color=colours[group.label][0], markersize=5, fillstyle="none")
+        axis.set_title(f"{LABELS[key]} [%]", fontsize=9)
+        axis.set_xlabel("epoch", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
+    figure.suptitle(
+        f"{dataset}: on the test set while training (a diagnostic; only the ringed epoch counts)", fontsize=10
+    )
     _save(figure, file)
 
 

@@ -9,14 +9,18 @@ from typing import Literal
 from mddbench.config import Strict, read_yaml, validated
 from mddbench.errors import InputError
 from mddbench.metrics.names import LABELS
+from mddbench.report.costs import COSTS
 
 
 class TableSpec(Strict):
-    """title: may hold {dataset}, {setting}, {method} and {ablation}; rows: what a row is; columns: metric keys."""
+    """title: may hold {dataset}, {setting}, {method} and {ablation}; rows: what a row is; columns: metric keys; costs:
+    keys of costs, shown behind them.
+    """
 
     title: str
     rows: Literal["method", "category", "variant"]
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    costs: tuple[str, ...] = ()
 
 
 def table_names() -> list[str]:
@@ -29,6 +33,7 @@ def load_table(name: str) -> TableSpec:
     where = f"paper_tables/{name}.yaml"
     spec = validated(TableSpec, read_yaml(_folder() / f"{name}.yaml"), where)
     unknown = [key for key in spec.columns if key not in LABELS]
+    odd = [key for key in spec.costs if key not in COSTS]
     try:
         spec.title.format(dataset="", setting="", method="", ablation="")
     except (KeyError, IndexError, ValueError) as fault:
@@ -37,6 +42,10 @@ def load_table(name: str) -> TableSpec:
         ) from None
     if unknown:
         raise InputError(f"{where}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
+    if odd:
+        raise InputError(f"{where}: unknown cost '{odd[0]}'; known: {', '.join(COSTS)}")
+    if not spec.columns and not spec.costs:
+        raise InputError(f"{where}: expected columns, costs or both")
     return spec
 
 

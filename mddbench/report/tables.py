@@ -3,92 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
 from mddbench.metrics.names import LABELS, MAD, SEVEN
-from mddbench.records import UPPER_BOUND, Record
+from mddbench.records import UPPER_BOUND
+from mddbench.report.costs import COSTS, mean_cost, shown_cost
+from mddbench.report.groups import Group, is_upper_bound
 from mddbench.report.spec import TableSpec
 
 CARD_ROWS = (
+    "setting",
     "epochs",
+    "iterations",
     "batch_size",
     "image_size",
+    "interpolation",
+    "augmentation",
     "encoder",
+    "encoder_levels",
+    "encoder_sha256",
     "precision",
     "test_labels",
+    "smoothing",
     "image_score",
     "selection",
     "metrics",
 )
 MEAN = "mean"
-MARK = ", test labels given (upper bound)"
+OTHER = "†"
+DIFFERS = "differs"
 
 
-@dataclass(frozen=True)
-class Group:
-    """The seeds of one protocol: a row of a table. label: the method, and what tells it apart where that is needed."""
-
-    label: str
-    records: tuple[Record, ...]
-
-    @property
-    def first(self) -> Record:
-        return self.records[0]
-
-
-def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
-    """Dataset -> groups, in the order of labels; records of one protocol share a group, and nothing else does.
-
-    Two trees read as one dataset (their fingerprints differ) are two datasets here: 'folder-0123abcd'. Two protocols of one
-    method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
-    """
-    protocols: dict[tuple[str, str], list[Record]] = {}
-    records = list(records)
-    trees = {(record.dataset, record.fingerprint) for record in records}
-    shared = {dataset for dataset, _ in trees if sum(other == dataset for other, _ in trees) > 1}
-    for record in records:
-        place = f"{record.dataset}-{record.fingerprint[:8]}" if record.dataset in shared else record.dataset
-        protocols.setdefault((place, record.protocol), []).append(record)
-    by_dataset: dict[str, list[list[Record]]] = {}
-    for (dataset, _), members in sorted(protocols.items()):
-        by_dataset.setdefault(dataset, []).append(sorted(members, key=lambda record: record.seed))
-    return {dataset: _labelled(groups) for dataset, groups in by_dataset.items()}
-
-
-def _labelled(groups: list[list[Record]]) -> list[Group]:
-    ways: tuple[Callable[[Record], str], ...] = (
-        _name,
-        lambda record: f"{_name(record)} ({record.experiment})",
-        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)})",
-        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)}, {record.protocol[:8]})",
-    )
-    labelled = []
-    for members in groups:
-        way = next(w for w in ways if sum(w(other[0]) == w(members[0]) for other in groups) == 1)
-        labelled.append(Group(way(members[0]), tuple(members)))
-    return sorted(labelled, key=lambda group: group.label)
-
-
-def _name(record: Record) -> str:
-    """The method, marked where it was told what nobody tells it at test."""
-    return f"{record.label}{MARK}" if is_upper_bound(record) else record.label
-
-
-def is_upper_bound(record: Record) -> bool:
-    """Whether the method was told what nobody tells it at test."""
-    return bool(record.card.get("test_labels") == UPPER_BOUND)
-
-
-def _overrides(record: Record) -> str:
-    changed = record.settings.get("overrides") or {}
-    return "".join(f", {key}={value}" for key, value in changed.items())
-
-
-def numbers(spec: TableSpec, groups: list[Group]) -> pd.DataFrame:
-    """One row a method or variant (of 'mean') or a category (of one group): columns 'row', 'n', and KEY, KEY_std in [0, 1].
+def numbers(spec: TableSpec, groups: Sequence[Group]) -> pd.DataFrame:
+    """One row a method or variant (of 'mean') or a category (of one group): columns 'row', 'n', KEY and KEY_std in [0, 1], and
+    costs in the units of records.
 
     The standard deviation is that of a sample over the seeds; NaN for a single one.
     """
@@ -102,9 +53,10 @@ def numbers(spec: TableSpec, groups: list[Group]) -> pd.DataFrame:
         for key in spec.columns:
             values = pd.Series([record.value(place, key) for record in group.records], dtype=float)
             row[key], row[f"{key}_std"] = values.mean(skipna=False), values.std(skipna=False)
-        rows.append(row)
+        rows.append(row | {key: mean_cost(group.records, key) for key in spec.costs})
     frame: pd.DataFrame = pd.DataFrame(rows)
     frame.attrs[UPPER_BOUND] = [is_upper_bound(group.first) for _, group, _ in places]
+    frame.attrs[DIFFERS] = [bool(group.differs) for _, group, _ in places]
     return frame
 
 
@@ -113,8 +65,8 @@ def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str])
     lines = [
         f"### {title}",
         "",
-        f"| {spec.rows.capitalize()} | n | {' | '.join(LABELS[key] for key in spec.columns)} |",
-        f"|:--|--:|{'--:|' * len(spec.columns)}",
+        f"| {spec.rows.capitalize()} | n | {' | '.join(_heads(spec))} |",
+        f"|:--|--:|{'--:|' * len(_heads(spec))}",
     ]
     cells = _cells(spec, frame, " ± ", lambda text: f"**{text}**")
     lines += [f"| {row.replace('|', chr(92) + '|')} | {n} | {' | '.join(values)} |" for row, n, values in cells]
@@ -133,9 +85,9 @@ def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) ->
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_escaped(title)}}}",
-            rf"\begin{{tabular}}{{lr{'r' * len(spec.columns)}}}",
+            rf"\begin{{tabular}}{{lr{'r' * len(_heads(spec))}}}",
             r"\toprule",
-            f"{spec.rows.capitalize()} & $n$ & {' & '.join(LABELS[key] for key in spec.columns)} \\\\",
+            f"{spec.rows.capitalize()} & $n$ & {' & '.join(map(_escaped, _heads(spec)))} \\\\",
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -151,18 +103,32 @@ def csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def protocol_notes(groups: list[Group]) -> list[str]:
+def protocol_notes(groups: Sequence[Group]) -> list[str]:
     """The protocol under a table: what all rows share on one line, then what differs, row by row."""
     cards = [group.first.card for group in groups]
-    shared = [key for key in CARD_ROWS if len({str(card.get(key)) for card in cards}) == 1]
-    notes = ["Protocol: " + "; ".join(f"{key.replace('_', ' ')} {cards[0].get(key)}" for key in shared) + "."]
+    told = [key for key in CARD_ROWS if any(card.get(key) is not None for card in cards)]
+    shared = [key for key in told if len({str(card[key]) for card in cards if card.get(key) is not None}) == 1]
+    whole = {key: next(card[key] for card in cards if card.get(key) is not None) for key in shared}
+    notes = ["Protocol: " + "; ".join(_said(key, whole) for key in shared) + "."]
     for group, card in zip(groups, cards, strict=True):
-        own = "; ".join(f"{key.replace('_', ' ')} {card.get(key)}" for key in CARD_ROWS if key not in shared)
+        own = "; ".join(_said(key, card) for key in told if key not in shared and card.get(key) is not None)
         seeds = ", ".join(str(record.seed) for record in group.records)
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
+    notes += [f"{OTHER} {group.label}: another protocol ({group.differs})." for group in groups if group.differs]
     notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
     notes.append(f"Percent. ± is the standard deviation over n seeds; {chr(0x2013)} is not defined or not measured.")
     return notes
+
+
+def _said(key: str, card: dict[str, Any]) -> str:
+    """A field of a protocol card in words."""
+    value = card.get(key)
+    shown = f"{value[:12]}" if key == "encoder_sha256" and isinstance(value, str) else value
+    return f"{key.replace('_', ' ')} {shown}"
+
+
+def _heads(spec: TableSpec) -> list[str]:
+    return [*(LABELS[key] for key in spec.columns), *(COSTS[key].label for key in spec.costs)]
 
 
 def _undefined(group: Group) -> str:
@@ -188,7 +154,7 @@ def _approximate(group: Group) -> str:
     return f"{group.label}: certified intervals of the values, widest in percent: {', '.join(parts)}." if parts else ""
 
 
-def confidence_table(dataset: str, groups: list[Group]) -> str | None:
+def confidence_table(dataset: str, groups: Sequence[Group]) -> str | None:
     """A Markdown table of the bootstrap intervals of means, one row a run; None if no run has any."""
     columns = (*SEVEN, MAD.key)
     rows = []
@@ -214,19 +180,22 @@ def _cells(
     spec: TableSpec, frame: pd.DataFrame, plus_minus: str, bold: Callable[[str], str]
 ) -> list[tuple[str, int, list[str]]]:
     """Each row's label, n and cells. Best is marked among methods or variants, and only where there are two; never an upper
-    bound.
+    bound, nor what is under another protocol.
     """
-    bound = frame.attrs.get(UPPER_BOUND, [False] * len(frame))
+    none = [False] * len(frame)
+    differs = frame.attrs.get(DIFFERS, none)
+    bound = [any(pair) for pair in zip(frame.attrs.get(UPPER_BOUND, none), differs, strict=True)]
     rivals = frame[[not each for each in bound]]
     compare = spec.rows != "category" and len(rivals) > 1
     best = {key: rivals[key].round(3).max() if compare else math.inf for key in spec.columns}
     rows = []
-    for (_, row), beyond in zip(frame.iterrows(), bound, strict=True):
+    for (_, row), beyond, other in zip(frame.iterrows(), bound, differs, strict=True):
         texts = []
         for key in spec.columns:
             text = _percent(float(row[key]), float(row[f"{key}_std"]), plus_minus)
             texts.append(bold(text) if not beyond and round(float(row[key]), 3) == best[key] else text)
-        rows.append((str(row["row"]), int(row["n"]), texts))
+        texts += [shown_cost(float(row[key]), key) for key in spec.costs]
+        rows.append((f"{row['row']}{f' {OTHER}' if other else ''}", int(row["n"]), texts))
     return rows
 
 
@@ -246,5 +215,6 @@ def _escaped(text: str) -> str:
         "^": r"\textasciicircum{}",
         "±": r"$\pm$",
         "–": "--",
+        OTHER: r"$\dagger$",
     }
     return "".join(special.get(sign, f"\\{sign}" if sign in "&%#_${}" else sign) for sign in text)

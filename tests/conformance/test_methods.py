@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mddbench.batch import Batch
-from mddbench.detector import Detector, load_method
+from mddbench.config import Strict, load_experiment
+from mddbench.detector import Detector, load_method, method_settings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
@@ -29,9 +30,16 @@ def method(request: pytest.FixtureRequest) -> type[Detector]:
 
 
 @pytest.fixture
-def detector(method: type[Detector], encoder: FrozenEncoder) -> Detector:
+def settings(request: pytest.FixtureRequest, method: type[Detector]) -> Strict:
+    """As on the embedded dataset, whose images are small; the method's defaults if it has no experiment there."""
+    name = request.node.callspec.params["method"]
+    return method_settings(method, load_experiment(f"mini/{name}").settings, name)
+
+
+@pytest.fixture
+def detector(method: type[Detector], settings: Strict, encoder: FrozenEncoder) -> Detector:
     seed_everything(0)
-    return method(encoder, method.Settings(), 2)
+    return method(encoder, settings, 2)
 
 
 @pytest.fixture
@@ -107,10 +115,10 @@ def test_the_teacher_stays_as_it_was(detector: Detector, batch: Batch) -> None:
 
 
 def test_what_it_learned_can_be_saved_and_loaded(
-    detector: Detector, method: type[Detector], encoder: FrozenEncoder, batch: Batch
+    detector: Detector, method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch
 ) -> None:
     train(detector, batch, 2)
-    other = method(encoder, method.Settings(), 2).eval()
+    other = method(encoder, settings, 2).eval()
     other.load_learned_state(detector.learned_state())
     with torch.inference_mode():
         assert torch.equal(other.anomaly_maps(batch.images), detector.anomaly_maps(batch.images))
@@ -118,7 +126,9 @@ def test_what_it_learned_can_be_saved_and_loaded(
         other.load_learned_state({"nothing": torch.zeros(1)})
 
 
-def test_it_resumes_to_the_same_bits(method: type[Detector], encoder: FrozenEncoder, tmp_path: Path) -> None:
+def test_it_resumes_to_the_same_bits(
+    method: type[Detector], settings: Strict, encoder: FrozenEncoder, tmp_path: Path
+) -> None:
     """One epoch, then another from the checkpoint, is two epochs."""
     generator = np.random.default_rng(0)
     data = TrainingImages(generator.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8), np.arange(8) % 2)
@@ -126,11 +136,11 @@ def test_it_resumes_to_the_same_bits(method: type[Detector], encoder: FrozenEnco
     for cut in (False, True):
         if cut:
             seed_everything(0)
-            first = Trainer(method(encoder, method.Settings(), 2), experiment(), 0, tmp_path / "cut.pt")
+            first = Trainer(method(encoder, settings, 2), experiment(), 0, tmp_path / "cut.pt")
             with pytest.raises(KeyboardInterrupt):
                 first.run(data, SilentReporter(), interrupt)
         seed_everything(0)
-        detector = method(encoder, method.Settings(), 2)
+        detector = method(encoder, settings, 2)
         Trainer(detector, experiment(), 0, tmp_path / ("cut.pt" if cut else "whole.pt")).run(data, SilentReporter())
         with torch.inference_mode():
             maps.append(detector.eval().anomaly_maps(torch.from_numpy(data.images).permute(0, 3, 1, 2) / 255))
@@ -141,11 +151,13 @@ def interrupt(log: EpochLog) -> None:
     raise KeyboardInterrupt
 
 
-def test_the_same_seed_gives_the_same_bits(method: type[Detector], encoder: FrozenEncoder, batch: Batch) -> None:
+def test_the_same_seed_gives_the_same_bits(
+    method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch
+) -> None:
     results = []
     for seed in (0, 0, 1):
         seed_everything(seed)
-        detector = method(encoder, method.Settings(), 2)
+        detector = method(encoder, settings, 2)
         train(detector, batch, 2)
         with torch.inference_mode():
             results.append(detector.anomaly_maps(batch.images))

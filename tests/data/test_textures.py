@@ -11,9 +11,10 @@ import torch
 
 from mddbench.data.textures import open_textures
 from mddbench.errors import InputError
+from mddbench.plan import RunOptions, check_cells, plan
 from mddbench.progress import SilentReporter
 from mddbench.records import Record, read_record, record_files
-from mddbench.runner import Runner, RunOptions, check_cells, plan
+from mddbench.runner import Runner
 from mddbench.tracking import NoTracker
 from support import YAML, save
 

@@ -29,6 +29,7 @@ from mddbench.methods.mddnet.scoring import ScoringSettings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import full_precision
 from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halving_levels
+from mddbench.nn.smoothing import describe_smoothing
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
 
 Weight = Annotated[float, Field(ge=0)]
@@ -69,6 +70,7 @@ class MDDNet(Detector):
         super().__init__(encoder, settings, categories)
         require_halving_levels(encoder, "mddnet")
         self.image_score_rule = settings.scoring.image_rule
+        self.smoothing = describe_smoothing(settings.scoring.sigma)
         self.multiple = 2 * encoder.strides[-1]
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width)
         self.restoration_decoder = Decoder(encoder.channels, settings.decoder_blocks)

@@ -1,0 +1,176 @@
+"""What is to be run: the cells that names stand for, checked as far as can be before the first one starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mddbench.ablation import expand, is_ablation, load_ablation
+from mddbench.batch import Batch
+from mddbench.cells import Cell, resolved_settings
+from mddbench.config import Experiment, Strict, load_experiment, load_suite
+from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
+from mddbench.data.textures import open_textures
+from mddbench.detector import Detector, load_method, method_settings
+from mddbench.errors import InputError
+from mddbench.holdout import hold_out
+from mddbench.nn.encoder import load_encoder
+from mddbench.progress import Reporter
+from mddbench.seeding import derived_seed, seed_everything
+from mddbench.train import autocast
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where things are and where they go. data_root: the dataset's folder, or a folder that holds it under its name.
+
+    resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only;
+    textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
+    epochs, 0 for never.
+    """
+
+    out: Path
+    cache: Path
+    device: torch.device
+    data_root: Path | None = None
+    weights_dir: Path | None = None
+    force: bool = False
+    resamples: int = 0
+    held_out: bool = False
+    textures: Path | None = None
+    test_curve: int = 0
+
+
+def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
+    """The cells of some experiments and ablations, or else of a suite's; seeds: instead of those that they name.
+
+    Each once, however often it is asked for: the variant of an ablation that changes nothing is the experiment itself.
+    """
+    found: dict[str, Cell] = {}
+    for name in names or load_suite(suite).experiments:
+        if is_ablation(name):
+            base, experiments = expand(load_ablation(name), overrides)
+        else:
+            base = load_experiment(name, overrides)
+            experiments = [base]
+        for experiment in experiments:
+            same = _content(experiment) == _content(base)
+            for seed in seeds or experiment.seeds:
+                key, cell = f"{seed} {_content(experiment)}", Cell(base if same else experiment, seed)
+                if key not in found or is_ablation(
+                    found[key].experiment.name
+                ):  # a name of its own goes before a variant's
+                    found[key] = cell
+    return list(found.values())
+
+
+Datasets = dict[tuple[str, int], Dataset]
+"""Opened datasets by name and image size."""
+
+
+def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> Datasets:
+    """Find what would stop a cell before the first one starts: settings, then data (which is decoded), then weights.
+
+    Returns the opened datasets. Raises InputError for the first thing found.
+    """
+    experiments = distinct_experiments(cells)
+    textured = set()
+    for experiment in experiments:
+        if options.test_curve and experiment.setting == "separate":
+            raise InputError(
+                f"{experiment.name}: --test-curve is of one model for all categories; leave out setting=separate"
+            )
+        method, settings = _method(experiment)
+        autocast(options.device, experiment.precision)
+        if method.wants_textures(settings):
+            textured.add(experiment.image_size)
+            if options.textures is None:
+                raise InputError(
+                    f"{experiment.name}: its defects are drawn with pictures; give their folder by --textures DIR"
+                )
+    if options.textures is not None and not textured:
+        raise InputError("--textures: no experiment draws with them; add --set settings.synthesis.textures=[folder]")
+    datasets: Datasets = {}
+    for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
+        opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
+        if options.textures is not None and size in textured:
+            opened = replace(opened, textures=open_textures(options.textures, size, options.cache, reporter))
+        datasets[name, size] = hold_out(opened) if options.held_out else opened
+    for experiment in experiments:
+        reporter.say(f"checking {experiment.name}")
+        _try(experiment, datasets[experiment.dataset, experiment.image_size], options)
+    return datasets
+
+
+def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
+    """The experiments of some cells, each once, in their order."""
+    found: list[Experiment] = []
+    for cell in cells:
+        if cell.experiment not in found:
+            found.append(cell.experiment)
+    return found
+
+
+def image_counts(dataset: str, options: RunOptions) -> tuple[int, int, int] | None:
+    """(training images, test images, categories) of a dataset: counted if it is there, as published if not, None if nobody
+    knows.
+    """
+    source, root = load_source(dataset), root_of(dataset, options.data_root)
+    if source.build is None and root is not None:
+        tree = source.read(root).sound(dataset)
+        return len(tree.select("train")), len(tree.select("test")), len(tree.categories)
+    if source.expected is None:
+        return None
+    counts = source.expected.values()
+    return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts), len(counts)
+
+
+def _content(experiment: Experiment) -> str:
+    """All that an experiment's numbers depend on but its seeds, as text."""
+    _, settings = _method(experiment)
+    return json.dumps(resolved_settings(experiment, settings), sort_keys=True)
+
+
+def _method(experiment: Experiment) -> tuple[type[Detector], Strict]:
+    """The method of an experiment and its settings."""
+    method = load_method(experiment.method)
+    return method, method_settings(method, experiment.settings, experiment.name)
+
+
+def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions, seed: int) -> Detector:
+    """The untrained detector of an experiment, with the weights of its teacher.
+
+    Seeded after the teacher is there, whose construction draws numbers that nobody needs.
+    """
+    method, settings = _method(experiment)
+    chosen = experiment.encoder
+    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
+    seed_everything(derived_seed(seed, "initial weights"))
+    categories = 1 if experiment.setting == "separate" else len(dataset.categories)
+    return method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
+
+
+def fewest_images(experiment: Experiment, dataset: Dataset) -> int:
+    """How many images the model is trained on; of separate models, the one with the fewest."""
+    parts = [dataset.train.of(category) for category in dataset.categories]
+    return min(map(len, parts)) if experiment.setting == "separate" else len(dataset.train)
+
+
+def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
+    """Build the detector and push one batch through it, as small as training may meet. Raises InputError if that fails."""
+    detector = build_detector(experiment, dataset, options, experiment.seeds[0])
+    total, size = fewest_images(experiment, dataset), experiment.batch_size
+    smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
+    images = torch.zeros(min(smallest, 2), 3, experiment.image_size, experiment.image_size, device=options.device)
+    try:
+        categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
+        with autocast(options.device, experiment.precision):
+            detector.train().training_step(Batch(images, categories, images))
+            detector.told_category = 0 if detector.wants_test_labels else None
+            detector.image_scores(detector.eval().anomaly_maps(images[:1]))
+    except (RuntimeError, ValueError) as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None

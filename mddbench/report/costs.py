@@ -1,0 +1,65 @@
+"""What a method costs, as tables show it. Every figure is one that `mddbench.cost` measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mddbench.records import Record
+from mddbench.report.groups import Group
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A column of costs. scale: from the record's unit to the column's; digits: behind the point."""
+
+    label: str
+    scale: float
+    digits: int
+
+
+COSTS: dict[str, Cost] = {
+    "parameters_total": Cost("Params [M]", 1e-6, 1),
+    "parameters_trainable": Cost("Trained [M]", 1e-6, 1),
+    "multiply_adds": Cost("MACs [G]", 1e-9, 2),
+    "train_seconds": Cost("Train [s]", 1.0, 0),
+    "train_images_per_second": Cost("Train [img/s]", 1.0, 0),
+    "inference_ms_per_image": Cost("Infer [ms/img]", 1.0, 2),
+    "peak_host_mib": Cost("Host peak [MiB]", 1.0, 0),
+    "peak_device_mib": Cost("GPU peak [MiB]", 1.0, 0),
+}
+
+
+def mean_cost(records: Sequence[Record], key: str) -> float:
+    """The mean over seeds in the record's unit; NaN if one of them has none."""
+    values = [record.cost.get(key) for record in records]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else math.nan
+
+
+def shown_cost(value: float, key: str) -> str:
+    """As a cell of a table."""
+    column = COSTS[key]
+    return "–" if math.isnan(value) else f"{value * column.scale:.{column.digits}f}"
+
+
+def cost_note(groups: Sequence[Group]) -> str:
+    """Where and how the costs were measured."""
+    records = [record for group in groups for record in group.records]
+    places = sorted({_place(record) for record in records})
+    batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
+    where = places[0] if len(places) == 1 else f"several machines, so not to be compared ({'; '.join(places)})"
+    return (
+        f"Cost: means over seeds, measured on {where}; multiply-adds are of one image's maps; inference in "
+        f"batches of {' and '.join(batches) or '?'}, the median of synchronised calls after a first one; peaks from a cell's "
+        "start to its end."
+    )
+
+
+def _place(record: Record) -> str:
+    environment = record.environment
+    device = environment.get("device") or "?"
+    if device != "cpu":
+        return str(device)
+    return f"{environment.get('processor') or 'a CPU'}, {environment.get('threads') or '?'} threads"
