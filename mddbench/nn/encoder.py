@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class FrozenEncoder(nn.Module):
         self.backbone: Any = _pyramid(name, levels)
         self.channels: tuple[int, ...] = tuple(self.backbone.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.backbone.feature_info.reduction())
+        self.channels_last_out = "NHWC" in str(getattr(self.backbone, "output_fmt", ""))  # Swin, for one
         self.weights_source = "none"
         config = self.backbone.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -50,7 +52,7 @@ class FrozenEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in [0, 1] -> features [(B, C_l, H / stride_l, W / stride_l)], shallow to deep."""
         features: list[Tensor] = self.backbone((images - self.mean) / self.std)
-        return features
+        return [level.movedim(-1, 1) for level in features] if self.channels_last_out else features
 
 
 def load_encoder(
@@ -85,7 +87,11 @@ def _pyramid(name: str, levels: tuple[int, ...]) -> Any:
         raise InputError(
             f"unknown encoder '{name}'{nearest(name.split('.', maxsplit=1)[0], known)}; `timm.list_models()` lists them"
         )
+    make = partial(timm.create_model, name, features_only=True, out_indices=levels, pretrained=False)
     try:
-        return timm.create_model(name, features_only=True, out_indices=levels, pretrained=False)
+        try:
+            return make(dynamic_img_size=True)  # a vision transformer's images need not have the size it was trained on
+        except TypeError:
+            return make()
     except (RuntimeError, AssertionError, IndexError, ValueError) as fault:
         raise InputError(f"encoder '{name}' has no features at levels {list(levels)} ({fault})") from None

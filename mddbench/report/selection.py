@@ -1,4 +1,4 @@
-"""The selection gap: how much better a method looks if the epoch is chosen on the test set, as others do and this suite does not."""
+"""The selection gap: how much better a method looks if its epoch is chosen on the test set, as some do."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def selection_markdown(dataset: str, groups: Sequence[Group]) -> str:
                 f"|:--|--:|{'--:|' * len(COLUMNS)}",
                 *rows,
                 "",
-                f"Percent points that a metric gains if its best of {' or '.join(map(str, looks))} looks at the **test set** is reported "
-                "instead of the last epoch:  ",
+                f"Percent points that a metric gains if its best of {' or '.join(map(str, looks))} looks at the **test "
+                "set** is reported instead of the last epoch:  ",
                 "what others do, and no result of this suite. ± is the standard deviation over n seeds.  ",
             ]
         ).rstrip()
