@@ -17,6 +17,9 @@ from mddbench.plan import RunOptions, distinct_experiments, image_counts
 from mddbench.progress import Reporter
 from mddbench.train import Trainer, TrainingImages, batches_per_epoch
 
+CATEGORIES = 15
+"""Of the model that is timed; hardly anything depends on their number."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -34,30 +37,34 @@ class Estimate:
 def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list[Estimate]:
     """An estimate for each experiment among the cells, in their order."""
     estimates = []
+    timed: dict[str, tuple[float, float]] = {}
     for experiment in distinct_experiments(cells):
-        reporter.say(f"timing {experiment.name}")
+        alike = experiment.model_dump_json(exclude={"name", "dataset", "seeds", "epochs", "schedule", "overrides"})
+        if alike not in timed:
+            reporter.say(f"timing {experiment.name}")
+            timed[alike] = _timed(experiment, options)
         seeds = tuple(cell.seed for cell in cells if cell.experiment == experiment)
-        estimates.append(_one(experiment, seeds, options))
+        estimates.append(_one(experiment, seeds, options, timed[alike]))
     return estimates
 
 
-def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions) -> Estimate:
+def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, times: tuple[float, float]) -> Estimate:
     counts = image_counts(experiment.dataset, options)
-    step, inference = _timed(experiment, counts[2] if counts else 1, options)
+    step, inference = times
     if counts is None:
         return Estimate(experiment, seeds, None, None, step, None, None)
-    train, test, _ = counts
+    train, test = counts
     seconds = experiment.epochs * batches_per_epoch(train, experiment) * step + test * inference
     size = (train + test) * experiment.image_size**2 * 4 / 2**20
     return Estimate(experiment, seeds, train, test, step, len(seeds) * seconds / 3600, size)
 
 
-def _timed(experiment: Experiment, categories: int, options: RunOptions) -> tuple[float, float]:
+def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
     """Seconds per training step and per test image, on noise and untrained weights, which cost the same."""
     method = load_method(experiment.method)
     encoder = FrozenEncoder(experiment.encoder.name, experiment.encoder.levels)
     settings = method_settings(method, experiment.settings, experiment.name)
-    detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
+    detector = method(encoder, settings, CATEGORIES).to(options.device).to(memory_format=torch.channels_last)
     size = experiment.image_size
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)

@@ -114,18 +114,18 @@ def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
     return found
 
 
-def image_counts(dataset: str, options: RunOptions) -> tuple[int, int, int] | None:
-    """(training images, test images, categories) of a dataset: counted if it is there, as published if not, None if nobody
-    knows.
-    """
+def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
+    """(training images, test images) of a dataset: counted if it is there, as published if not, None if nobody knows."""
     source, root = load_source(dataset), root_of(dataset, options.data_root)
     if source.build is None and root is not None:
         tree = source.read(root).sound(dataset)
-        return len(tree.select("train")), len(tree.select("test")), len(tree.categories)
+        return len(tree.select("train")), len(tree.select("test"))
+    if source.totals is not None:
+        return source.totals[0], source.totals[1] + source.totals[2]
     if source.expected is None:
         return None
     counts = source.expected.values()
-    return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts), len(counts)
+    return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts)
 
 
 def _content(experiment: Experiment) -> str:

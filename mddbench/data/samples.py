@@ -64,7 +64,8 @@ class DatasetSource:
     read: finds samples and faults below a root; it must not raise for a faulty tree.
     build: writes the dataset below an empty folder, for a dataset that needs no download; None if the user brings it.
     version: changes whenever `build` would write other images.
-    expected: category -> (train, test good, test defective) counts, for estimates and checks.
+    expected: category -> (train, test good, test defective) counts, for estimates and checks; totals: the same of all
+    categories, where no more is known.
     """
 
     description: str
@@ -72,3 +73,4 @@ class DatasetSource:
     build: Callable[[Path], None] | None = None
     version: int = 1
     expected: dict[str, tuple[int, int, int]] | None = None
+    totals: tuple[int, int, int] | None = None

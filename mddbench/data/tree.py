@@ -49,6 +49,35 @@ def read_tree(root: Path, *, masks_required: bool) -> Tree:
     return Tree(root, tuple(samples), tuple(faults))
 
 
+def with_counts(tree: Tree, counts: dict[str, tuple[int, int, int]], title: str) -> Tree:
+    """The tree with a fault for every category whose numbers of images differ from the published ones, unless it has others.
+
+    counts: category -> (train, test good, test defective); title: the dataset's name.
+    """
+    if tree.faults:
+        return tree
+    faults = [fault for category, expected in counts.items() for fault in _differences(tree, category, expected)]
+    faults += [
+        f"{tree.root / category}: not a category of {title}; read other folders with the dataset 'folder'"
+        for category in tree.categories
+        if category not in counts
+    ]
+    return Tree(tree.root, tree.samples, tuple(faults))
+
+
+def _differences(tree: Tree, category: str, expected: tuple[int, int, int]) -> list[str]:
+    mine = [sample for sample in tree.samples if sample.category == category]
+    train = sum(sample.split == "train" for sample in mine)
+    defective = sum(sample.anomalous for sample in mine)
+    found = (train, len(mine) - train - defective, defective)
+    kinds = ("normal training", "normal test", "defective test")
+    return [
+        f"expected {wanted} {kind} images of category '{category}' below {tree.root}, found {count}"
+        for kind, wanted, count in zip(kinds, expected, found, strict=True)
+        if wanted != count
+    ]
+
+
 def _train(category: Path) -> Iterator[Sample | str]:
     good = category / "train" / GOOD
     images = _images(good)

@@ -6,7 +6,7 @@ Source: Bergmann et al., IJCV 2021; counts as in the dataset's own folders.
 from pathlib import Path
 
 from mddbench.data.samples import DatasetSource, Tree
-from mddbench.data.tree import read_tree
+from mddbench.data.tree import read_tree, with_counts
 
 COUNTS: dict[str, tuple[int, int, int]] = {
     "bottle": (209, 20, 63),
@@ -29,29 +29,7 @@ COUNTS: dict[str, tuple[int, int, int]] = {
 
 def read(root: Path) -> Tree:
     """The tree below `root`, with a fault for every category whose counts differ from the dataset's."""
-    tree = read_tree(root, masks_required=True)
-    if tree.faults:
-        return tree
-    faults = [fault for category in COUNTS for fault in _differences(tree, category)]
-    faults += [
-        f"{root / category}: not a category of MVTec-AD; read other folders with the dataset 'folder'"
-        for category in tree.categories
-        if category not in COUNTS
-    ]
-    return Tree(tree.root, tree.samples, tuple(faults))
-
-
-def _differences(tree: Tree, category: str) -> list[str]:
-    mine = [sample for sample in tree.samples if sample.category == category]
-    train = sum(sample.split == "train" for sample in mine)
-    defective = sum(sample.anomalous for sample in mine)
-    found = (train, len(mine) - train - defective, defective)
-    kinds = ("normal training", "normal test", "defective test")
-    return [
-        f"expected {expected} {kind} images of category '{category}' below {tree.root}, found {count}"
-        for kind, expected, count in zip(kinds, COUNTS[category], found, strict=True)
-        if expected != count
-    ]
+    return with_counts(read_tree(root, masks_required=True), COUNTS, "MVTec-AD")
 
 
 DATASET = DatasetSource(description="MVTec-AD, 15 categories", read=read, expected=COUNTS)

@@ -1,0 +1,95 @@
+"""The published datasets: their layouts, and that their counts are looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mddbench.data.dataset import load_source, open_dataset
+from mddbench.data.datasets import mvtec, uni_medical, visa
+from mddbench.progress import SilentReporter
+from support import save, write_tree
+
+
+@pytest.mark.parametrize(
+    ("counts", "train", "good", "defective"),
+    [(mvtec.COUNTS, 3629, 467, 1258), (visa.COUNTS, 8659, 962, 1200), (uni_medical.COUNTS, 13339, 2514, 4499)],
+)
+def test_counts_add_up_to_the_published_totals(counts: Any, train: int, good: int, defective: int) -> None:
+    assert [sum(column) for column in zip(*counts.values(), strict=True)] == [train, good, defective]
+
+
+def test_real_iads_totals() -> None:
+    totals = load_source("real_iad").totals
+    assert totals is not None
+    assert sum(totals) == 151_050
+
+
+@pytest.mark.parametrize(("name", "inside"), [("visa", "VisA_pytorch/1cls"), ("visa", "1cls"), ("uni_medical", ".")])
+def test_counts_that_differ_are_faults(name: str, inside: str, tmp_path: Path) -> None:
+    write_tree(tmp_path / inside, categories=("candle", "brain"))
+    tree = load_source(name).read(tmp_path)
+    assert len(tree.select("train")) == 12
+    assert any("normal training images of category" in fault and "found 6" in fault for fault in tree.faults)
+    assert any("not a category of" in fault for fault in tree.faults)
+
+
+def test_visa_as_it_is_downloaded_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "split_csv").mkdir()
+    (fault,) = load_source("visa").read(tmp_path).faults
+    assert "converted layout" in fault
+
+
+@pytest.fixture
+def real_iad(tmp_path: Path) -> Path:
+    root = tmp_path / "iad"
+    entries: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for number, (split, kind, masked) in enumerate(
+        [("train", "OK", False)] * 3 + [("test", "OK", False), ("test", "AK", True), ("test", "AK", False)]
+    ):
+        image = f"{kind}/S{number:04d}/toy_{number:04d}_{kind}_C1_2023.jpg"
+        save(np.full((20, 20, 3), 40 * number, dtype=np.uint8), root / "realiad_256/toy" / image)
+        mask = image.replace(".jpg", ".png") if masked else None
+        if mask:
+            save(np.eye(20, dtype=np.uint8) * 255, root / "realiad_256/toy" / mask)
+        entries[split].append({"category": "toy", "anomaly_class": kind, "image_path": image, "mask_path": mask})
+    (root / "realiad_jsons").mkdir()
+    content = {"meta": {"prefix": "toy/", "normal_class": "OK"}, **entries}
+    (root / "realiad_jsons/toy.json").write_text(json.dumps(content))
+    return root
+
+
+def test_real_iad_is_read_by_its_splits(real_iad: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("real_iad", real_iad, tmp_path / "cache", 16, SilentReporter())
+    assert len(dataset.train) == 3
+    assert [sample.defect for sample in dataset.test.samples] == [
+        "good",
+        "AK",
+        "good",
+    ]  # a view of a sample may be normal
+    assert dataset.test.masks.any(axis=(1, 2)).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw["test"][0].update(image_path="../../etc/passwd"), "leads out of the dataset's folder"),
+        (lambda raw: raw["test"][1].update(mask_path="/etc/passwd"), "leads out of the dataset's folder"),
+        (lambda raw: raw["meta"].update(prefix="../"), "leads out of the dataset's folder"),
+        (lambda raw: raw["meta"].update(prefix="nut/"), "found no such folder"),
+        (lambda raw: raw.pop("train"), "not a split of Real-IAD"),
+        (lambda raw: raw["train"].append(3), "not a split of Real-IAD"),
+    ],
+)
+def test_a_split_that_is_wrong_is_a_fault(real_iad: Path, change: Any, message: str) -> None:
+    file = real_iad / "realiad_jsons/toy.json"
+    raw = json.loads(file.read_text())
+    change(raw)
+    file.write_text(json.dumps(raw))
+    faults = load_source("real_iad").read(real_iad).faults
+    assert any(message in fault for fault in faults)
+    assert all("\n" not in fault for fault in faults)

@@ -1,0 +1,209 @@
+"""Tables that compare: which rows may share one, paired differences, the selection gap, costs."""
+
+from __future__ import annotations
+
+import math
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mddbench.metrics.names import SEVEN
+from mddbench.records import CurvePoint, Record
+from mddbench.report.build import Entry, build_report, write_report
+from mddbench.report.comparison import differences_csv, differences_markdown, interval, paired_differences, statement
+from mddbench.report.groups import MUST_AGREE, Group, refusals, sheets
+from mddbench.report.selection import gap, selection_markdown, with_curves
+from mddbench.report.spec import load_table
+from mddbench.report.tables import latex, markdown, numbers, protocol_notes
+from support import record
+
+CARD = {"setting": "one model for 3 categories", "epochs": 3, "image_size": 64, "batch_size": 4, "encoder": "e"}
+
+
+def scored(method: str, seed: int, scores: dict[str, float], **changes: Any) -> Record:
+    """A record whose seven metrics are equal in each category."""
+    metrics: dict[str, dict[str, float | None]] = {name: dict.fromkeys(SEVEN, value) for name, value in scores.items()}
+    mean = sum(scores.values()) / len(scores)
+    metrics["mean"] = {**dict.fromkeys(SEVEN, mean), "mad": mean}
+    protocol = f"{abs(hash(method)) % 16**12:012x}"
+    content = {"method": method, "label": method.upper(), "metrics": metrics, "card": CARD, "protocol": protocol}
+    return record(seed, **{**content, **changes})
+
+
+def rows(*scores: dict[str, float], method: str) -> list[Record]:
+    return [scored(method, seed, one) for seed, one in enumerate(scores)]
+
+
+BETTER = rows({"a": 0.8, "b": 0.7, "c": 0.9}, {"a": 0.7, "b": 0.8, "c": 0.9}, method="one")
+WORSE = rows(
+    {"a": 0.5, "b": 0.6, "c": 0.9}, {"a": 0.6, "b": 0.5, "c": 0.8}, {"a": 0.1, "b": 0.1, "c": 0.1}, method="two"
+)
+
+
+def groups(*each: list[Record]) -> list[Group]:
+    return [Group(found[0].label, tuple(found)) for found in each]
+
+
+def test_differences_pair_seeds_and_categories() -> None:
+    (pair,) = paired_differences(groups(WORSE, BETTER))
+    assert (pair.one, pair.other, pair.seeds) == ("ONE", "TWO", (0, 1))
+    expected = np.mean([0.3, 0.1, 0.0, 0.1, 0.3, 0.1])
+    for key in ("i_auroc", "mad"):
+        assert pair.differences[key].mean == pytest.approx(expected)
+        assert pair.differences[key].low <= expected <= pair.differences[key].high
+        assert pair.differences[key].categories == 3
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
+    generator = np.random.default_rng(3)
+    table = generator.normal(0.1, 0.1, (4, 9))
+    means = []
+    for _ in range(4000):
+        seeds, categories = generator.integers(4, size=4), generator.integers(9, size=9)
+        means.append(np.mean([[table[seed, category] for category in categories] for seed in seeds]))
+    low, high = interval(table)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.006)
+    assert interval(table) == (low, high)
+
+
+def test_a_category_that_is_not_defined_leaves_its_metric_and_no_other() -> None:
+    broken = [one.model_copy(deep=True) for one in BETTER]
+    broken[1].metrics["b"]["aupro"] = None
+    (pair,) = paired_differences(groups(broken, WORSE))
+    assert pair.differences["aupro"].categories == 2
+    assert pair.differences["mad"].categories == 2
+    assert pair.differences["i_ap"].categories == 3
+    assert pair.differences["aupro"].mean == pytest.approx(np.mean([0.3, 0.0, 0.1, 0.1]))
+    nothing = [one.model_copy(deep=True) for one in BETTER]
+    for one in nothing:
+        for name in "abc":
+            one.metrics[name]["p_ap"] = None
+    (pair,) = paired_differences(groups(nothing, WORSE))
+    assert math.isnan(pair.differences["p_ap"].mean)
+    assert " | – | " in differences_markdown("d", [pair])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (1, "**With 1 seed no significance can be claimed**"),
+        (
+            3,
+            "**With 3 seeds no significance can be claimed**: a sign test over 3 paired seeds cannot give p below 0.25; 6",
+        ),
+        (5, "below 0.062; 6 seeds are the fewest that can."),
+        (6, "An interval without 0 is significant"),
+    ],
+)
+def test_it_says_plainly_what_may_be_claimed(seeds: int, said: str) -> None:
+    one = rows(*[{"a": 0.8, "b": 0.7}] * seeds, method="one")
+    other = rows(*[{"a": 0.6, "b": 0.6}] * seeds, method="two")
+    assert said in " ".join(statement(paired_differences(groups(one, other))))
+
+
+def test_rows_without_a_common_seed_are_not_compared() -> None:
+    assert paired_differences(groups([scored("one", 0, {"a": 0.5})], [scored("two", 1, {"a": 0.5})])) == []
+
+
+def test_three_methods_are_three_pairs_best_first() -> None:
+    third = rows({"a": 0.9, "b": 0.9, "c": 0.9}, method="three")
+    found = paired_differences(groups(WORSE, third, BETTER))
+    assert [(pair.one, pair.other) for pair in found] == [("THREE", "ONE"), ("THREE", "TWO"), ("ONE", "TWO")]
+    frame = pd.read_csv(StringIO(differences_csv(found)))
+    assert len(frame) == 3 * 8
+    assert frame[(frame.one == "ONE") & (frame.metric == "mad")]["mean"].tolist() == pytest.approx([0.15])
+
+
+@pytest.mark.parametrize("field", MUST_AGREE)
+def test_cards_that_differ_in_what_must_agree_do_not_share_a_table(field: str) -> None:
+    other = [one.model_copy(update={"card": {**CARD, field: "other"}}) for one in WORSE[:1]]
+    found = sheets([*BETTER, *other])
+    assert [[group.label for group in sheet.groups] for sheet in found] == [["ONE"], ["TWO"]]
+    assert found[0].place == "mini"
+    assert found[1].place.startswith("mini-")
+    assert f"{field.replace('_', ' ')} other" in found[1].dataset
+    (line,) = refusals(found)
+    assert found[1].place in line
+    (mixed,) = sheets([*BETTER, *other], allow_mixed=True)
+    assert [(group.label, bool(group.differs)) for group in mixed.groups] == [("ONE", False), ("TWO", True)]
+    assert refusals([mixed]) == []
+
+
+@pytest.mark.parametrize("field", ["batch_size", "encoder", "image_score"])
+def test_a_methods_own_recipe_may_differ_and_is_told(field: str) -> None:
+    other = [one.model_copy(update={"card": {**CARD, field: "other"}}) for one in WORSE[:1]]
+    (sheet,) = sheets([*BETTER, *other])
+    assert any(f"{field.replace('_', ' ')} other" in note for note in protocol_notes(sheet.groups))
+
+
+def test_a_row_under_another_protocol_is_marked_and_never_best() -> None:
+    other = [
+        one.model_copy(update={"card": {**CARD, "epochs": 900}}) for one in rows({"a": 1.0, "b": 1.0}, method="two")
+    ]
+    third = rows({"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 0.1, "b": 0.1, "c": 0.1}, method="three")
+    (sheet,) = sheets([*BETTER, *third, *other], allow_mixed=True)
+    spec = load_table("main")
+    notes = protocol_notes(sheet.groups)
+    text = markdown(spec, "t", numbers(spec, sheet.groups), notes)
+    assert "| TWO † | 1 | 100.0 |" in text
+    assert "**100.0**" not in text
+    assert "**80.0 ± 0.0**" in text
+    assert "† TWO: another protocol (epochs 900)." in text
+    assert r"TWO $\dagger$ & 1" in latex(spec, "t", numbers(spec, sheet.groups), [])
+
+
+def test_the_main_table_has_costs() -> None:
+    cost = {"parameters_total": 2.5e6, "multiply_adds": 3.21e9, "train_images_per_second": 50.0}
+    cost |= {"inference_ms_per_image": 1.234, "peak_host_mib": 1024.4, "inference_batch": 32.0}
+    place = {"processor": "P", "threads": 2, "device": "cpu"}
+    records = [one.model_copy(update={"cost": cost, "environment": place}) for one in BETTER]
+    report = build_report([Entry(one, tuple) for one in records], [])
+    text = report.texts[Path("mini/main.md")]
+    assert "| Params [M] | MACs [G] | Train [img/s] | Infer [ms/img] | Host peak [MiB] |" in text
+    assert "| 2.5 | 3.21 | 50 | 1.23 | 1024 |" in text
+    assert "measured on P, 2 threads" in text
+    assert "batches of 32" in text
+    other = records[0].model_copy(update={"environment": {**place, "processor": "Q"}, "seed": 7})
+    text = build_report([Entry(one, tuple) for one in (*records, other)], []).texts[Path("mini/main.md")]
+    assert "several machines, so not to be compared" in text
+    assert Path("mini/cost.md") in report.texts
+
+
+def curve(*values: float) -> list[CurvePoint]:
+    return [
+        CurvePoint(epoch=number, metrics={**dict.fromkeys(SEVEN, value), "mad": value})
+        for number, value in enumerate(values, 1)
+    ]
+
+
+def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
+    looked = [
+        one.model_copy(update={"test_curve": curve(*values)})
+        for one, values in zip(BETTER, ((0.2, 0.9, 0.8), (0.2, 0.6, 0.6)), strict=True)
+    ]
+    assert gap(looked[0], "mad") == pytest.approx(0.1)
+    assert gap(looked[1], "p_ap") == pytest.approx(0.0)
+    found = with_curves(groups(looked, WORSE))
+    assert [group.label for group in found] == ["ONE"]
+    text = selection_markdown("mini", found)
+    assert "| ONE | 2 | +5.0 ± 7.1 |" in text
+    assert "best of 3 looks at the **test set**" in text
+    report = build_report([Entry(one, tuple) for one in (*looked, *WORSE)], [])
+    _, pictures = write_report(report, tmp_path)
+    for name in ("selection.png", "differences.png"):
+        assert tmp_path / "mini" / name in pictures
+        with Image.open(tmp_path / "mini" / name) as picture:
+            assert picture.width > 500
+    assert "+15.0 [" in (tmp_path / "mini/differences.md").read_text()
+
+
+def test_a_metric_that_is_not_defined_has_no_gap() -> None:
+    points = [point.model_copy(update={"metrics": {**point.metrics, "aupro": None}}) for point in curve(0.1, 0.2)]
+    assert math.isnan(gap(BETTER[0].model_copy(update={"test_curve": points}), "aupro"))
+    looked = [BETTER[0].model_copy(update={"test_curve": points})]
+    assert " | – | " in selection_markdown("mini", groups(looked))

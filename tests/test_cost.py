@@ -1,0 +1,105 @@
+"""Costs: counted where they can be counted, and measured from where they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mddbench.batch import Batch
+from mddbench.config import Strict
+from mddbench.cost import inference_seconds, multiply_adds, peak_memory, size_and_speed, start_memory, training_speed
+from mddbench.detector import Detector
+from mddbench.nn.encoder import FrozenEncoder
+from mddbench.records import EpochLog
+from mddbench.report.costs import COSTS, mean_cost, shown_cost
+from support import record
+
+
+class Known(Detector):
+    """One convolution and one attention, whose multiply-adds anybody can count."""
+
+    label, version = "Known", 1
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+        super().__init__(encoder, settings, categories)
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.batches: list[int] = []
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        return {"mean": self.convolution(batch.images).mean()}
+
+    def anomaly_maps(self, images: Tensor) -> Tensor:
+        self.batches.append(len(images))
+        features = self.convolution(images)
+        tokens = features.flatten(2).transpose(1, 2)[:, None, :64]
+        read = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+        return features.mean(dim=1) + read.mean()
+
+
+@pytest.fixture
+def detector(encoder: FrozenEncoder) -> Known:
+    return Known(encoder, Known.Settings(), 2)
+
+
+def test_multiply_adds_are_those_of_one_image(detector: Known) -> None:
+    assert multiply_adds(detector, 32) == 32 * 32 * 8 * 3 * 9 + 2 * 64 * 64 * 8
+    assert detector.batches == [1]
+
+
+def test_inference_is_timed_in_full_batches_after_a_first_one(detector: Known) -> None:
+    assert inference_seconds(detector, 32) > 0
+    assert set(detector.batches) == {32}
+    assert len(detector.batches) > 3
+
+
+def test_parameters_are_all_and_those_that_are_trained(detector: Known) -> None:
+    found = size_and_speed(detector, 32, "float32")
+    assert found["parameters_trainable"] == 8 * 3 * 9
+    teacher = sum(value.numel() for value in detector.encoder.parameters())
+    assert found["parameters_total"] == teacher + 8 * 3 * 9
+    assert set(found) <= set(COSTS) | {"inference_batch"}
+
+
+def test_the_first_epoch_warms_up() -> None:
+    def log(epoch: int, seconds: float) -> EpochLog:
+        return EpochLog(epoch=epoch, loss=1.0, terms={}, lr=0.1, seconds=seconds, images=100)
+
+    assert training_speed([log(1, 50.0), log(2, 1.0), log(3, 1.0)]) == {
+        "train_seconds": 52.0,
+        "train_images_per_second": 100.0,
+    }
+    assert training_speed([log(1, 2.0)])["train_images_per_second"] == 50.0
+    assert training_speed([])["train_images_per_second"] is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not count peaks anew")
+def test_a_peak_is_that_of_the_cell() -> None:
+    """What was there and gone before the cell does not count, where the system counts anew."""
+    cpu = torch.device("cpu")
+    start_memory(cpu)
+    before = peak_memory(cpu)["peak_host_mib"]
+    block = np.ones(64 * 2**20 // 8)
+    during = peak_memory(cpu)["peak_host_mib"]
+    assert before is not None
+    assert during is not None
+    assert block.sum() > 0
+    assert during >= before + 40
+    del block
+    start_memory(cpu)
+    after = peak_memory(cpu)["peak_host_mib"]
+    assert after is not None
+    assert after < during - 40
+
+
+def test_a_cost_that_one_seed_lacks_is_a_dash() -> None:
+    known, unknown = record(cost={"multiply_adds": 2.5e9}), record(1, cost={})
+    assert shown_cost(mean_cost([known], "multiply_adds"), "multiply_adds") == "2.50"
+    assert shown_cost(mean_cost([known, unknown], "multiply_adds"), "multiply_adds") == "–"

@@ -1,0 +1,204 @@
+"""One protocol for all: what every card must agree in, and what training can never see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mddbench.cells import Prepared
+from mddbench.config import load_experiment, load_suite
+from mddbench.data.dataset import Dataset, Split
+from mddbench.data.samples import Sample
+from mddbench.errors import InputError
+from mddbench.fit import Fit
+from mddbench.plan import RunOptions, build_detector, check_cells, plan
+from mddbench.plugins import METHODS, modules
+from mddbench.progress import SilentReporter
+from mddbench.records import Record, read_record
+from mddbench.report.groups import MUST_AGREE
+from mddbench.runner import Runner
+from mddbench.tracking import NoTracker
+from support import mddbench, write_tree
+
+QUIET = SilentReporter()
+SHORT: dict[str, Any] = {"epochs": 2, "image_size": 64, "batch_size": 4}
+OF_THE_RECIPE = {
+    "method_version",
+    "optimizer",
+    "gradient_clip",
+    "schedule",
+    "smoothing",
+    "image_score",
+    "textures",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "tree", train=6)
+
+
+def options(root: Path, out: Path, **changes: Any) -> RunOptions:
+    return replace(RunOptions(out=out, cache=out / "cache", device=torch.device("cpu"), data_root=root), **changes)
+
+
+def run(chosen: RunOptions, name: str = "folder/rd4ad", **settings: Any) -> Record:
+    cells = plan([name], "named", (0,), {**SHORT, **settings})
+    datasets = check_cells(cells, chosen, QUIET)
+    (outcome,) = Runner(chosen, datasets, NoTracker(), QUIET).run(cells)
+    assert outcome.status == "finished", outcome.message
+    assert outcome.folder is not None
+    return read_record(outcome.folder / "record.json")
+
+
+def small_dataset() -> Dataset:
+    """A stand-in with the counts of mini, whose pixels nobody reads."""
+    samples = tuple(Sample(Path(f"{c}{n}"), c, "train") for c in "abcdefgh" for n in range(24))
+    split = Split(samples, np.zeros((192, 2, 2, 3), dtype=np.uint8), np.zeros((192, 2, 2), dtype=np.bool_))
+    return Dataset("mini", tuple("abcdefgh"), "f" * 64, (), split, split)
+
+
+def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:
+    cards = []
+    for cell in plan([], "quick", None, {}):
+        detector = build_detector(cell.experiment, small_dataset(), options(tmp_path, tmp_path), 0)
+        cards.append(Prepared.of(cell, detector, small_dataset()).card)
+    assert len(cards) == 3
+    own = {key for key in cards[0] if len({json.dumps(card[key]) for card in cards}) > 1}
+    assert own <= OF_THE_RECIPE
+    assert set(MUST_AGREE) <= set(cards[0])
+
+
+@pytest.mark.parametrize("dataset", ["mini", "folder", "mvtec", "visa", "real_iad", "uni_medical"])
+def test_the_experiments_of_a_dataset_have_one_budget(dataset: str) -> None:
+    """Those that suites hold, and what a method without a file gets."""
+    names = {name for suite in ("quick", "paper") for name in load_suite(suite).experiments}
+    names = {name for name in names if name.startswith(f"{dataset}/")} or {
+        "folder/rd4ad",
+        "folder/mddnet",
+        "folder/uniad",
+    }
+    experiments = [load_experiment(name) for name in sorted(names)]
+    assert len({(one.epochs, one.image_size, one.precision, one.setting, one.seeds) for one in experiments}) == 1
+    assert {one.method for one in experiments} == set(modules(METHODS))
+
+
+class Forbidden:
+    """An array that must not be touched yet."""
+
+    shape = (1, 64, 64, 3)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"training asked the test images for '{name}'")
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError(f"training read test images {index}")
+
+    def __len__(self) -> int:
+        raise AssertionError("training counted the test images")
+
+
+@pytest.mark.parametrize("name", list(modules(METHODS)))
+def test_training_cannot_reach_test_images(name: str, root: Path, tmp_path: Path) -> None:
+    chosen = options(root, tmp_path / "out")
+    (cell,) = plan([f"folder/{name}"], "named", (0,), SHORT)
+    datasets = check_cells([cell], chosen, QUIET)
+    (dataset,) = datasets.values()
+    sealed: Any = Forbidden()
+    dataset = replace(dataset, test=replace(dataset.test, images=sealed, masks=sealed))
+    detector = build_detector(cell.experiment, dataset, chosen, 0)
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    fit = Fit(Prepared.of(cell, detector, dataset), chosen, folder, QUIET)
+    trained = fit.train(lambda _: None)
+    assert len(trained.history) == 2
+    with pytest.raises(AssertionError, match="test images"):
+        fit.evaluate(trained)  # the seal holds: whoever does ask is found out
+
+
+def test_looking_at_the_test_set_changes_nothing(root: Path, tmp_path: Path) -> None:
+    plain = run(options(root, tmp_path / "plain"), epochs=4)
+    looked = run(options(root, tmp_path / "looked", test_curve=2), epochs=4)
+    assert looked.deterministic() == plain.deterministic()
+    assert [point.epoch for point in looked.test_curve] == [2, 4]
+    assert looked.test_curve[-1].metrics == looked.metrics["mean"]
+    assert plain.test_curve == []
+
+
+def test_a_test_curve_goes_on_after_an_interruption(root: Path, tmp_path: Path) -> None:
+    whole = run(options(root, tmp_path / "whole", test_curve=1), epochs=3)
+    chosen = options(root, tmp_path / "cut", test_curve=1)
+    (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "epochs": 3})
+    (dataset,) = check_cells([cell], chosen, QUIET).values()
+    prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
+    folder = prepared.folder(chosen.out)
+    folder.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        Fit(prepared, chosen, folder, QUIET).train(stop_after(2))
+    resumed = run(chosen, epochs=3)
+    assert resumed.test_curve == whole.test_curve
+    assert resumed.deterministic() == whole.deterministic()
+
+
+def stop_after(epoch: int) -> Callable[[Any], None]:
+    def stop(log: Any) -> None:
+        if log.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_separate_models_are_those_of_the_categories_alone(root: Path, tmp_path: Path) -> None:
+    record = run(options(root, tmp_path / "both"), setting="separate")
+    assert record.card["setting"] == "a separate model for each of 2 categories"
+    assert record.card["iterations"] == 2 * 2 * 1
+    assert record.history[0].images == 2 * 4
+    weights = load_file(next((tmp_path / "both").glob("cells/*/model.safetensors")))
+    for category in record.categories:
+        (tmp_path / category).mkdir()
+        (root / category).rename(tmp_path / category / category)
+        alone = run(options(tmp_path / category, tmp_path / f"out-{category}"))
+        (tmp_path / category / category).rename(root / category)
+        assert alone.metrics[category] == record.metrics[category]
+        own = load_file(next((tmp_path / f"out-{category}").glob("cells/*/model.safetensors")))
+        assert all(torch.equal(weights[f"{category}/{name}"], value) for name, value in own.items())
+    assert len(weights) == 2 * len(own)
+
+
+def test_separate_models_resume_and_are_marked(root: Path, tmp_path: Path) -> None:
+    chosen = options(root, tmp_path / "out")
+    (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "setting": "separate"})
+    (dataset,) = check_cells([cell], chosen, QUIET).values()
+    prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
+    folder = prepared.folder(chosen.out)
+    folder.mkdir(parents=True)
+    first = Fit(prepared, chosen, folder, QUIET)
+    first._trainer(first._fresh(), "bolt").run(first._data("bolt"), QUIET)  # then the power failed
+    run(chosen, setting="separate")
+    assert not list(folder.glob("checkpoint*"))
+    run(options(root, tmp_path / "out"))
+    report = mddbench("report", "--records", tmp_path / "out", "--to", tmp_path / "report")
+    assert report.returncode == 0, report.stderr
+    assert "another protocol" in report.stderr
+    assert "--allow-mixed" in report.stderr
+    mains = sorted((tmp_path / "report").glob("*/main.md"))
+    assert len(mains) == 2
+    assert ["a separate model for each of 2" in file.read_text() for file in mains].count(True) == 1
+    mixed = mddbench("report", "--records", tmp_path / "out", "--to", tmp_path / "mixed", "--allow-mixed")
+    (file,) = (tmp_path / "mixed").glob("*/main.md")
+    assert mixed.returncode == 0, mixed.stderr
+    assert "†" in file.read_text()
+    assert "another protocol (setting " in file.read_text()
+
+
+def test_a_test_curve_of_separate_models_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--test-curve"):
+        run(options(root, tmp_path / "out", test_curve=1), setting="separate")

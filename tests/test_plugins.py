@@ -1,0 +1,204 @@
+"""A file dropped in is all that a new method or dataset takes; from outside the checkout, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mddbench.records import read_record
+from support import ROOT, write_tree
+
+METHOD = '''\
+"""Foo: how far each place is from the mean feature of all training images.
+
+Paper:     none; the smallest method that learns anything.
+Code read: none.
+Differs:   nothing.
+Unsaid:    nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mddbench.batch import Batch
+from mddbench.config import Strict
+from mddbench.detector import Detector
+from mddbench.nn.encoder import FrozenEncoder
+
+
+class Foo(Detector):
+    """One learnt vector for all places of the deepest level."""
+
+    label = "Foo"
+    version = 1
+
+    class Settings(Strict):
+        """scale: of the map."""
+
+        scale: float = 1.0
+
+    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+        super().__init__(encoder, settings, categories)
+        self.mean = torch.nn.Parameter(torch.randn(encoder.channels[-1]))
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        return {"distance": self._distances(batch.images).mean()}
+
+    def anomaly_maps(self, images: Tensor) -> Tensor:
+        maps = self._distances(images)[:, None] * self.settings.scale
+        return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
+
+    def _distances(self, images: Tensor) -> Tensor:
+        return (self.encoder(images)[-1].float() - self.mean[:, None, None]).square().mean(dim=1)
+'''
+DATASET = '''\
+"""Bar: a folder whose categories are what they are."""
+
+from mddbench.data.samples import DatasetSource
+from mddbench.data.tree import read_tree
+
+DATASET = DatasetSource(description="bar", read=lambda root: read_tree(root, masks_required=False))
+'''
+SHORT = ("--set", "epochs=1", "--set", "image_size=64", "--tracking", "none")
+
+
+def call(*arguments: object, home: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m ...`, with a folder that goes before what is installed."""
+    path = {"PYTHONPATH": str(home)} if home else {}
+    return subprocess.run(
+        [sys.executable, *(str(argument) for argument in arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **path, **environment},
+        timeout=280,
+        check=False,
+        cwd=home,
+    )
+
+
+MAIN = ("-c", "from mddbench.cli.main import main; main()")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the package as a wheel lays it out, with a method and a dataset dropped in and nothing else touched."""
+    home = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns("__pycache__", "rendered")
+    shutil.copytree(ROOT / "mddbench", home / "mddbench", ignore=ignored)
+    for name in ("baselines", "paper_tables"):
+        shutil.copytree(ROOT / name, home / "mddbench" / name, ignore=ignored)
+    shutil.copytree(ROOT / "tests", home / "tests", ignore=ignored)
+    (home / "mddbench/baselines/foo.py").write_text(METHOD)
+    (home / "mddbench/data/datasets/bar.py").write_text(DATASET)
+    return home
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A plug-in folder outside of any checkout."""
+    found = tmp_path / "plugins"
+    for name, text in (("methods/foo.py", METHOD), ("datasets/bar.py", DATASET)):
+        (found / name).parent.mkdir(parents=True)
+        (found / name).write_text(text)
+    return found
+
+
+def test_a_dropped_file_is_listed_checked_run_and_in_the_table(checkout: Path, tmp_path: Path) -> None:
+    listed = json.loads(call(*MAIN, "list", "--json", home=checkout).stdout)
+    assert "foo" in listed["methods"]
+    assert "bar" in listed["datasets"]
+    tree = write_tree(tmp_path / "tree")
+    arguments = ("run", "bar/foo", "bar/rd4ad", "--data-root", tree, "--out", tmp_path / "out", *SHORT)
+    ran = call(*MAIN, *arguments, home=checkout)
+    assert ran.returncode == 0, ran.stderr
+    assert "| Foo | 1 |" in ran.stdout
+    assert "| RD4AD | 1 |" in ran.stdout
+    records = [read_record(file) for file in (tmp_path / "out").glob("cells/*/record.json")]
+    assert {record.experiment for record in records} == {"bar/foo", "bar/rd4ad"}
+
+
+def test_a_dropped_file_is_in_the_conformance_suite(checkout: Path) -> None:
+    chosen = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/conformance", "-k", "foo or bar")
+    tested = call(*chosen, home=checkout)
+    assert tested.returncode == 0, tested.stdout
+    assert " passed" in tested.stdout
+    (checkout / "mddbench/baselines/foo.py").write_text(METHOD.replace(".square().mean(dim=1)", ".mean(dim=1) / 0"))
+    broken = call(*chosen, home=checkout)
+    assert broken.returncode == 1
+    assert "test_maps_are_finite_and_of_the_images_size[foo]" in broken.stdout
+
+
+def test_a_folder_of_plugins(folder: Path, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    arguments = ("run", "bar/foo", "--plugins", folder, "--data-root", tree, "--out", tmp_path / "out", *SHORT)
+    ran = call(*MAIN, *arguments)
+    assert ran.returncode == 0, ran.stderr
+    assert "| Foo | 1 |" in ran.stdout
+    listed = call(*MAIN, "list", "methods", MDDBENCH_PLUGINS=str(folder)).stdout.split()
+    assert "foo" in listed
+    assert "foo" not in call(*MAIN, "list", "methods").stdout.split()
+
+
+def test_experiments_of_a_plugin_folder(folder: Path) -> None:
+    file = folder / "experiments/bar/mine.yaml"
+    file.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "mddbench/experiments/folder/protocol.yaml", file)
+    file.write_text(f"method: foo\ndataset: bar\nsettings: {{scale: 2}}\n{file.read_text()}")
+    assert "bar/mine" in call(*MAIN, "list", "experiments", "--plugins", folder).stdout.split()
+    assert call(*MAIN, "check", "--plugins", folder).returncode == 0
+    file.write_text(file.read_text().replace("scale", "scalar"))
+    checked = call(*MAIN, "check", "--plugins", folder)
+    assert checked.returncode == 1
+    assert "did you mean 'scale'?" in checked.stdout
+
+
+def test_an_installed_package_brings_a_method(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "theirs-1.0.dist-info").mkdir(parents=True)
+    (site / "theirs_foo.py").write_text(METHOD)
+    (site / "theirs-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (site / "theirs-1.0.dist-info/entry_points.txt").write_text("[mddbench.methods]\nfoo = theirs_foo\n")
+    assert "foo" in call(*MAIN, "list", "methods", home=site).stdout.split()
+    arguments = ("run", "mini/foo", "--out", tmp_path / "out", *SHORT)
+    ran = call(*MAIN, *arguments, home=site)
+    assert ran.returncode == 0, ran.stderr
+    assert "| Foo | 1 |" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.mkdir(), "it has none of them"),
+        (lambda folder: _put(folder / "methods/rd4ad.py"), "'rd4ad' is known already; rename the file"),
+    ],
+)
+def test_a_folder_that_is_none_is_one_line(prepare: object, message: str, tmp_path: Path) -> None:
+    assert callable(prepare)
+    prepare(tmp_path / "x")
+    listed = call(*MAIN, "list", "--plugins", tmp_path / "x")
+    assert listed.returncode == 2
+    assert message in listed.stderr
+    assert listed.stderr.count("\n") == 1
+
+
+def _put(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+
+
+def test_this_process_knows_no_plugin() -> None:
+    """The tests above add folders in processes of their own only."""
+    assert len(list(import_module("mddbench.baselines").__path__)) == 1
