@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from mddbench.errors import InputError
 from mddbench.evaluate import Evaluation, choose_engine
 from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
-from mddbench.records import UPPER_BOUND, CurvePoint, EpochLog, Record
+from mddbench.records import UNIFIED, UPPER_BOUND, CurvePoint, EpochLog, Record
 from mddbench.tracking import CellFacts
 from mddbench.train import batches_per_epoch
 
@@ -75,7 +76,7 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
 def _models(experiment: Experiment, dataset: Dataset) -> str:
     if experiment.setting == "separate":
         return f"a separate model for each of {len(dataset.categories)} categories"
-    return f"one model for {len(dataset.categories)} categories"
+    return f"{UNIFIED} for {len(dataset.categories)} categories"
 
 
 def _steps(experiment: Experiment, dataset: Dataset) -> int:
@@ -89,8 +90,8 @@ def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
     """The engine of the pixel metrics: what the experiment says, or else what suits the largest category."""
     if experiment.metrics != "auto":
         return experiment.metrics
-    largest = max(len(dataset.test.of(category)) for category in dataset.categories)
-    return choose_engine(largest, experiment.image_size)
+    counts = Counter(sample.category for sample in dataset.test.samples)
+    return choose_engine(max(counts.values()), experiment.image_size)
 
 
 def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def identities(
 
 
 FOLLOWING = ("encoder_weights", "iterations", "smoothing")
+"""What of a card does not make a protocol another."""
 
 EVALUATION = ("image_score", "test_labels", "metrics")
 """What of a card concerns evaluation only."""

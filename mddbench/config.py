@@ -102,12 +102,20 @@ def experiment_names() -> list[str]:
     return sorted(_experiment_files())
 
 
+def protocol_files() -> dict[str, Path]:
+    """Dataset -> the file that methods without one of their own are run by."""
+    return {file.parent.name: file for file in _yaml_files() if file.stem == PROTOCOL}
+
+
 def _experiment_files() -> dict[str, Path]:
-    """Name -> file, of experiments that come with the package or a plug-in folder."""
-    roots = [packaged("experiments"), *experiment_folders()]
-    files = [file for root in roots for file in sorted(root.glob("*/*.yaml"))]
-    own = [file for file in files if file.parent.name != "ablation" and file.stem != PROTOCOL]
+    own = (file for file in _yaml_files() if file.parent.name != "ablation" and file.stem != PROTOCOL)
     return {f"{file.parent.name}/{file.stem}": file for file in own}
+
+
+def _yaml_files() -> list[Path]:
+    """All files that come with the package or a plug-in folder; of two of one name the package's."""
+    roots = [*reversed(experiment_folders()), packaged("experiments")]
+    return [file for root in roots for file in sorted(root.glob("*/*.yaml"))]
 
 
 def suite_names() -> list[str]:
@@ -118,7 +126,8 @@ def suite_names() -> list[str]:
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """An experiment by its name ('mini/rd4ad') or by the path of a YAML file, with some settings changed.
 
-    A dataset and a method that have no file together meet under the dataset's protocol, with the method's default settings.
+    A dataset and a method that have no file together meet under the dataset's protocol, with the method's default settings; a
+    dataset without a protocol takes the method's file for folders, or else the folders' protocol.
     overrides: dotted setting -> value. Raises InputError in one line for anything wrong.
     """
     if name.endswith((".yaml", ".yml")):
@@ -143,9 +152,10 @@ def _named(name: str) -> tuple[Path, dict[str, Any]]:
         return files[name], read_yaml(files[name])
     dataset, _, method = name.partition("/")
     if dataset in modules(DATASETS) and method in modules(METHODS):
-        roots = [packaged("experiments"), *experiment_folders()]
-        own = [root / dataset / f"{PROTOCOL}.yaml" for root in roots]
-        path = next((file for file in own if file.exists()), roots[0] / "folder" / f"{PROTOCOL}.yaml")
+        own = protocol_files().get(dataset)
+        if own is None and f"folder/{method}" in files:
+            return files[f"folder/{method}"], {**read_yaml(files[f"folder/{method}"]), "dataset": dataset}
+        path = own or protocol_files()["folder"]
         return path, {**read_yaml(path), "dataset": dataset, "method": method}
     raise InputError(
         f"unknown experiment '{name}'{nearest(name, files)}; `mddbench list` shows experiments, and methods and datasets to "

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mddbench.batch import Batch
 from mddbench.config import Strict, validated
+from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.plugins import METHODS, module_of
+from mddbench.plugins import METHODS, load_module
 
 
 class Detector(nn.Module, ABC):
@@ -98,7 +99,7 @@ def load_method(name: str) -> type[Detector]:
     """The one Detector defined in the method's file, or in `detector.py` of its folder. Raises InputError for an unknown
     name.
     """
-    module = import_module(module_of(name, METHODS))
+    module = load_module(name, METHODS)
     if hasattr(module, "__path__"):
         module = import_module(f"{module.__name__}.detector")
     found = [
@@ -107,7 +108,7 @@ def load_method(name: str) -> type[Detector]:
         if isinstance(item, type) and issubclass(item, Detector) and item.__module__.startswith(module.__name__)
     ]
     if len(found) != 1:
-        raise TypeError(f"{module.__name__}: expected one subclass of Detector, found {len(found)}")
+        raise InputError(f"'{name}' ({module.__name__}): expected one subclass of Detector in it, found {len(found)}")
     return found[0]
 
 

@@ -28,7 +28,6 @@ MOST_EXACT_PIXELS = 2**30
 @dataclass(frozen=True)
 class Evaluation:
     """metrics: 'mean' and each category -> the seven metrics, NaN where not defined; panels: images worth looking at;
-    seconds: inference alone, without the first batch; images: how many those seconds were for.
     metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds the exact value, of the histogram
     engine; confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if resamples were asked for.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mddbench.cells import Prepared, metric_engine
 from mddbench.detector import Detector
-from mddbench.errors import InputError
 from mddbench.evaluate import Evaluation, EvaluationOptions, evaluate
 from mddbench.plan import RunOptions, build_detector
 from mddbench.progress import Reporter, SilentReporter
@@ -80,10 +79,9 @@ class Fit:
             metric_engine(cell.experiment, self.prepared.dataset),
             self.options.resamples,
             derived_seed(cell.seed, "bootstrap"),
-            (lambda _: None)
-            if WHOLE in trained.states
-            else lambda name: detector.load_learned_state(trained.states[name]),
         )
+        if WHOLE not in trained.states:
+            asked = replace(asked, before=lambda category: detector.load_learned_state(trained.states[category]))
         return evaluate(detector, self.prepared.dataset, cell.experiment.precision, self.reporter, asked)
 
     def save(self, trained: Trained) -> None:
@@ -100,17 +98,20 @@ class Fit:
 
     def _train_whole(self, on_epoch: Callable[[EpochLog], None]) -> Trained:
         detector, every = self.prepared.detector, self.options.test_curve
-        curve = _read_curve(self.folder / TEST_CURVE) if self._checkpoint(WHOLE).exists() else []
+        last = self.prepared.cell.experiment.epochs
+        curve = {point.epoch: point for point in _read_curve(self.folder / TEST_CURVE)} if every else {}
 
         def after(log: EpochLog) -> None:
             on_epoch(log)
-            if every and (log.epoch % every == 0 or log.epoch == self.prepared.cell.experiment.epochs):
-                curve[:] = [*(point for point in curve if point.epoch != log.epoch), self._test_point(log.epoch)]
-                text = json.dumps([point.model_dump() for point in curve])
-                (self.folder / TEST_CURVE).write_text(text, encoding="utf-8")
+            if every and log.epoch % every == 0:
+                curve[log.epoch] = self._test_point(log.epoch)
+                _write_curve(curve, self.folder / TEST_CURVE)
 
         history = self._trainer(detector, WHOLE).run(self._data(WHOLE), self.reporter, after)
-        return Trained(history, {WHOLE: _on_host(detector)}, sorted(curve, key=lambda point: point.epoch))
+        if every and last not in curve:
+            curve[last] = self._test_point(last)
+        points = [curve[epoch] for epoch in sorted(curve)]
+        return Trained(history, {WHOLE: _on_host(detector)}, points)
 
     def _test_point(self, epoch: int) -> CurvePoint:
         """How the model does on the test split now: looked at, never acted upon."""
@@ -181,12 +182,17 @@ def _part(flat: State, model: str) -> State:
 
 
 def _read_curve(file: Path) -> list[CurvePoint]:
+    """What an interrupted training saw of the test split; a file that cannot be read has seen nothing."""
     try:
-        return [CurvePoint(**point) for point in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
-    except (ValueError, TypeError) as fault:
-        raise InputError(
-            f"{file}: not a test curve ({type(fault).__name__}); start the cell anew with --force"
-        ) from None
+        return [CurvePoint(**point) for point in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _write_curve(curve: dict[int, CurvePoint], file: Path) -> None:
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps([curve[epoch].model_dump() for epoch in sorted(curve)]), encoding="utf-8")
+    os.replace(partial, file)
 
 
 def _trained_as(file: Path) -> str | None:

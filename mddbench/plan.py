@@ -60,9 +60,7 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
             same = _content(experiment) == _content(base)
             for seed in seeds or experiment.seeds:
                 key, cell = f"{seed} {_content(experiment)}", Cell(base if same else experiment, seed)
-                if key not in found or is_ablation(
-                    found[key].experiment.name
-                ):  # a name of its own goes before a variant's
+                if key not in found or is_ablation(found[key].experiment.name):  # an own name goes before a variant's
                     found[key] = cell
     return list(found.values())
 
@@ -115,11 +113,14 @@ def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
 
 
 def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
-    """(training images, test images) of a dataset: counted if it is there, as published if not, None if nobody knows."""
+    """(training images, test images) of a dataset: counted if it is there and sound, else as published, if they are."""
     source, root = load_source(dataset), root_of(dataset, options.data_root)
     if source.build is None and root is not None:
-        tree = source.read(root).sound(dataset)
-        return len(tree.select("train")), len(tree.select("test"))
+        tree = source.read(root)
+        published = source.totals or source.expected
+        if not tree.faults or not published:
+            tree.sound(dataset)
+            return len(tree.select("train")), len(tree.select("test"))
     if source.totals is not None:
         return source.totals[0], source.totals[1] + source.totals[2]
     if source.expected is None:
@@ -131,7 +132,7 @@ def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
 def _content(experiment: Experiment) -> str:
     """All that an experiment's numbers depend on but its seeds, as text."""
     _, settings = _method(experiment)
-    return json.dumps(resolved_settings(experiment, settings), sort_keys=True)
+    return json.dumps([experiment.setting, resolved_settings(experiment, settings)], sort_keys=True)
 
 
 def _method(experiment: Experiment) -> tuple[type[Detector], Strict]:
@@ -171,6 +172,6 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
             detector.train().training_step(Batch(images, categories, images))
             detector.told_category = 0 if detector.wants_test_labels else None
             detector.image_scores(detector.eval().anomaly_maps(images[:1]))
-    except (RuntimeError, ValueError) as fault:
+    except (RuntimeError, ValueError, AssertionError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None

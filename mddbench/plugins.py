@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 from mddbench.errors import InputError
 
@@ -25,7 +26,7 @@ _added: list[Path] = []
 
 def add_folder(folder: Path) -> None:
     """Take a folder's methods/*.py, datasets/*.py and experiments/*/*.yaml for plug-ins. Raises InputError if it has none of
-    them, or a method or dataset that goes by the name of another.
+    them, or one that goes by the name of another.
     """
     folder = folder.resolve()
     if folder in _added:
@@ -36,11 +37,13 @@ def add_folder(folder: Path) -> None:
         raise InputError(f"--plugins {folder}: expected the folders methods, datasets or experiments there; {found}")
     for kind in FOLDERS:
         known = modules(METHODS if kind == "methods" else DATASETS)
-        taken = [module.name for module in pkgutil.iter_modules([str(folder / kind)]) if module.name in known]
-        if taken:
-            raise InputError(
-                f"{folder / kind / taken[0]}.py: '{taken[0]}' is the name of one that is known already; rename it"
-            )
+        for module in pkgutil.iter_modules([str(folder / kind)]):
+            if module.name in known:
+                raise InputError(f"{folder / kind / module.name}.py: '{module.name}' is known already; rename the file")
+    for file in (folder / "experiments").glob("*/*.yaml"):
+        name = file.relative_to(folder)
+        if any((place / name).exists() for place in (Path(__file__).parent, *_added)):
+            raise InputError(f"{file}: '{file.parent.name}/{file.stem}' is known already; rename the file")
     for kind, package in FOLDERS.items():
         if kind in kinds:
             import_module(package).__path__.append(str(folder / kind))
@@ -56,11 +59,16 @@ def modules(packages: tuple[str, ...]) -> dict[str, str]:
     """Name -> full module name of every module of some packages and of other packages' entry points, sorted by name, without
     importing them.
     """
-    group = "mddbench.methods" if packages == METHODS else "mddbench.datasets"
-    found = {point.name: point.value for point in entry_points(group=group)}
+    found: dict[str, str] = {}
     for package in packages:
         paths = import_module(package).__path__
         found.update({module.name: f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)})
+    group = "mddbench.methods" if packages == METHODS else "mddbench.datasets"
+    for point in entry_points(group=group):
+        if found.setdefault(point.name, point.value) != point.value:
+            raise InputError(
+                f"entry point {group}: '{point.name}' is both {found[point.name]} and {point.value}; rename one"
+            )
     return dict(sorted(found.items()))
 
 
@@ -71,6 +79,18 @@ def module_of(name: str, packages: tuple[str, ...]) -> str:
         what = "method" if packages == METHODS else "dataset"
         raise InputError(f"unknown {what} '{name}'{nearest(name, found)}; known: {', '.join(found)}")
     return found[name]
+
+
+def load_module(name: str, packages: tuple[str, ...]) -> ModuleType:
+    """The module behind a plugin's name. Raises InputError if there is none, or if it cannot be imported."""
+    module = module_of(name, packages)
+    try:
+        return import_module(module)
+    except InputError:
+        raise
+    except Exception as fault:  # a plug-in's file may hold anything
+        text = str(fault).splitlines()[0] if str(fault) else "no message"
+        raise InputError(f"'{name}' ({module}) cannot be imported: {type(fault).__name__}: {text}") from fault
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -29,6 +29,8 @@ Interval = tuple[End, End] | None
 Scalar = str | int | float | bool | None
 
 
+UNIFIED = "one model"
+"""How a protocol card's setting begins where all categories share a model."""
 UPPER_BOUND = "given: an upper bound"
 """What a protocol card says where a method was told each test image's category."""
 
@@ -53,6 +55,11 @@ class CurvePoint(Strict):
     epoch: int
     metrics: dict[str, Value]
 
+    def value(self, key: str) -> float:
+        """A metric's mean, NaN if it is not defined."""
+        found = self.metrics[key]
+        return math.nan if found is None else found
+
 
 class Record(Strict):
     """What is stored of a finished cell. A metric that is not defined is null.
@@ -62,7 +69,7 @@ class Record(Strict):
     bounds: of approximate metrics, category -> metric -> interval that holds the exact value; confidence: the same of 95 %
     bootstrap intervals, if they were asked for.
     test_curve: how it did on the test split while it trained, if that was asked for.
-    cost, environment and the seconds in history are the only parts that differ between two runs of one cell.
+    cost, environment and the seconds in history are the only other parts that differ between two runs of one cell.
     """
 
     record_version: Literal[1] = 1
@@ -158,6 +165,9 @@ def parse_record(text: str, where: str) -> Record:
         if set(values) != expected:
             odd = sorted(set(values) ^ expected)
             raise InputError(f"{where}: metrics of '{place}' should be {sorted(expected)}; differs in {odd}")
+    for point in record.test_curve:
+        if set(point.metrics) != {*SEVEN, MAD.key}:
+            raise InputError(f"{where}: test_curve at epoch {point.epoch} should give {sorted({*SEVEN, MAD.key})}")
     if "mean" not in record.metrics or len(record.metrics) < 2:
         raise InputError(
             f"{where}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}"

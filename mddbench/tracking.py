@@ -146,9 +146,12 @@ class _MlflowCell:
         self.known.add(log.epoch)
 
     def finish(self, record: Record, files: list[Path]) -> None:
-        """Metrics, cost and files of a finished cell, and the epochs that an interruption kept from the store."""
+        """Metrics, cost, test curve and files of a finished cell, and the epochs that an interruption kept from the store."""
         for log in record.history:
             self.epoch(log)
+        for point in record.test_curve:
+            looked = {f"test_curve/{key}": value for key, value in point.metrics.items() if value is not None}
+            self._log(looked, point.epoch)
         names = metric_names(list(record.metrics))
         flat = {f"{names[place]}/{key}": value for place, part in record.metrics.items() for key, value in part.items()}
         flat.update({f"cost/{key}": value for key, value in record.cost.items()})

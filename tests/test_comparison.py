@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from io import StringIO
 from pathlib import Path
@@ -12,12 +14,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
-from mddbench.records import CurvePoint, Record
+from mddbench.records import CurvePoint, Record, parse_record
 from mddbench.report.build import Entry, build_report, write_report
 from mddbench.report.comparison import differences_csv, differences_markdown, interval, paired_differences, statement
 from mddbench.report.groups import MUST_AGREE, Group, refusals, sheets
-from mddbench.report.selection import gap, selection_markdown, with_curves
+from mddbench.report.plots import draw_test_curves
+from mddbench.report.selection import best_gap, chosen_gap, selection_markdown, with_curves
 from mddbench.report.spec import load_table
 from mddbench.report.tables import latex, markdown, numbers, protocol_notes
 from support import record
@@ -30,7 +34,7 @@ def scored(method: str, seed: int, scores: dict[str, float], **changes: Any) -> 
     metrics: dict[str, dict[str, float | None]] = {name: dict.fromkeys(SEVEN, value) for name, value in scores.items()}
     mean = sum(scores.values()) / len(scores)
     metrics["mean"] = {**dict.fromkeys(SEVEN, mean), "mad": mean}
-    protocol = f"{abs(hash(method)) % 16**12:012x}"
+    protocol = hashlib.sha256(method.encode()).hexdigest()[:12]
     content = {"method": method, "label": method.upper(), "metrics": metrics, "card": CARD, "protocol": protocol}
     return record(seed, **{**content, **changes})
 
@@ -97,7 +101,11 @@ def test_a_category_that_is_not_defined_leaves_its_metric_and_no_other() -> None
             "**With 3 seeds no significance can be claimed**: a sign test over 3 paired seeds cannot give p below 0.25; 6",
         ),
         (5, "below 0.062; 6 seeds are the fewest that can."),
-        (6, "An interval without 0 is significant"),
+        (
+            6,
+            "An interval without 0 suggests a difference on these categories; no correction was made for 8 metrics and 1 pair",
+        ),
+        (6, "2 categories say little about others."),
     ],
 )
 def test_it_says_plainly_what_may_be_claimed(seeds: int, said: str) -> None:
@@ -139,6 +147,20 @@ def test_a_methods_own_recipe_may_differ_and_is_told(field: str) -> None:
     other = [one.model_copy(update={"card": {**CARD, field: "other"}}) for one in WORSE[:1]]
     (sheet,) = sheets([*BETTER, *other])
     assert any(f"{field.replace('_', ' ')} other" in note for note in protocol_notes(sheet.groups))
+
+
+def test_a_row_under_another_protocol_is_in_no_difference() -> None:
+    other = [one.model_copy(update={"card": {**CARD, "epochs": 900}}) for one in WORSE]
+    third = rows({"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 0.1, "b": 0.1, "c": 0.1}, method="three")
+    (sheet,) = sheets([*BETTER, *third, *other], allow_mixed=True)
+    assert [(pair.one, pair.other) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
+
+
+def test_one_model_for_all_goes_before_many_of_another_setting() -> None:
+    separate = {**CARD, "setting": "a separate model for each of 3 categories"}
+    found = sheets([BETTER[0], *(one.model_copy(update={"card": separate}) for one in WORSE)])
+    assert [sheet.place == "mini" for sheet in found] == [True, False]
+    assert [sheet.groups[0].label for sheet in found] == ["ONE", "TWO"]
 
 
 def test_a_row_under_another_protocol_is_marked_and_never_best() -> None:
@@ -186,13 +208,18 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
         one.model_copy(update={"test_curve": curve(*values)})
         for one, values in zip(BETTER, ((0.2, 0.9, 0.8), (0.2, 0.6, 0.6)), strict=True)
     ]
-    assert gap(looked[0], "mad") == pytest.approx(0.1)
-    assert gap(looked[1], "p_ap") == pytest.approx(0.0)
+    assert best_gap(looked[0], "mad") == pytest.approx(0.1)
+    assert best_gap(looked[1], "p_ap") == pytest.approx(0.0)
+    other = looked[0].model_copy(deep=True)
+    for point, value in zip(other.test_curve, (0.9, 0.1, 0.2), strict=True):
+        point.metrics["p_auroc"] = value
+    assert chosen_gap(other, "mad") == pytest.approx(0.2 - 0.8)  # the first epoch, by its pixel AUROC
+    assert chosen_gap(other, "p_auroc") == pytest.approx(0.7)
     found = with_curves(groups(looked, WORSE))
     assert [group.label for group in found] == ["ONE"]
     text = selection_markdown("mini", found)
-    assert "| ONE | 2 | +5.0 ± 7.1 |" in text
-    assert "best of 3 looks at the **test set**" in text
+    assert "| ONE | each metric's best epoch | 2 | +5.0 ± 7.1 |" in text
+    assert "3 looks at the **test set**" in text
     report = build_report([Entry(one, tuple) for one in (*looked, *WORSE)], [])
     _, pictures = write_report(report, tmp_path)
     for name in ("selection.png", "differences.png"):
@@ -202,8 +229,17 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
     assert "+15.0 [" in (tmp_path / "mini/differences.md").read_text()
 
 
-def test_a_metric_that_is_not_defined_has_no_gap() -> None:
+def test_a_metric_that_is_not_defined_has_no_gap(tmp_path: Path) -> None:
     points = [point.model_copy(update={"metrics": {**point.metrics, "aupro": None}}) for point in curve(0.1, 0.2)]
-    assert math.isnan(gap(BETTER[0].model_copy(update={"test_curve": points}), "aupro"))
     looked = [BETTER[0].model_copy(update={"test_curve": points})]
+    assert math.isnan(best_gap(looked[0], "aupro"))
     assert " | – | " in selection_markdown("mini", groups(looked))
+    draw_test_curves("mini", groups(looked), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_a_curve_from_outside_is_checked() -> None:
+    raw = BETTER[0].model_copy(update={"test_curve": curve(0.5)}).model_dump()
+    raw["test_curve"][0]["metrics"].pop("aupro")
+    with pytest.raises(InputError, match="test_curve at epoch 1 should give"):
+        parse_record(json.dumps(raw), "x.json")

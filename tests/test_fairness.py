@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from mddbench.cells import Prepared
-from mddbench.config import load_experiment, load_suite
+from mddbench.config import load_experiment, load_suite, protocol_files, read_yaml
 from mddbench.data.dataset import Dataset, Split
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError
@@ -24,9 +24,11 @@ from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
 from mddbench.records import Record, read_record
 from mddbench.report.groups import MUST_AGREE
+from mddbench.report.tables import CARD_ROWS
 from mddbench.runner import Runner
+from mddbench.store import MlflowStore
 from mddbench.tracking import NoTracker
-from support import mddbench, write_tree
+from support import ROOT, mddbench, write_tree
 
 QUIET = SilentReporter()
 SHORT: dict[str, Any] = {"epochs": 2, "image_size": 64, "batch_size": 4}
@@ -34,10 +36,8 @@ OF_THE_RECIPE = {
     "method_version",
     "optimizer",
     "gradient_clip",
-    "schedule",
     "smoothing",
     "image_score",
-    "textures",
 }
 
 
@@ -73,8 +73,9 @@ def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:
         cards.append(Prepared.of(cell, detector, small_dataset()).card)
     assert len(cards) == 3
     own = {key for key in cards[0] if len({json.dumps(card[key]) for card in cards}) > 1}
-    assert own <= OF_THE_RECIPE
+    assert own == OF_THE_RECIPE
     assert set(MUST_AGREE) <= set(cards[0])
+    assert set(CARD_ROWS) == set(cards[0])  # a table tells all of a card
 
 
 @pytest.mark.parametrize("dataset", ["mini", "folder", "mvtec", "visa", "real_iad", "uni_medical"])
@@ -87,6 +88,9 @@ def test_the_experiments_of_a_dataset_have_one_budget(dataset: str) -> None:
         "folder/uniad",
     }
     experiments = [load_experiment(name) for name in sorted(names)]
+    protocol = read_yaml(protocol_files()[dataset])
+    assert {one.epochs for one in experiments} == {protocol["epochs"]}
+    assert {one.image_size for one in experiments} == {protocol["image_size"]}
     assert len({(one.epochs, one.image_size, one.precision, one.setting, one.seeds) for one in experiments}) == 1
     assert {one.method for one in experiments} == set(modules(METHODS))
 
@@ -133,7 +137,15 @@ def test_looking_at_the_test_set_changes_nothing(root: Path, tmp_path: Path) -> 
     assert plain.test_curve == []
 
 
-def test_a_test_curve_goes_on_after_an_interruption(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut_at", [1, 2, 3])
+@pytest.mark.parametrize("where", ["before the look", "in the look"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_test_curve_goes_on_after_an_interruption(
+    cut_at: int, where: str, share: float, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is cut, and whether a checkpoint was written there: the result is the same, the curve ends with the last
+    epoch, and holds at most one point less.
+    """
     whole = run(options(root, tmp_path / "whole", test_curve=1), epochs=3)
     chosen = options(root, tmp_path / "cut", test_curve=1)
     (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "epochs": 3})
@@ -141,19 +153,39 @@ def test_a_test_curve_goes_on_after_an_interruption(root: Path, tmp_path: Path) 
     prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
     folder = prepared.folder(chosen.out)
     folder.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt):
-        Fit(prepared, chosen, folder, QUIET).train(stop_after(2))
+    with monkeypatch.context() as patch:
+        patch.setattr("mddbench.train.CHECKPOINT_SHARE", 1e9 if share else 0.0)
+        if where == "in the look":
+            look = Fit._test_point
+            patch.setattr(Fit, "_test_point", lambda fit, epoch: stop() if epoch == cut_at else look(fit, epoch))
+        with pytest.raises(KeyboardInterrupt):
+            Fit(prepared, chosen, folder, QUIET).train(
+                lambda log: stop() if log.epoch == cut_at and "before" in where else None
+            )
     resumed = run(chosen, epochs=3)
-    assert resumed.test_curve == whole.test_curve
     assert resumed.deterministic() == whole.deterministic()
+    expected = {point.epoch: point for point in whole.test_curve}
+    assert all(expected[point.epoch] == point for point in resumed.test_curve)
+    assert resumed.test_curve[-1].epoch == 3
+    assert {point.epoch for point in resumed.test_curve} >= {1, 2, 3} - {cut_at}
 
 
-def stop_after(epoch: int) -> Callable[[Any], None]:
-    def stop(log: Any) -> None:
-        if log.epoch == epoch:
-            raise KeyboardInterrupt
+def test_an_unfinished_curve_is_left_out_if_none_is_asked_for(root: Path, tmp_path: Path) -> None:
+    chosen = options(root, tmp_path / "cut", test_curve=1)
+    (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "epochs": 3})
+    (dataset,) = check_cells([cell], chosen, QUIET).values()
+    prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
+    folder = prepared.folder(chosen.out)
+    folder.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        Fit(prepared, chosen, folder, QUIET).train(lambda log: stop() if log.epoch == 2 else None)
+    (folder / "test_curve.json").write_text("[{")  # the power failed while it was written
+    assert run(options(root, tmp_path / "cut"), epochs=3).test_curve == []
+    assert not (folder / "test_curve.json").exists()
 
-    return stop
+
+def stop() -> None:
+    raise KeyboardInterrupt
 
 
 def test_separate_models_are_those_of_the_categories_alone(root: Path, tmp_path: Path) -> None:
@@ -199,6 +231,29 @@ def test_separate_models_resume_and_are_marked(root: Path, tmp_path: Path) -> No
     assert "another protocol (setting " in file.read_text()
 
 
+def test_both_settings_are_cells_of_one_plan(root: Path) -> None:
+    (folder := root.parent / "own").mkdir()
+    text = (ROOT / "mddbench/experiments/folder/rd4ad.yaml").read_text()
+    for name in ("unified", "separate"):
+        (folder / f"{name}.yaml").write_text(f"{text}setting: {name}\n")
+    cells = plan([str(folder / "unified.yaml"), str(folder / "separate.yaml")], "named", (0,), {})
+    assert [cell.experiment.setting for cell in cells] == ["unified", "separate"]
+
+
 def test_a_test_curve_of_separate_models_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--test-curve"):
         run(options(root, tmp_path / "out", test_curve=1), setting="separate")
+
+
+def test_a_test_curve_is_a_curve_in_the_store_and_a_table_in_the_report(
+    root: Path, fresh_store: Callable[[str], Path]
+) -> None:
+    out = fresh_store("out")
+    arguments = ("run", "folder/rd4ad", "--data-root", root, "--out", out, "--test-curve", "1")
+    ran = mddbench(*arguments, "--set", "epochs=3", "--set", "image_size=64", "--set", "batch_size=4")
+    assert ran.returncode == 0, ran.stderr
+    client = MlflowStore(f"sqlite:///{out / 'mlflow.db'}", None)
+    (found,) = client.search("tags.`mddbench.kind` = 'cell'")
+    points = client.client.get_metric_history(found.info.run_id, "test_curve/mad")
+    assert [point.step for point in points] == [1, 2, 3]
+    assert "best of 3 looks at the **test set**" in (out / "report/folder/selection.md").read_text()

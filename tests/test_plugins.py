@@ -194,6 +194,53 @@ def test_a_folder_that_is_none_is_one_line(prepare: object, message: str, tmp_pa
     assert listed.stderr.count("\n") == 1
 
 
+def test_a_known_experiment_is_not_replaced(folder: Path) -> None:
+    file = folder / "experiments/mini/rd4ad.yaml"
+    file.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "mddbench/experiments/mini/rd4ad.yaml", file)
+    listed = call(*MAIN, "list", "--plugins", folder)
+    assert listed.returncode == 2
+    assert "'mini/rd4ad' is known already; rename the file" in listed.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("methods/foo.py", "def broken(:", "'foo' (mddbench.baselines.foo) cannot be imported: SyntaxError"),
+        (
+            "methods/foo.py",
+            "import no_such_thing",
+            "cannot be imported: ModuleNotFoundError: No module named 'no_such_thing'",
+        ),
+        ("methods/foo.py", "x = 1", "expected one subclass of Detector in it, found 0"),
+        ("datasets/bar.py", "x = 1", "expected a constant DATASET, found NoneType"),
+    ],
+)
+def test_a_broken_plugin_is_one_line(folder: Path, name: str, text: str, message: str, tmp_path: Path) -> None:
+    (folder / name).write_text(text)
+    ran = call(*MAIN, "run", "bar/foo", "--plugins", folder, "--data-root", tmp_path, "--out", tmp_path / "out", *SHORT)
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_new_dataset_gets_each_methods_own_recipe(folder: Path) -> None:
+    """As on any folder, and not a start for methods that nobody knows."""
+    code = (
+        "from pathlib import Path\n"
+        "from mddbench.config import load_experiment as load\n"
+        "from mddbench.plugins import add_folder\n"
+        f"add_folder(Path({str(folder)!r}))\n"
+        "for name in ('rd4ad', 'uniad', 'mddnet'):\n"
+        "    one, other = (load(f'{d}/{name}').model_dump(exclude={'name', 'dataset'}) for d in ('bar', 'folder'))\n"
+        "    assert one == other, name\n"
+        "assert load('bar/foo').optimizer.lr == 0.001\n"
+        "assert load('mini/foo').epochs == load('mini/rd4ad').epochs\n"
+    )
+    ran = call("-c", code)
+    assert ran.returncode == 0, ran.stderr
+
+
 def _put(file: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("")

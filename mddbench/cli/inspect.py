@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,9 +63,20 @@ def check(as_json: Json = False, plugins: Plugins = None) -> None:
 def _checks() -> list[tuple[str, Callable[[], object]]]:
     """Each file and what raises InputError if it is at fault."""
     from mddbench.ablation import ablation_names, expand, is_ablation, load_ablation
-    from mddbench.config import Experiment, experiment_names, load_experiment, load_suite, suite_names
+    from mddbench.config import (
+        Experiment,
+        experiment_names,
+        load_experiment,
+        load_suite,
+        protocol_files,
+        read_yaml,
+        shown_path,
+        suite_names,
+        validated,
+    )
     from mddbench.data.dataset import load_source
     from mddbench.detector import load_method, method_settings
+    from mddbench.plugins import METHODS, modules
     from mddbench.report.spec import load_table, table_names
 
     def sound(loaded: Experiment, where: str) -> None:
@@ -82,7 +94,12 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
         for each in load_suite(name).experiments:
             load_ablation(each) if is_ablation(each) else load_experiment(each)
 
+    def protocol(dataset: str, file: Path) -> None:
+        content = {"method": next(iter(modules(METHODS))), "dataset": dataset, "name": dataset, **read_yaml(file)}
+        validated(Experiment, content, shown_path(file))
+
     jobs: list[tuple[str, Callable[[], object]]] = []
+    jobs += [(shown_path(file), partial(protocol, dataset, file)) for dataset, file in protocol_files().items()]
     jobs += [(f"experiments/{name}.yaml", partial(experiment, name)) for name in experiment_names()]
     jobs += [(f"experiments/{name}.yaml", partial(ablation, name)) for name in ablation_names()]
     jobs += [(f"suites/{name}.yaml", partial(suite, name)) for name in suite_names()]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +15,7 @@ from mddbench.data.fingerprint import FileEntry, fingerprint, manifest
 from mddbench.data.samples import DatasetSource, Sample, Tree
 from mddbench.data.textures import Textures
 from mddbench.errors import InputError
-from mddbench.plugins import DATASETS, module_of
+from mddbench.plugins import DATASETS, load_module
 from mddbench.progress import Reporter
 
 
@@ -74,7 +72,11 @@ class Dataset:
 
 def load_source(name: str) -> DatasetSource:
     """The constant DATASET of `mddbench/data/datasets/<name>.py`. Raises InputError for an unknown name."""
-    return cast(DatasetSource, import_module(module_of(name, DATASETS)).DATASET)
+    module = load_module(name, DATASETS)
+    source = getattr(module, "DATASET", None)
+    if not isinstance(source, DatasetSource):
+        raise InputError(f"'{name}' ({module.__name__}): expected a constant DATASET, found {type(source).__name__}")
+    return source
 
 
 def root_of(name: str, data_root: Path | None) -> Path | None:
@@ -102,12 +104,22 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     tree = read_dataset(name, root, cache).sound(name)
     files = manifest(tree, reporter)
     digest = fingerprint(files)
+    _warn_of_copies(tree, files, reporter)
     splits = []
     for kind in ("train", "test"):
         samples = tree.select(kind)
         images, masks = decoded_split(samples, size, cache / "decoded", digest, reporter)
         splits.append(Split(samples, images, masks))
     return Dataset(name, tree.categories, digest, files, train=splits[0], test=splits[1])
+
+
+def _warn_of_copies(tree: Tree, files: tuple[FileEntry, ...], reporter: Reporter) -> None:
+    """Say so if a test image is a copy of a training image, to the byte: what it measures is memory."""
+    hashes = {entry.path: entry.sha256 for entry in files}
+    trained = {hashes[sample.image.relative_to(tree.root).as_posix()] for sample in tree.select("train")}
+    copies = [s.image for s in tree.select("test") if hashes[s.image.relative_to(tree.root).as_posix()] in trained]
+    if copies:
+        reporter.say(f"warning: {len(copies)} test images are copies of training images, {copies[0]} for one")
 
 
 def _built(source: DatasetSource, folder: Path) -> Path:

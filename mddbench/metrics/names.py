@@ -35,4 +35,5 @@ SEVEN: tuple[str, ...] = tuple(metric.key for metric in METRICS)
 IMAGE_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.level == "image")
 PIXEL_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.level == "pixel")
 MAD = Metric("mad", "mAD", "both")
+COLUMNS: tuple[str, ...] = (*SEVEN, MAD.key)
 LABELS: dict[str, str] = {metric.key: metric.label for metric in (*METRICS, MAD)}

@@ -67,8 +67,9 @@ def build_report(entries: list[Entry], ablations: Iterable[Ablation], allow_mixe
     records = [entry.record for entry in entries]
     found = sheets((one for one in records if not only_of_ablation(one)), allow_mixed)
     for sheet in found:
-        texts.update(_sheet_texts(sheet))
-        pictures.update(_sheet_pictures(sheet, panels))
+        more_texts, more_pictures = _sheet(sheet, panels)
+        texts.update(more_texts)
+        pictures.update(more_pictures)
         main[sheet.place] = texts[Path(sheet.place) / "main.md"]
     spec = next(each for each in map(load_table, table_names()) if each.rows == "variant")
     for study in studies(ablations, group_by_protocol(records)):
@@ -113,33 +114,29 @@ def _strangers(report: Report, folder: Path) -> list[Path]:
     return sorted({file for pattern in patterns for file in folder.glob(pattern)} - known)
 
 
-def _sheet_texts(sheet: Sheet) -> dict[Path, str]:
+def _sheet(
+    sheet: Sheet, panels: dict[str, Callable[[], tuple[Panel, ...]]]
+) -> tuple[dict[Path, str], dict[Path, Draw]]:
+    """The texts and pictures of a sheet."""
     place, texts = Path(sheet.place), _tables(sheet)
+    pictures: dict[Path, Draw] = {}
     intervals = confidence_table(sheet.dataset, sheet.groups)
     if intervals is not None:
         texts[place / CONFIDENCE] = intervals
-    pairs = paired_differences(sheet.groups)
-    if pairs:
-        texts[place / f"{DIFFERENCES}.md"] = differences_markdown(sheet.dataset, pairs)
-        texts[place / f"{DIFFERENCES}.csv"] = differences_csv(pairs)
-    curves = with_curves(sheet.groups)
-    if curves:
-        texts[place / f"{SELECTION}.md"] = selection_markdown(sheet.dataset, curves)
-    return texts
-
-
-def _sheet_pictures(sheet: Sheet, panels: dict[str, Callable[[], tuple[Panel, ...]]]) -> dict[Path, Draw]:
-    place, pictures = Path(sheet.place), {}
     for group in sheet.groups:
         pictures[place / f"gallery-{_file_name(group)}.png"] = _gallery(group, panels[group.first.identity])
         if has_diagnostics(group):
             pictures[place / f"diagnostics-{_file_name(group)}.png"] = partial(draw_diagnostics, group)
-    pairs, curves = paired_differences(sheet.groups), with_curves(sheet.groups)
+    pairs = paired_differences(sheet.groups)
     if pairs:
+        texts[place / f"{DIFFERENCES}.md"] = differences_markdown(sheet.dataset, pairs)
+        texts[place / f"{DIFFERENCES}.csv"] = differences_csv(pairs)
         pictures[place / f"{DIFFERENCES}.png"] = partial(draw_differences, sheet.dataset, pairs)
+    curves = with_curves(sheet.groups)
     if curves:
+        texts[place / f"{SELECTION}.md"] = selection_markdown(sheet.dataset, curves)
         pictures[place / f"{SELECTION}.png"] = partial(draw_test_curves, sheet.dataset, curves)
-    return pictures
+    return texts, pictures
 
 
 def _tables(sheet: Sheet) -> dict[Path, str]:

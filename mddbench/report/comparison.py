@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mddbench.metrics.names import LABELS, MAD, SEVEN
+from mddbench.metrics.names import COLUMNS, LABELS, MAD, SEVEN
 from mddbench.records import Record
 from mddbench.report.groups import Group
 
 RESAMPLES, LEVEL = 10_000, 0.95
-COLUMNS = (*SEVEN, MAD.key)
+ENOUGH_CATEGORIES = 5
 MINUS = chr(0x2212)
 
 
@@ -43,9 +43,10 @@ class Pair:
 
 
 def paired_differences(groups: Sequence[Group]) -> list[Pair]:
-    """All pairs of rows that share seeds, best first."""
+    """All pairs of rows under one protocol that share seeds, best first."""
     ranked = sorted(groups, key=lambda group: -_nan_last(_level(group)))
-    return [pair for one, other in combinations(ranked, 2) for pair in _pair(one, other)]
+    pairs = [(one, other) for one, other in combinations(ranked, 2) if one.differs == other.differs]
+    return [pair for one, other in pairs for pair in _pair(one, other)]
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -82,8 +83,11 @@ def statement(pairs: Sequence[Pair]) -> list[str]:
         )
     else:
         lines.append(
-            "An interval without 0 is significant at its level, for this dataset's categories and before correction."
+            f"An interval without 0 suggests a difference on these categories; no correction was made for {len(COLUMNS)} "
+            f"metrics and {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}, and with few seeds the interval is too narrow."
         )
+    if categories < ENOUGH_CATEGORIES:
+        lines.append(f"{categories} {'category says' if categories == 1 else 'categories say'} little about others.")
     return lines
 
 
@@ -133,7 +137,7 @@ def _pair(one: Group, other: Group) -> list[Pair]:
             found[key] = Difference(float(table.mean()), *interval(table), table.shape[1])
         else:
             found[key] = Difference(math.nan, math.nan, math.nan, 0)
-    return [Pair(one.label, other.label, seeds, found)]
+    return [Pair(one.shown, other.shown, seeds, found)]
 
 
 def _value(record: Record, category: str, key: str) -> float:

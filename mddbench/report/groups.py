@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mddbench.records import UPPER_BOUND, Record
+from mddbench.records import UNIFIED, UPPER_BOUND, Record
 
+OTHER = "†"
 MARK = ", test labels given (upper bound)"
 MUST_AGREE = (
     "setting",
@@ -19,11 +20,14 @@ MUST_AGREE = (
     "mask_rule",
     "augmentation",
     "precision",
+    "textures",
+    "test_labels",
     "selection",
     "metrics",
 )
-"""What of a protocol card must be equal for two rows to share a table: the task, its budget and how it is judged. Encoder,
-batch, optimiser, smoothing and image score belong to a method's recipe; a table tells where they differ.
+"""What of a protocol card must be equal for two rows to share a table: the task, its budget, what is
+given beside the images, and how it is judged. Encoder, batch, optimiser, smoothing and image score belong to a method's recipe;
+a table tells where they differ.
 """
 
 
@@ -41,14 +45,22 @@ class Group:
     def first(self) -> Record:
         return self.records[0]
 
+    @property
+    def shown(self) -> str:
+        """The label, marked if the row is under another protocol."""
+        return f"{self.label} {OTHER}" if self.differs else self.label
+
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows that share tables. place: the folder of its files; dataset: for titles, with what of the protocol is not usual."""
+    """Rows that share tables. place: the folder of its files; dataset: for titles; other: what of their protocol is not that of
+    the dataset's first sheet, '' in that one.
+    """
 
     place: str
     dataset: str
     groups: tuple[Group, ...]
+    other: str = ""
 
 
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
@@ -71,7 +83,8 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
 
 
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
-    """The sheets of each dataset: one for each set of rows whose cards agree, the one with the most records first.
+    """The sheets of each dataset: one for each set of rows whose cards agree. First the one of unified models that nobody tells
+    anything, or else the one with the most records.
 
     allow_mixed: one sheet a dataset; rows whose card does not agree with the first set's are marked.
     """
@@ -80,7 +93,7 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
         cards: dict[str, list[Group]] = {}
         for group in groups:
             cards.setdefault(json.dumps(_agreement(group), sort_keys=True), []).append(group)
-        ordered = sorted(cards.values(), key=lambda rows: -sum(len(group.records) for group in rows))
+        ordered = sorted(cards.values(), key=_rank)
         usual = _agreement(ordered[0][0])
         if allow_mixed:
             marked = [replace(group, differs=_difference(group, usual)) for group in groups]
@@ -91,7 +104,7 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
             text = json.dumps(_agreement(rows[0]), sort_keys=True)
             suffix = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if other else ""
             labelled = tuple(_labelled([group.records for group in rows]))
-            found.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled))
+            found.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
     return found
 
 
@@ -100,13 +113,19 @@ def refusals(found: list[Sheet]) -> list[str]:
     return [
         f"{sheet.dataset}: another protocol, so tables of its own ({sheet.place}); --allow-mixed puts all rows into one"
         for sheet in found
-        if sheet.place != sheet.groups[0].first.dataset and ", " in sheet.dataset
+        if sheet.other
     ]
 
 
 def is_upper_bound(record: Record) -> bool:
     """Whether the method was told what nobody tells it at test."""
     return bool(record.card.get("test_labels") == UPPER_BOUND)
+
+
+def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
+    card = rows[0].first.card
+    unified = str(card.get("setting")).startswith(UNIFIED)
+    return not unified, is_upper_bound(rows[0].first), -sum(len(group.records) for group in rows)
 
 
 def _agreement(group: Group) -> dict[str, Any]:

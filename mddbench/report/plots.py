@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from mddbench.metrics.names import LABELS, MAD
+from mddbench.metrics.names import COLUMNS, LABELS, MAD
 from mddbench.report.ablations import Study
-from mddbench.report.comparison import COLUMNS, MINUS, Pair
+from mddbench.report.comparison import MINUS, Pair
 from mddbench.report.groups import Group
 from mddbench.report.tables import MEAN
 
@@ -110,22 +110,23 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
     axes[0].set_ylim(len(COLUMNS) - 0.5, -0.5)
     seeds = sorted({len(pair.seeds) for pair in shown})
     counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
-    figure.suptitle(f"{dataset}: paired differences over {counted}, 95 % bootstrap intervals", fontsize=10)
+    most = f", first {len(shown)} of {len(pairs)} pairs" if len(pairs) > len(shown) else ""
+    figure.suptitle(f"{dataset}: paired differences over {counted}, 95 % bootstrap intervals{most}", fontsize=10)
     _save(figure, file)
 
 
 def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
     """Write a picture of how each method did on the test split while it trained: a line a seed, the last epoch ringed."""
     figure, axes = _canvas((11.0, 2.9), (1, len(SHOWN)), share_y=False)
-    colours = dict(zip((group.label for group in groups), SERIES * len(groups), strict=False))
+    colours = dict(zip((group.shown for group in groups), SERIES * len(groups), strict=False))
     for axis, key in zip(axes, SHOWN, strict=True):
         for group in groups:
             for number, record in enumerate(group.records):
-                points = [(point.epoch, point.metrics[key]) for point in record.test_curve]
-                xs, ys = zip(*((x, 100 * y) for x, y in points if y is not None), strict=True)
-                label = group.label if number == 0 else None
-                axis.plot(xs, ys, colours[group.label][1], color=colours[group.label][0], linewidth=1.3, label=label)
-                axis.plot(xs[-1], ys[-1], "o", color=colours[group.label][0], markersize=5, fillstyle="none")
+                xs = [point.epoch for point in record.test_curve]
+                ys = [100 * point.value(key) for point in record.test_curve]
+                label = group.shown if number == 0 else None
+                axis.plot(xs, ys, colours[group.shown][1], color=colours[group.shown][0], linewidth=1.3, label=label)
+                axis.plot(xs[-1], ys[-1], "o", color=colours[group.shown][0], markersize=5, fillstyle="none")
         axis.set_title(f"{LABELS[key]} [%]", fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from mddbench.metrics.names import LABELS, MAD, SEVEN
+from mddbench.metrics.names import COLUMNS, LABELS, SEVEN
 from mddbench.records import UPPER_BOUND
 from mddbench.report.costs import COSTS, mean_cost, shown_cost
-from mddbench.report.groups import Group, is_upper_bound
+from mddbench.report.groups import OTHER, Group, is_upper_bound
 from mddbench.report.spec import TableSpec
 
 CARD_ROWS = (
@@ -21,19 +21,26 @@ CARD_ROWS = (
     "batch_size",
     "image_size",
     "interpolation",
+    "mask_rule",
     "augmentation",
+    "textures",
+    "test_labels",
     "encoder",
     "encoder_levels",
+    "encoder_weights",
     "encoder_sha256",
+    "optimizer",
+    "schedule",
+    "gradient_clip",
     "precision",
-    "test_labels",
     "smoothing",
     "image_score",
     "selection",
     "metrics",
+    "method_version",
 )
+"""All of a protocol card, in the order in which a table tells it."""
 MEAN = "mean"
-OTHER = "†"
 DIFFERS = "differs"
 
 
@@ -106,12 +113,12 @@ def csv(frame: pd.DataFrame) -> str:
 def protocol_notes(groups: Sequence[Group]) -> list[str]:
     """The protocol under a table: what all rows share on one line, then what differs, row by row."""
     cards = [group.first.card for group in groups]
-    told = [key for key in CARD_ROWS if any(card.get(key) is not None for card in cards)]
-    shared = [key for key in told if len({str(card[key]) for card in cards if card.get(key) is not None}) == 1]
-    whole = {key: next(card[key] for card in cards if card.get(key) is not None) for key in shared}
+    told = [key for key in CARD_ROWS if any(key in card for card in cards)]
+    shared = [key for key in told if len({str(card[key]) for card in cards if key in card}) == 1]
+    whole = {key: next(card[key] for card in cards if key in card) for key in shared}
     notes = ["Protocol: " + "; ".join(_said(key, whole) for key in shared) + "."]
     for group, card in zip(groups, cards, strict=True):
-        own = "; ".join(_said(key, card) for key in told if key not in shared and card.get(key) is not None)
+        own = "; ".join(_said(key, card) for key in told if key not in shared and key in card)
         seeds = ", ".join(str(record.seed) for record in group.records)
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
     notes += [f"{OTHER} {group.label}: another protocol ({group.differs})." for group in groups if group.differs]
@@ -123,8 +130,15 @@ def protocol_notes(groups: Sequence[Group]) -> list[str]:
 def _said(key: str, card: dict[str, Any]) -> str:
     """A field of a protocol card in words."""
     value = card.get(key)
-    shown = f"{value[:12]}" if key == "encoder_sha256" and isinstance(value, str) else value
-    return f"{key.replace('_', ' ')} {shown}"
+    if key == "encoder_sha256" and isinstance(value, str):
+        value = value[:12]
+    if isinstance(value, dict):
+        value = " ".join(f"{'' if name == 'name' else f'{name} '}{_plain(part)}" for name, part in value.items())
+    return f"{key.replace('_', ' ')} {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str("none" if value is None else value)
 
 
 def _heads(spec: TableSpec) -> list[str]:
@@ -156,19 +170,22 @@ def _approximate(group: Group) -> str:
 
 def confidence_table(dataset: str, groups: Sequence[Group]) -> str | None:
     """A Markdown table of the bootstrap intervals of means, one row a run; None if no run has any."""
-    columns = (*SEVEN, MAD.key)
     rows = []
     for group in groups:
         for record in group.records:
             intervals = record.confidence.get(MEAN, {})
-            cells = [_interval(record.value(MEAN, key), intervals.get(key)) for key in columns]
-            rows += [f"| {group.label} | {record.seed} | {' | '.join(cells)} |"] if intervals else []
+            cells = [_interval(record.value(MEAN, key), intervals.get(key)) for key in COLUMNS]
+            rows += (
+                [f"| {group.shown.replace('|', chr(92) + '|')} | {record.seed} | {' | '.join(cells)} |"]
+                if intervals
+                else []
+            )
     if not rows:
         return None
-    head = f"| Method | seed | {' | '.join(LABELS[key] for key in columns)} |"
+    head = f"| Method | seed | {' | '.join(LABELS[key] for key in COLUMNS)} |"
     note = "Percent, with the 95 % interval of a bootstrap over the test images of each category (docs/metrics.md)."
     title = f"### {dataset}: means over categories with confidence intervals"
-    return "\n".join([title, "", head, f"|:--|--:|{'--:|' * len(columns)}", *rows, "", note, ""])
+    return "\n".join([title, "", head, f"|:--|--:|{'--:|' * len(COLUMNS)}", *rows, "", note, ""])
 
 
 def _interval(value: float, ends: tuple[float, float] | None) -> str:

@@ -63,6 +63,20 @@ def real_iad(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the whole dataset were what the fixture writes."""
+    monkeypatch.setattr("mddbench.data.datasets.real_iad.CATEGORIES", 1)
+    monkeypatch.setattr("mddbench.data.datasets.real_iad.TOTALS", (3, 2, 1))
+
+
+def test_a_part_of_real_iad_is_a_fault(real_iad: Path) -> None:
+    (fault,) = load_source("real_iad").read(real_iad).faults
+    assert "expected 30 categories with 36465 training" in fault
+    assert "found 1 with 3, 2 and 1" in fault
+
+
+@pytest.mark.usefixtures("small")
 def test_real_iad_is_read_by_its_splits(real_iad: Path, tmp_path: Path) -> None:
     dataset = open_dataset("real_iad", real_iad, tmp_path / "cache", 16, SilentReporter())
     assert len(dataset.train) == 3

@@ -14,6 +14,7 @@ from typing import Any
 
 from mddbench.data.samples import GOOD, DatasetSource, Kind, Sample, Tree
 
+CATEGORIES, TOTALS = 30, (36_465, 63_256, 51_329)
 SPLITS = ("realiad_jsons", ".")
 IMAGES = ("realiad_256", "realiad_512", "realiad_1024", "realiad_raw", ".")
 
@@ -31,7 +32,20 @@ def read(root: Path) -> Tree:
                 samples.append(each)
             else:
                 faults.append(each)
-    return Tree(root, tuple(samples), tuple(faults))
+    tree = Tree(root, tuple(samples), tuple(faults))
+    return tree if faults else Tree(root, tree.samples, tuple(_lacking(tree)))
+
+
+def _lacking(tree: Tree) -> Iterator[str]:
+    """What is missing of the whole dataset."""
+    test = tree.select("test")
+    defective = sum(sample.anomalous for sample in test)
+    found = (len(tree.select("train")), len(test) - defective, defective)
+    if len(tree.categories) != CATEGORIES or found != TOTALS:
+        yield (
+            f"expected {CATEGORIES} categories with {TOTALS[0]} training, {TOTALS[1]} normal and {TOTALS[2]} defective test "
+            f"images in the splits below {tree.root}, found {len(tree.categories)} with {found[0]}, {found[1]} and {found[2]}"
+        )
 
 
 def _category(root: Path, file: Path) -> Iterator[Sample | str]:
@@ -65,4 +79,4 @@ def _inside(path: str) -> PurePosixPath:
     return found
 
 
-DATASET = DatasetSource(description="Real-IAD, 30 categories", read=read, totals=(36_465, 63_256, 51_329))
+DATASET = DatasetSource(description="Real-IAD, 30 categories", read=read, totals=TOTALS)
