@@ -81,8 +81,6 @@ def run(
     """
     add_plugins(plugins)
     suite = _chosen_suite(names, everything, suite)
-    if tracking not in ("mlflow", "none"):
-        raise InputError(f"--tracking {tracking}: expected mlflow or none")
     from mddbench.ablation import is_ablation, is_path, keep
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
@@ -90,6 +88,7 @@ def run(
     from mddbench.progress import reporter
 
     _set_up_process()
+    uri = _uri(tracking, tracking_uri)
     cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
     options = RunOptions(
         out=out,
@@ -107,12 +106,18 @@ def run(
     if dry_run:
         _show_plan(cells, options, speaker, as_json)
         return
-    uri = None if tracking == "none" else (tracking_uri or "")
     outcomes = _run(cells, options, uri, suite, speaker)
     keep([name for name in names or [] if is_path(name) and is_ablation(name)], out)
     tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     _fail_for(outcomes)
+
+
+def _uri(tracking: str, uri: str | None) -> str | None:
+    """Of the store; '' for the default, None for none."""
+    if tracking not in ("mlflow", "none"):
+        raise InputError(f"--tracking {tracking}: expected mlflow or none")
+    return None if tracking == "none" else (uri or "")
 
 
 def _set_up_process() -> None:
