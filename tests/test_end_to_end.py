@@ -19,7 +19,7 @@ def test_run_all_on_the_embedded_dataset(fresh_store: Callable[[str], Path]) -> 
     ran = mddbench("run", "--all", "--out", out, *SHORT)
     assert ran.returncode == 0, ran.stderr
     records = [read_record(file) for file in sorted(out.glob("cells/*/record.json"))]
-    assert [record.method for record in records] == ["mddnet", "rd4ad"]
+    assert [record.method for record in records] == ["mddnet", "rd4ad", "uniad"]
     for record in records:
         assert len(record.categories) == 8
         assert all(0.0 <= record.value(place, key) <= 1.0 for place in record.metrics for key in SEVEN)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -84,7 +85,7 @@ def call(*arguments: object, home: Path | None = None, **environment: str) -> su
         env={**os.environ, **path, **environment},
         timeout=280,
         check=False,
-        cwd=home,
+        cwd=home or gettempdir(),  # not the checkout, which lacks what a wheel puts into the package
     )
 
 

@@ -81,11 +81,9 @@ def run(
     """
     add_plugins(plugins)
     suite = _chosen_suite(names, everything, suite)
-    from mddbench.ablation import is_ablation, is_path, keep
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
     from mddbench.plan import RunOptions, plan
-    from mddbench.progress import reporter
 
     _set_up_process()
     uri = _uri(tracking, tracking_uri)
@@ -102,12 +100,12 @@ def run(
         textures=textures,
         test_curve=test_curve,
     )
-    speaker = reporter(quiet)
+    speaker = _speaker(quiet)
     if dry_run:
         _show_plan(cells, options, speaker, as_json)
         return
     outcomes = _run(cells, options, uri, suite, speaker)
-    keep([name for name in names or [] if is_path(name) and is_ablation(name)], out)
+    _keep_ablations(names or [], out)
     tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     _fail_for(outcomes)
@@ -120,12 +118,25 @@ def _uri(tracking: str, uri: str | None) -> str | None:
     return None if tracking == "none" else (uri or "")
 
 
+def _speaker(quiet: bool) -> Reporter:
+    from mddbench.progress import reporter
+
+    return reporter(quiet)
+
+
 def _set_up_process() -> None:
     from mddbench.allocator import keep_freed_memory
     from mddbench.seeding import use_deterministic_algorithms
 
     use_deterministic_algorithms()
     keep_freed_memory()
+
+
+def _keep_ablations(names: list[str], out: Path) -> None:
+    """Keep a user's own ablation files beside their cells, so that the report finds them."""
+    from mddbench.ablation import is_ablation, is_path, keep
+
+    keep([name for name in names if is_path(name) and is_ablation(name)], out)
 
 
 def _fail_for(outcomes: list[Outcome]) -> None:
