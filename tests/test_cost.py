@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from mddbench.batch import Batch
 from mddbench.config import Strict
-from mddbench.cost import inference_seconds, multiply_adds, peak_memory, size_and_speed, start_memory, training_speed
+from mddbench.cost import (
+    inference_seconds,
+    median_seconds,
+    multiply_adds,
+    peak_memory,
+    size_and_speed,
+    start_memory,
+    training_speed,
+)
 from mddbench.detector import Detector
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.records import EpochLog
@@ -58,6 +66,13 @@ def test_inference_is_timed_in_full_batches_after_a_first_one(detector: Known) -
     assert inference_seconds(detector, 32) > 0
     assert set(detector.batches) == {32}
     assert len(detector.batches) > 3
+
+
+def test_the_first_call_warms_up_and_counts_only_if_calls_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter([100.0, 3.0, 1.0, 2.0, 1.0, 3.0, 2.0, 2.0])
+    assert median_seconds(lambda: next(calls)) == 2.0
+    monkeypatch.setattr("mddbench.cost.MOST_SECONDS", 0.0)
+    assert median_seconds(lambda: 7.0) == 7.0
 
 
 def test_parameters_are_all_and_those_that_are_trained(detector: Known) -> None:

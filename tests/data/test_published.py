@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mddbench.data.dataset import load_source, open_dataset
 from mddbench.data.datasets import mvtec, uni_medical, visa
-from mddbench.progress import SilentReporter
+from mddbench.errors import InputError
+from mddbench.plan import RunOptions, image_counts
+from mddbench.progress import LineReporter, SilentReporter
 from support import save, write_tree
 
 
@@ -21,6 +25,25 @@ from support import save, write_tree
 )
 def test_counts_add_up_to_the_published_totals(counts: Any, train: int, good: int, defective: int) -> None:
     assert [sum(column) for column in zip(*counts.values(), strict=True)] == [train, good, defective]
+
+
+@pytest.mark.parametrize(("name", "train", "test"), [("visa", 8659, 2162), ("real_iad", 36465, 114585)])
+def test_a_dataset_that_is_not_there_is_counted_as_published(name: str, train: int, test: int, tmp_path: Path) -> None:
+    """So that a plan for several datasets can be priced where only some of them lie."""
+    cpu = torch.device("cpu")
+    for root in (None, tmp_path):
+        assert image_counts(name, RunOptions(tmp_path, tmp_path, cpu, data_root=root)) == (train, test)
+    with pytest.raises(InputError, match="no category below"):
+        image_counts("folder", RunOptions(tmp_path, tmp_path, cpu, data_root=tmp_path))
+
+
+def test_a_copied_test_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = write_tree(tmp_path / "tree")
+    open_dataset("folder", tree, tmp_path / "cache", 16, LineReporter())
+    assert "warning" not in capsys.readouterr().err
+    shutil.copy(tree / "bolt/train/good/001.png", tree / "bolt/test/good/001.png")
+    open_dataset("folder", tree, tmp_path / "cache", 16, LineReporter())
+    assert "warning: 1 test images are copies of training images" in capsys.readouterr().err
 
 
 def test_real_iads_totals() -> None:
