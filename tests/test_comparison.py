@@ -149,6 +149,13 @@ def test_a_methods_own_recipe_may_differ_and_is_told(field: str) -> None:
     assert any(f"{field.replace('_', ' ')} other" in note for note in protocol_notes(sheet.groups))
 
 
+def test_what_one_card_does_not_tell_is_not_said_of_all() -> None:
+    telling = [one.model_copy(update={"card": {**CARD, "smoothing": "none"}}) for one in WORSE]
+    (sheet,) = sheets([*BETTER, *telling])
+    notes = protocol_notes(sheet.groups)
+    assert [note.split(":")[0] for note in notes if "smoothing none" in note] == ["TWO"]
+
+
 def test_a_row_under_another_protocol_is_in_no_difference() -> None:
     other = [one.model_copy(update={"card": {**CARD, "epochs": 900}}) for one in WORSE]
     third = rows({"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 0.1, "b": 0.1, "c": 0.1}, method="three")

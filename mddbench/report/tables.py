@@ -114,9 +114,8 @@ def protocol_notes(groups: Sequence[Group]) -> list[str]:
     """The protocol under a table: what all rows share on one line, then what differs, row by row."""
     cards = [group.first.card for group in groups]
     told = [key for key in CARD_ROWS if any(key in card for card in cards)]
-    shared = [key for key in told if len({str(card[key]) for card in cards if key in card}) == 1]
-    whole = {key: next(card[key] for card in cards if key in card) for key in shared}
-    notes = ["Protocol: " + "; ".join(_said(key, whole) for key in shared) + "."]
+    shared = [key for key in told if len({str(card.get(key, "not told")) for card in cards}) == 1]
+    notes = ["Protocol: " + "; ".join(_said(key, cards[0]) for key in shared) + "."]
     for group, card in zip(groups, cards, strict=True):
         own = "; ".join(_said(key, card) for key in told if key not in shared and key in card)
         seeds = ", ".join(str(record.seed) for record in group.records)
