@@ -59,6 +59,16 @@ def run(chosen: RunOptions, name: str = "folder/rd4ad", **settings: Any) -> Reco
     return read_record(outcome.folder / "record.json")
 
 
+def begun(chosen: RunOptions, **settings: Any) -> tuple[Prepared, Path]:
+    """A cell of folder/rd4ad that could start, and its empty folder."""
+    (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, **settings})
+    (dataset,) = check_cells([cell], chosen, QUIET).values()
+    prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
+    folder = prepared.folder(chosen.out)
+    folder.mkdir(parents=True)
+    return prepared, folder
+
+
 def small_dataset() -> Dataset:
     """A stand-in with the counts of mini, whose pixels nobody reads."""
     samples = tuple(Sample(Path(f"{c}{n}"), c, "train") for c in "abcdefgh" for n in range(24))
@@ -155,11 +165,7 @@ def test_a_test_curve_goes_on_after_an_interruption(
     """
     whole = run(options(root, tmp_path / "whole", test_curve=1), epochs=3)
     chosen = options(root, tmp_path / "cut", test_curve=1)
-    (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "epochs": 3})
-    (dataset,) = check_cells([cell], chosen, QUIET).values()
-    prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
-    folder = prepared.folder(chosen.out)
-    folder.mkdir(parents=True)
+    prepared, folder = begun(chosen, epochs=3)
     with monkeypatch.context() as patch:
         patch.setattr("mddbench.train.CHECKPOINT_SHARE", 1e9 if share else 0.0)
         if where == "in the look":
@@ -179,11 +185,7 @@ def test_a_test_curve_goes_on_after_an_interruption(
 
 def test_an_unfinished_curve_is_left_out_if_none_is_asked_for(root: Path, tmp_path: Path) -> None:
     chosen = options(root, tmp_path / "cut", test_curve=1)
-    (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "epochs": 3})
-    (dataset,) = check_cells([cell], chosen, QUIET).values()
-    prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
-    folder = prepared.folder(chosen.out)
-    folder.mkdir(parents=True)
+    prepared, folder = begun(chosen, epochs=3)
     with pytest.raises(KeyboardInterrupt):
         Fit(prepared, chosen, folder, QUIET).train(lambda log: stop() if log.epoch == 2 else None)
     (folder / "test_curve.json").write_text("[{")  # the power failed while it was written
@@ -214,11 +216,7 @@ def test_separate_models_are_those_of_the_categories_alone(root: Path, tmp_path:
 
 def test_separate_models_resume_and_are_marked(root: Path, tmp_path: Path) -> None:
     chosen = options(root, tmp_path / "out")
-    (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "setting": "separate"})
-    (dataset,) = check_cells([cell], chosen, QUIET).values()
-    prepared = Prepared.of(cell, build_detector(cell.experiment, dataset, chosen, 0), dataset)
-    folder = prepared.folder(chosen.out)
-    folder.mkdir(parents=True)
+    prepared, folder = begun(chosen, setting="separate")
     first = Fit(prepared, chosen, folder, QUIET)
     first._trainer(first._fresh(), "bolt").run(first._data("bolt"), QUIET)  # then the power failed
     run(chosen, setting="separate")
