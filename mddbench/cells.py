@@ -17,7 +17,7 @@ from mddbench.ablation import is_ablation
 from mddbench.config import Experiment, Strict
 from mddbench.cost import peak_memory, size_and_speed, training_speed
 from mddbench.data.dataset import Dataset
-from mddbench.data.images import INTERPOLATION, MASK_RULE
+from mddbench.data.images import INTERPOLATION
 from mddbench.detector import Detector
 from mddbench.environment import describe_environment
 from mddbench.errors import InputError
@@ -48,13 +48,13 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
     encoder = detector.encoder
     return {
         "method_version": detector.version,
-        "setting": f"{_models(experiment, dataset)}{', held out' if is_held_out(dataset) else ''}",
+        "setting": f"{_models(experiment, dataset)}{_which_images(dataset)}",
         "epochs": experiment.epochs,
         "iterations": experiment.epochs * _steps(experiment, dataset),
         "batch_size": experiment.batch_size,
         "image_size": experiment.image_size,
         "interpolation": INTERPOLATION,
-        "mask_rule": MASK_RULE,
+        "mask_rule": dataset.mask_rule,
         "augmentation": "none",
         "textures": str(dataset.textures) if detector.wants_textures(detector.settings) else "none",
         "test_labels": UPPER_BOUND if detector.wants_test_labels else "none",
@@ -77,6 +77,11 @@ def _models(experiment: Experiment, dataset: Dataset) -> str:
     if experiment.setting == "separate":
         return f"a separate model for each of {len(dataset.categories)} categories"
     return f"{UNIFIED} for {len(dataset.categories)} categories"
+
+
+def _which_images(dataset: Dataset) -> str:
+    """What a reader must be told, where they are not the dataset's own."""
+    return f"{', held out' if is_held_out(dataset) else ''}{', fabricated images' if dataset.fabricated else ''}"
 
 
 def _steps(experiment: Experiment, dataset: Dataset) -> int:
@@ -164,7 +169,7 @@ class Prepared:
     def facts(self) -> CellFacts:
         """What the tracking store is told before training."""
         environment = describe_environment(next(self.detector.parameters()).device)
-        splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": len(self.dataset.files)}
+        splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": self.dataset.files}
         return CellFacts(
             name=self.cell.name,
             dataset=self.dataset.name,

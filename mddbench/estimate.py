@@ -49,7 +49,7 @@ def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list
 
 
 def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, times: tuple[float, float]) -> Estimate:
-    counts = image_counts(experiment.dataset, options)
+    counts = image_counts(experiment.dataset, options, experiment.image_size)
     step, inference = times
     if counts is None:
         return Estimate(experiment, seeds, None, None, step, None, None)

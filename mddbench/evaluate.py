@@ -15,7 +15,7 @@ from mddbench.data.dataset import Dataset, Split
 from mddbench.detector import Detector
 from mddbench.errors import CellError
 from mddbench.metrics.bootstrap import confidence
-from mddbench.metrics.names import Engine
+from mddbench.metrics.names import ITEM, Engine
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
 from mddbench.panels import Panel, PanelChoice
 from mddbench.progress import Reporter
@@ -27,9 +27,10 @@ MOST_EXACT_PIXELS = 2**30
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: 'mean' and each category -> the seven metrics, NaN where not defined; panels: images worth looking at;
-    metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds the exact value, of the histogram
-    engine; confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if resamples were asked for.
+    """metrics: 'mean' and each category -> the seven metrics, NaN where not defined, and S-AUROC where several images show one
+    item; panels: images worth looking at; metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds
+    the exact value, of the histogram engine; confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if
+    resamples were asked for.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -76,6 +77,8 @@ def evaluate(
                 task.advance(len(scores))
             started = time.perf_counter()
             metrics[category] = found.compute()
+            if split.items is not None:
+                metrics[category][ITEM.key] = found.images.of_items(split.items)
             if options.engine == "histogram":
                 bounds[category] = found.bounds()
             if options.resamples:

@@ -12,6 +12,7 @@ from mddbench.ablation import expand, is_ablation, load_ablation
 from mddbench.batch import Batch
 from mddbench.cells import Cell, resolved_settings
 from mddbench.config import Experiment, Strict, load_experiment, load_suite
+from mddbench.data.check import read_source
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.data.textures import open_textures
 from mddbench.detector import Detector, load_method, method_settings
@@ -112,21 +113,19 @@ def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
     return found
 
 
-def image_counts(dataset: str, options: RunOptions) -> tuple[int, int] | None:
+def image_counts(dataset: str, options: RunOptions, size: int) -> tuple[int, int] | None:
     """(training images, test images) of a dataset: counted if it is there and sound, else as published, if they are."""
     source, root = load_source(dataset), root_of(dataset, options.data_root)
+    published = source.published
     if source.build is None and root is not None:
-        tree = source.read(root)
-        published = source.totals or source.expected
-        if not tree.faults or not published:
+        tree = read_source(source, root, size)
+        if not tree.faults or published is None:
             tree.sound(dataset)
             return len(tree.select("train")), len(tree.select("test"))
-    if source.totals is not None:
-        return source.totals[0], source.totals[1] + source.totals[2]
-    if source.expected is None:
+    if published is None:
         return None
-    counts = source.expected.values()
-    return sum(train for train, _, _ in counts), sum(good + defective for _, good, defective in counts)
+    train, good, defective = published.all
+    return None if train is None or good is None or defective is None else (train, good + defective)
 
 
 def _content(experiment: Experiment) -> str:

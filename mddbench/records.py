@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from mddbench.config import Strict, validated
 from mddbench.errors import InputError
-from mddbench.metrics.names import MAD, SEVEN
+from mddbench.metrics.names import ITEM, expected_keys
 
 
 def _plain_name(value: str) -> str:
@@ -161,13 +161,13 @@ def parse_record(text: str, where: str) -> Record:
         raise InputError(f"{where}: expected a record, found {type(raw).__name__}")
     record = validated(Record, raw, where)
     for place, values in record.metrics.items():
-        expected = {*SEVEN, MAD.key} if place == "mean" else set(SEVEN)
-        if set(values) != expected:
+        expected = expected_keys(place)
+        if set(values) - {ITEM.key} != expected:
             odd = sorted(set(values) ^ expected)
             raise InputError(f"{where}: metrics of '{place}' should be {sorted(expected)}; differs in {odd}")
     for point in record.test_curve:
-        if set(point.metrics) != {*SEVEN, MAD.key}:
-            raise InputError(f"{where}: test_curve at epoch {point.epoch} should give {sorted({*SEVEN, MAD.key})}")
+        if set(point.metrics) - {ITEM.key} != expected_keys("mean"):
+            raise InputError(f"{where}: test_curve at epoch {point.epoch} should give {sorted(expected_keys('mean'))}")
     if "mean" not in record.metrics or len(record.metrics) < 2:
         raise InputError(
             f"{where}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}"

@@ -4,67 +4,146 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Plugins, Quiet, add_plugins, cache_below
 
+if TYPE_CHECKING:
+    from mddbench.data.samples import Known, Tree
+
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
-
-@app.callback()
-def _data() -> None:
-    pass
+Name = Annotated[str, typer.Argument(help="As `mddbench list datasets` shows.")]
+ImageSize = Annotated[int, typer.Option(help="Side in pixels, for a dataset that comes in several.", min=32)]
+COLUMNS = ("train", "test_good", "test_defective")
 
 
 @app.command("check")
 def check(
-    dataset: Annotated[str, typer.Argument(help="As `mddbench list datasets` shows.")],
+    dataset: Name,
     data_root: DataRoot = None,
+    image_size: ImageSize = 256,
+    manifest: Annotated[Path | None, typer.Option(help="Write path, size and SHA-256 of every file there.")] = None,
     out: Out = OUT,
     cache_dir: CacheDir = None,
     plugins: Plugins = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read a dataset as a run would, every image included; list its categories and every fault (exit status 2)."""
+    """Read a dataset as a run would, every image included; list its categories and every fault (exit status 2).
+
+    Numbers that differ from the published ones stand as found/expected. Faults stop a run, warnings do not.
+    """
     add_plugins(plugins)
     from mddbench.data.cache import decode_faults
-    from mddbench.data.dataset import read_dataset, root_of
+    from mddbench.data.check import fabricated_counts
+    from mddbench.data.dataset import copies, dataset_manifest, load_source, read_dataset, root_of
     from mddbench.progress import reporter
 
-    tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out))
-    faults = [*tree.faults, *decode_faults(tree.samples, reporter(quiet))]
-    rows: list[dict[str, Any]] = []
-    for category in tree.categories:
-        mine = [sample for sample in tree.samples if sample.category == category]
-        test = [sample for sample in mine if sample.split == "test"]
-        rows.append(
-            {
-                "category": category,
-                "train": len(mine) - len(test),
-                "test_good": sum(not sample.anomalous for sample in test),
-                "test_defective": sum(sample.anomalous for sample in test),
-                "masks": sum(sample.mask is not None for sample in test),
-                "defects": sorted({sample.defect for sample in test if sample.anomalous}),
-            }
-        )
+    source, root, cache, speaker = (
+        load_source(dataset),
+        root_of(dataset, data_root),
+        cache_below(cache_dir, out),
+        reporter(quiet),
+    )
+    tree = read_dataset(dataset, root, cache, image_size)
+    faults, warnings = list(tree.faults), list(tree.warnings)
+    there = tuple(
+        sample for sample in tree.samples if sample.image.is_file() and all(m.is_file() for m in sample.masks)
+    )
+    for _, line, stops in decode_faults(there, source.mask_rule, speaker):
+        (faults if stops else warnings).append(line)
+    files = None if faults else dataset_manifest(tree, cache, speaker)
+    if files is not None:
+        warnings += copies(tree, files)
+        if manifest is not None:
+            manifest.write_text(files.text(), encoding="utf-8")
+    fabricated = fabricated_counts(tree.root) or (fabricated_counts(root) if root else None)
+    published = fabricated or source.published
+    rows = _rows(tree, published.categories if published else {})
     if as_json:
-        print(json.dumps({"dataset": dataset, "categories": rows, "faults": faults}, indent=1))
+        found = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated is not None, "categories": rows}
+        digest = {"fingerprint": files.fingerprint, "files": len(files.entries)} if files else {"fingerprint": None}
+        print(json.dumps({**found, **digest, "warnings": warnings, "faults": faults}, indent=1))
     else:
         _print(rows)
-        for fault in faults:
-            print(f"{dataset}: {fault}", file=sys.stderr)
+        if files is not None:
+            print(f"{len(files.entries)} files, fingerprint {files.fingerprint}")
+        for line in (*(f"{dataset}: warning: {line}" for line in warnings), *(f"{dataset}: {line}" for line in faults)):
+            print(line, file=sys.stderr)
+        if faults and source.layout:
+            print(f"{dataset} is expected as\n{source.layout.rstrip()}", file=sys.stderr)
     if faults:
         raise typer.Exit(2)
 
 
+@app.command("show")
+def show(
+    dataset: Name,
+    data_root: DataRoot = None,
+    file: Annotated[Path | None, typer.Option(help="The picture.", show_default="<out>/<dataset>.png")] = None,
+    image_size: ImageSize = 256,
+    out: Out = OUT,
+    cache_dir: CacheDir = None,
+    plugins: Plugins = None,
+) -> None:
+    """Write a contact sheet: normal images and defects with the outline of their masks, a row a category."""
+    add_plugins(plugins)
+    from mddbench.data.dataset import load_source, read_dataset, root_of
+    from mddbench.report.contact import draw_contact_sheet
+
+    tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out), image_size).sound(dataset)
+    place = file or out / f"{dataset}.png"
+    title = f"{dataset}: {len(tree.categories)} categories, {len(tree.samples)} images"
+    shown = draw_contact_sheet(tree, load_source(dataset).mask_rule, title, place)
+    print(f"{shown} images in {place}", file=sys.stderr)
+
+
+@app.command("fabricate")
+def fabricate(
+    dataset: Name,
+    folder: Annotated[Path, typer.Argument(help="An empty folder, or one to be made.")],
+    full: Annotated[bool, typer.Option("--full", help="As many images as the dataset has, small ones.")] = False,
+    plugins: Plugins = None,
+) -> None:
+    """Write drawn images in a dataset's own layout, to try a disk or a cluster before the real images are there.
+
+    Its results are marked as those of fabricated images and never share a table with others.
+    """
+    add_plugins(plugins)
+    from mddbench.data.dataset import load_source
+    from mddbench.data.fabricate import fabricate as write
+
+    counts = write(dataset, load_source(dataset), folder, full)
+    images = sum(map(sum, counts.values()))
+    print(f"{images} drawn images of {len(counts)} categories in {folder}", file=sys.stderr)
+    print(f"try: mddbench data check {dataset} --data-root {folder}", file=sys.stderr)
+
+
+def _rows(tree: Tree, expected: dict[str, Known]) -> list[dict[str, Any]]:
+    """What was found and what is expected of each category, also of one that is not there."""
+    rows: dict[str, dict[str, Any]] = {}
+    for category in sorted({*tree.categories, *expected}):
+        found = dict(zip(COLUMNS, tree.counts.get(category, (0, 0, 0)), strict=True))
+        wanted = dict(zip(COLUMNS, expected.get(category, (None,) * 3), strict=True))
+        rows[category] = {"category": category, **found, "expected": wanted, "masks": 0, "defects": set()}
+    for sample in tree.samples:
+        rows[sample.category]["masks"] += bool(sample.masks)
+        if sample.anomalous:
+            rows[sample.category]["defects"].add(sample.defect)
+    return [{**row, "defects": sorted(row["defects"])} for row in rows.values()]
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
     width = max([len("category"), *(len(row["category"]) for row in rows)])
-    print(f"{'category':<{width}} {'train':>6} {'good':>6} {'defective':>9} {'masks':>6}  defects")
+    print(f"{'category':<{width}} {'train':>11} {'good':>11} {'defective':>11} {'masks':>6}  defects")
     for row in rows:
-        print(
-            f"{row['category']:<{width}} {row['train']:>6} {row['test_good']:>6} {row['test_defective']:>9} "
-            f"{row['masks']:>6}  {', '.join(row['defects'])}"
-        )
+        numbers = " ".join(f"{_against(row[key], row['expected'][key]):>11}" for key in COLUMNS)
+        print(f"{row['category']:<{width}} {numbers} {row['masks']:>6}  {', '.join(row['defects'])}")
+
+
+def _against(found: int, expected: int | None) -> str:
+    return str(found) if expected in (None, found) else f"{found}/{expected}"

@@ -7,98 +7,198 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from mddbench.data.images import DECODE_VERSION, decode_image, decode_mask
+from mddbench.data.fingerprint import Manifest
+from mddbench.data.images import ABOVE_ZERO, DECODE_VERSION, MaskRule, decode_image, native_mask, resize_mask
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError
 from mddbench.progress import Reporter
 
 Pixels = NDArray[np.uint8]
-Decoded = tuple[Pixels, NDArray[np.bool_]]
+Masks = NDArray[np.bool_]
+AHEAD = 256
+"""Images that may wait decoded for their turn to be written."""
+Work = TypeVar("Work")
+Result = TypeVar("Result")
 
 
 def decoded_split(
-    samples: tuple[Sample, ...], size: int, folder: Path, fingerprint: str, reporter: Reporter
-) -> tuple[Pixels, NDArray[np.bool_]]:
+    samples: tuple[Sample, ...],
+    size: int,
+    folder: Path,
+    files: Manifest,
+    reporter: Reporter,
+    rule: MaskRule = ABOVE_ZERO,
+) -> tuple[Pixels, Masks]:
     """Images (N, size, size, 3) uint8 and masks (N, size, size) bool of some samples, in their order, memory-mapped.
 
-    Decoded now if the folder does not hold them yet. Written beside and renamed, so that a killed run or two
-    runs at once leave no half-written array. Raises InputError for a faulty file or too small a disk.
+    Decoded now if the folder does not hold them yet, each file checked against the manifest. Written beside and renamed, by
+    one process while others wait, so that neither a killed run nor a full disk leaves a half-written array.
+    Raises InputError for a faulty file or too small a disk.
     """
-    names = "\n".join(f"{sample.split}/{sample.category}/{sample.defect}/{sample.image.name}" for sample in samples)
-    key = hashlib.sha256(f"{fingerprint}\n{size}\n{DECODE_VERSION}\n{names}".encode()).hexdigest()[:16]
-    images_file, masks_file = folder / f"{key}-images.npy", folder / f"{key}-masks.npy"
-    try:
-        return np.load(images_file, mmap_mode="r"), np.load(masks_file, mmap_mode="r")
-    except (FileNotFoundError, EOFError, ValueError):  # not there, or cut short by something else: decode (anew)
+    arrays = _Arrays(samples, size, folder, _key(samples, size, files, rule))
+    found = arrays.load()
+    if found is None:
         folder.mkdir(parents=True, exist_ok=True)
-        _room_for(folder, len(samples) * size * size * 4)
-        _write(samples, size, (images_file, masks_file), reporter)
-    return np.load(images_file, mmap_mode="r"), np.load(masks_file, mmap_mode="r")
+        with _alone(folder / f"{arrays.key}.lock", reporter):
+            found = arrays.load()  # by the process that was waited for
+            if found is None:
+                arrays.write(files, rule, reporter)
+                found = arrays.load()
+    assert found is not None
+    return found
 
 
-def decode_faults(samples: tuple[Sample, ...], reporter: Reporter) -> Iterator[str]:
-    """Every fault of the image and mask files of some samples, as one line each."""
+def decode_faults(
+    samples: tuple[Sample, ...], rule: MaskRule, reporter: Reporter
+) -> Iterator[tuple[Sample, str, bool]]:
+    """What is wrong with the image and mask files of some samples: the sample, one line, and whether it stops a run."""
 
-    def fault(sample: Sample) -> str | None:
+    def look(sample: Sample) -> tuple[str, bool] | None:
         try:
-            _decode(sample, 8)
-        except InputError as error:
-            return str(error)
+            _, native = decode_image(sample.image, 8)
+            if sample.masks and not native_mask(sample.masks, native, rule).any():
+                return f"{sample.masks[0]}: the mask of a defective image is empty; no pixel counts as defect", False
+        except InputError as fault:
+            return str(fault), True
         return None
 
     with reporter.task("checking images", len(samples)) as task:
-        for line in _in_parallel(fault, samples):
+        for sample, found in zip(samples, _in_parallel(look, samples), strict=True):
             task.advance()
-            if line is not None:
-                yield line
+            if found is not None:
+                yield sample, *found
 
 
-def _write(samples: tuple[Sample, ...], size: int, files: tuple[Path, Path], reporter: Reporter) -> None:
-    partial = [file.with_name(f"{file.name}.{os.getpid()}.part") for file in files]
-    shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((len(samples), size, size, 3), (len(samples), size, size))
-    try:
-        images = np.lib.format.open_memmap(partial[0], mode="w+", dtype=np.uint8, shape=shapes[0])
-        masks = np.lib.format.open_memmap(partial[1], mode="w+", dtype=np.bool_, shape=shapes[1])
-        with reporter.task(f"decoding {samples[0].split} images", len(samples)) as task:
-            for index, (image, mask) in enumerate(_in_parallel(lambda sample: _decode(sample, size), samples)):
-                images[index] = image
-                if mask.any():  # the file begins as zeros, which take no room on the disk
-                    masks[index] = mask
-                task.advance()
-        for array in (images, masks):
-            array.flush()
-        for part, file in zip(partial, files, strict=True):
-            os.replace(part, file)
-    finally:
-        for part in partial:
-            part.unlink(missing_ok=True)
+def _key(samples: tuple[Sample, ...], size: int, files: Manifest, rule: MaskRule) -> str:
+    digest = hashlib.sha256(f"{files.fingerprint}\n{size}\n{DECODE_VERSION}\n{rule}\n".encode())
+    for sample in samples:
+        digest.update(os.fsencode("\t".join(map(str, (sample.image, *sample.masks)))[len(str(files.root)) :] + "\n"))
+    return digest.hexdigest()[:16]
 
 
-def _decode(sample: Sample, size: int) -> Decoded:
-    image, native = decode_image(sample.image, size)
-    if sample.mask is None:
+class _Arrays:
+    """The two files of a decoded split; there is none for masks where no sample has one."""
+
+    def __init__(self, samples: tuple[Sample, ...], size: int, folder: Path, key: str) -> None:
+        self.samples, self.size, self.folder, self.key = samples, size, folder, key
+        self.masked = any(sample.masks for sample in samples)
+        self.images_file, self.masks_file = folder / f"{key}-images.npy", folder / f"{key}-masks.npy"
+
+    def load(self) -> tuple[Pixels, Masks] | None:
+        """The arrays, if both are there and whole."""
+        try:
+            images = np.load(self.images_file, mmap_mode="r")
+            if self.masked:
+                return images, np.load(self.masks_file, mmap_mode="r")
+        except (FileNotFoundError, EOFError, ValueError):  # ValueError: cut short by something else
+            return None
+        return images, np.broadcast_to(np.False_, images.shape[:3])
+
+    def write(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> None:
+        count, area = len(self.samples), self.size**2
+        needed = count * area * (4 if self.masked else 3)
+        self._room_for(needed)
+        reporter.say(f"decoding {count} {self.samples[0].split} images into {self.folder}: {needed / 2**20:.0f} MiB")
+        partial = [file.with_name(f"{file.name}.{os.getpid()}.part") for file in (self.images_file, self.masks_file)]
+        shape = (count, self.size, self.size)
+        try:
+            with (
+                self._disk(),
+                _Growing(partial[0], np.uint8, (*shape, 3)) as images,
+                _Growing(partial[1], np.bool_, shape) as masks,
+                reporter.task(f"decoding {self.samples[0].split} images", count) as task,
+            ):
+                for image, mask in _in_parallel(lambda sample: _decode(sample, self.size, files, rule), self.samples):
+                    images.append(image)
+                    masks.append(mask)
+                    task.advance()
+            os.replace(partial[0], self.images_file)
+            if self.masked:
+                os.replace(partial[1], self.masks_file)
+        finally:
+            for part in partial:
+                part.unlink(missing_ok=True)
+
+    def _room_for(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise InputError(
+                f"{self.folder}: decoded images need {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; "
+                "free some or give another folder by --cache-dir"
+            )
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            raise InputError(
+                f"{self.folder}: decoded images cannot be written ({fault.strerror}); "
+                "free some room or give another folder by --cache-dir"
+            ) from None
+
+
+class _Growing:
+    """An array file written one entry after another. Not by memory map: a disk that is full kills the writer of one."""
+
+    def __init__(self, path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
+        self.file = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        self.end = self.file.tell() + int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+    def __enter__(self) -> _Growing:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        with self.file:
+            if failure == (None, None, None):
+                self.file.truncate(self.end)
+                self.file.flush()
+                os.fsync(self.file.fileno())
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Add one entry; zeros take no room on the disk."""
+        if values.any():
+            self.file.write(np.ascontiguousarray(values).data)
+        else:
+            self.file.seek(values.nbytes, os.SEEK_CUR)
+
+
+def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> tuple[Pixels, Masks]:
+    image, native = decode_image(sample.image, size, files.sha256(sample.image))
+    if not sample.masks:
         return image, np.zeros((size, size), dtype=np.bool_)
-    return image, decode_mask(sample.mask, size, native)
+    hashes = [files.sha256(mask) for mask in sample.masks]
+    return image, resize_mask(native_mask(sample.masks, native, rule, hashes), size)
 
 
-def _in_parallel(work: Callable[[Sample], Any], samples: Iterable[Sample]) -> Iterator[Any]:
-    """Results in order, decoded by one thread a core, never more than a few hundred waiting."""
-    samples = tuple(samples)
+def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work]) -> Iterator[Result]:
+    """Results in order, made by one thread a core (decoding lets go of the interpreter), few of them waiting."""
+    items = tuple(items)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(samples), 256):
-            yield from pool.map(work, samples[start : start + 256])
+        for start in range(0, len(items), AHEAD):
+            yield from pool.map(work, items[start : start + AHEAD])
 
 
-def _room_for(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"{folder}: decoded images need {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; "
-            "free some or give another folder by --cache-dir"
-        )
+@contextmanager
+def _alone(lock: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold a lock file; wait for a process that holds it."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        reporter.say(f"waiting for another process that decodes the same images ({lock})")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()

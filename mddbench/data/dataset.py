@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -11,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.data.cache import decoded_split
-from mddbench.data.fingerprint import FileEntry, fingerprint, manifest
+from mddbench.data.check import fabricated_counts, read_source
+from mddbench.data.fingerprint import Manifest, manifest
 from mddbench.data.samples import DatasetSource, Sample, Tree
 from mddbench.data.textures import Textures
 from mddbench.errors import InputError
 from mddbench.plugins import DATASETS, load_module
 from mddbench.progress import Reporter
+
+MOST_WARNINGS = 5
 
 
 @dataclass(frozen=True)
@@ -33,31 +38,48 @@ class Split:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def items(self) -> list[str] | None:
+        """What each image shows, where several images show one; None if that is not known of all."""
+        items = [sample.item for sample in self.samples]
+        return items if all(items) else None
+
     def of(self, category: str) -> Split:
         """The samples of one category; they lie together, so nothing is copied."""
-        chosen = [index for index, sample in enumerate(self.samples) if sample.category == category]
-        part = slice(chosen[0], chosen[-1] + 1)
-        if len(chosen) != part.stop - part.start:
-            raise ValueError(f"the samples of '{category}' do not lie together")
+        part = self._places[category]
         return Split(self.samples[part], self.images[part], self.masks[part])
+
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        places: dict[str, slice] = {}
+        start = 0
+        for category, members in groupby(sample.category for sample in self.samples):
+            if category in places:
+                raise ValueError(f"the samples of '{category}' do not lie together")
+            places[category] = slice(start, start := start + sum(1 for _ in members))
+        return places
 
     @property
     def has_masks(self) -> bool:
         """Whether every defective image has a mask, so that pixel metrics are defined."""
-        return all(sample.mask is not None for sample in self.samples if sample.anomalous)
+        return all(sample.masks for sample in self.samples if sample.anomalous)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset ready to train on (`train`) and to be evaluated on (`test`); textures: to draw defects with, if given."""
+    """A dataset ready to train on (`train`) and to be evaluated on (`test`); files: how many were read; mask_rule: what of a
+    mask counts as defect; textures: to draw defects with, if given; fabricated: whether its images are drawn.
+    """
 
     name: str
     categories: tuple[str, ...]
     fingerprint: str
-    files: tuple[FileEntry, ...]
+    files: int
     train: Split
     test: Split
+    mask_rule: str
     textures: Textures | None = None
+    fabricated: bool = False
 
     @property
     def train_categories(self) -> NDArray[np.int64]:
@@ -86,14 +108,19 @@ def root_of(name: str, data_root: Path | None) -> Path | None:
     return data_root
 
 
-def read_dataset(name: str, root: Path | None, cache: Path) -> Tree:
-    """A dataset's tree with its faults; an embedded one is written into the cache first."""
+def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
+    """A dataset's tree with its faults; an embedded one is written into the cache first. size: that images will have."""
     source = load_source(name)
     if source.build is not None:
         root = _built(source, cache / f"{name}-v{source.version}")
     elif root is None:
         raise InputError(f"{name}: its images are not part of mddbench; give their folder by --data-root DIR")
-    return source.read(root)
+    return read_source(source, root, size)
+
+
+def dataset_manifest(tree: Tree, cache: Path, reporter: Reporter) -> Manifest:
+    """Path, size and hash of every file of a tree, of unchanged ones as remembered. Raises InputError for an unreadable one."""
+    return manifest(tree.root, tree.files(), reporter, remembered=cache / "manifests")
 
 
 def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter: Reporter) -> Dataset:
@@ -101,25 +128,39 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
 
     Raises InputError for the first fault of the tree or of a file.
     """
-    tree = read_dataset(name, root, cache).sound(name)
-    files = manifest(tree, reporter)
-    digest = fingerprint(files)
-    _warn_of_copies(tree, files, reporter)
+    source = load_source(name)
+    tree = read_dataset(name, root, cache, size).sound(name)
+    files = dataset_manifest(tree, cache, reporter)
+    _warn((*tree.warnings, *copies(tree, files)), name, reporter)
     splits = []
     for kind in ("train", "test"):
         samples = tree.select(kind)
-        images, masks = decoded_split(samples, size, cache / "decoded", digest, reporter)
+        images, masks = decoded_split(samples, size, cache / "decoded", files, reporter, source.mask_rule)
         splits.append(Split(samples, images, masks))
-    return Dataset(name, tree.categories, digest, files, train=splits[0], test=splits[1])
+    return Dataset(
+        name,
+        tree.categories,
+        files.fingerprint,
+        len(files.entries),
+        train=splits[0],
+        test=splits[1],
+        mask_rule=str(source.mask_rule),
+        fabricated=root is not None and fabricated_counts(root) is not None,
+    )
 
 
-def _warn_of_copies(tree: Tree, files: tuple[FileEntry, ...], reporter: Reporter) -> None:
-    """Say so if a test image is a copy of a training image, to the byte: what it measures is memory."""
-    hashes = {entry.path: entry.sha256 for entry in files}
-    trained = {hashes[sample.image.relative_to(tree.root).as_posix()] for sample in tree.select("train")}
-    copies = [s.image for s in tree.select("test") if hashes[s.image.relative_to(tree.root).as_posix()] in trained]
-    if copies:
-        reporter.say(f"warning: {len(copies)} test images are copies of training images, {copies[0]} for one")
+def copies(tree: Tree, files: Manifest) -> tuple[str, ...]:
+    """A warning if a test image is a copy of a training image, to the byte: what it measures is memory."""
+    trained = {files.sha256(sample.image) for sample in tree.select("train")}
+    found = [sample.image for sample in tree.select("test") if files.sha256(sample.image) in trained]
+    return (f"{len(found)} test images are copies of training images, {found[0]} for one",) if found else ()
+
+
+def _warn(warnings: tuple[str, ...], name: str, reporter: Reporter) -> None:
+    for line in warnings[:MOST_WARNINGS]:
+        reporter.say(f"warning: {name}: {line}")
+    if warnings[MOST_WARNINGS:]:
+        reporter.say(f"warning: {name}: {len(warnings) - MOST_WARNINGS} more; `mddbench data check {name}` lists them")
 
 
 def _built(source: DatasetSource, folder: Path) -> Path:

@@ -2,58 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import io
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mddbench.errors import InputError
 
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 """Changes whenever the pixels decoded from the same file change; part of the cache's key."""
 
 INTERPOLATION = "PIL bilinear, antialiased, aspect ratio not kept"
-MASK_RULE = "mask > 0 (JPEG: > 127), PIL bilinear, > 0.5"
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (PIL's own limit of 1 GiB of RGBA, made an error)."""
 
+warnings.simplefilter(
+    "ignore", Image.DecompressionBombWarning
+)  # an error of our own, which names the file, takes its place
 
-def decode_image(path: Path, size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The image as (size, size, 3) uint8 RGB and its own (width, height)."""
-    with _opened(path) as image:
-        native = image.size
-        colour = _to_rgb(image)
-        return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR)), native
+Mask = NDArray[np.bool_]
 
 
-def decode_mask(path: Path, size: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask as (size, size) bool: what is not zero, whatever the mode; transparency does not count.
+@dataclass(frozen=True)
+class MaskRule:
+    """What of a mask is defect: values above `above` (of a lossy file above 127); then resized, and above a half."""
 
-    Source of the rule: the resize of RD4AD's official code and of ADer.
+    above: int = 0
+
+    def __str__(self) -> str:
+        lossy = " (JPEG: > 127)" if self.above < 127 else ""
+        return f"mask > {self.above}{lossy}, PIL bilinear, > 0.5"
+
+
+ABOVE_ZERO = MaskRule()
+
+
+def decode_image(path: Path, size: int, sha256: str | None = None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The image as (size, size, 3) uint8 RGB and its own (width, height), both as it is to be looked at (EXIF).
+
+    sha256: what the file must be, in hex. Raises InputError if it is not, or no image that can be read.
     """
-    with _opened(path) as image:
-        if image.size != image_size:
-            found, expected = (f"{width}x{height}" for width, height in (image.size, image_size))
-            raise InputError(f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size")
-        values = np.asarray(image.convert("RGB") if image.mode in ("LA", "PA", "RGBA") else image)
-        above = np.atleast_3d(values > (127 if path.suffix.lower() in LOSSY else 0))
-        defect = above.any(axis=-1)
-        grey = Image.fromarray(defect.astype(np.uint8) * 255)
-        return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127
+    with _opened(path, sha256) as image:
+        colour = _to_rgb(image, path)
+        return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR)), image.size
+
+
+def decode_mask(path: Path, size: int, image_size: tuple[int, int], rule: MaskRule = ABOVE_ZERO) -> Mask:
+    """One mask as (size, size) bool. Source of the rule: the resize of RD4AD's official code and of ADer."""
+    return resize_mask(native_mask([path], image_size, rule), size)
+
+
+def resize_mask(defect: Mask, size: int) -> Mask:
+    """(H, W) bool resized to (size, size): where at least half of what lies below a pixel is defect."""
+    grey = Image.fromarray(defect.astype(np.uint8) * 255)
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127
+
+
+def native_mask(
+    paths: Sequence[Path],
+    image_size: tuple[int, int],
+    rule: MaskRule = ABOVE_ZERO,
+    hashes: Sequence[str | None] | None = None,
+) -> Mask:
+    """The union of an image's masks, (H, W) bool: what is above the rule's value in any channel but transparency. The numbers
+    of a palette count, not its colours, which may all be black.
+
+    image_size: (width, height) that they must have; hashes: SHA-256 of each. Raises InputError for a faulty file.
+    """
+    union = np.zeros(image_size[::-1], dtype=np.bool_)
+    for path, sha256 in zip(paths, hashes or [None] * len(paths), strict=True):
+        with _opened(path, sha256) as image:
+            if image.size != image_size:
+                found, expected = (f"{width}x{height}" for width, height in (image.size, image_size))
+                turned = "; the image is turned by its EXIF orientation" if image.size == image_size[::-1] else ""
+                raise InputError(
+                    f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size{turned}"
+                )
+            values = np.asarray(image)
+            if image.mode in ("LA", "PA", "RGBA"):
+                values = values[..., :-1]
+            above = np.atleast_3d(values > (max(rule.above, 127) if path.suffix.lower() in LOSSY else rule.above))
+            union |= above.any(axis=-1)
+    return union
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file's image, fully decoded."""
+def _opened(path: Path, sha256: str | None) -> Iterator[Image.Image]:
+    """The file's image, fully decoded, turned as its EXIF orientation says."""
     try:
-        image = Image.open(path)
+        content = path.read_bytes()
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be opened ({fault.strerror})") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(f"{path}: the file has changed since its fingerprint was taken; run again")
+    try:
+        image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
-        size = path.stat().st_size
-        raise InputError(f"{path}: not an image that can be read ({size} bytes); replace or remove it") from None
+        raise InputError(
+            f"{path}: not an image that can be read ({len(content)} bytes); replace or remove it"
+        ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
         raise InputError(f"{path}: cannot be opened ({fault})") from None
     with image:
@@ -61,14 +117,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise InputError(f"{path}: {image.width}x{image.height} pixels is more than the {MAX_PIXELS} allowed")
         try:
             image.load()
-        except (OSError, SyntaxError, ValueError) as fault:
+            ImageOps.exif_transpose(image, in_place=True)
+        except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error) as fault:
             raise InputError(f"{path}: the image cannot be decoded ({fault}); replace or remove it") from None
         yield image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode. 16-bit grey is scaled by its full range, so that it does not saturate."""
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """RGB of any mode; transparency is left out. 16-bit grey is scaled by its full range, so that it does not saturate."""
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image).astype(np.float64)
-        return Image.fromarray((values / 65535.0 * 255.0).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+        if values.max() <= 65535.0 and values.min() >= 0.0:
+            return Image.fromarray((values / 65535.0 * 255.0).round().astype(np.uint8)).convert("RGB")
+    elif image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    elif image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"):
+        return image.convert("RGB")
+    raise InputError(
+        f"{path}: its pixels are of a kind that is not read ('{image.mode}'); save it with 8 or 16 bit a channel"
+    )

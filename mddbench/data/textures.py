@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.data.cache import decoded_split
-from mddbench.data.fingerprint import fingerprint, manifest
-from mddbench.data.samples import Sample, Tree
+from mddbench.data.fingerprint import manifest
+from mddbench.data.samples import Sample
 from mddbench.data.tree import IMAGE_SUFFIXES
 from mddbench.errors import InputError
 from mddbench.progress import Reporter
@@ -33,6 +33,6 @@ def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> T
     if not found:
         raise InputError(f"--textures {folder}: expected a folder of pictures, as images/ of DTD; found none there")
     samples = tuple(Sample(path, "textures", "train") for path in found)
-    digest = fingerprint(manifest(Tree(folder, samples), reporter))
-    images, _ = decoded_split(samples, size, cache / "decoded", digest, reporter)
-    return Textures(images, digest)
+    files = manifest(folder, found, reporter, remembered=cache / "manifests")
+    images, _ = decoded_split(samples, size, cache / "decoded", files, reporter)
+    return Textures(images, files.fingerprint)

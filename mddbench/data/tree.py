@@ -1,130 +1,226 @@
-"""Reads MVTec-AD's folder layout, from which most datasets of the field are copied:
+"""Reads folders in MVTec-AD's layout, from which most datasets of the field are copied, and its relatives:
 
     ROOT/<category>/train/good/*.png
     ROOT/<category>/test/{good,<defect>}/*.png
     ROOT/<category>/ground_truth/<defect>/<stem>_mask.png
 
-Masks are paired by file stem (with or without `_mask`), never by position; labels come from the folder.
+Masks are paired by file stem, never by position; labels come from the folder.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mddbench.data.samples import GOOD, Sample, Tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MASK_ENDINGS = ("_mask", "_gt")
+MVTEC_LAYOUT = """\
+ROOT/<category>/
+  train/good/*.png
+  test/{good,<defect>}/*.png
+  ground_truth/<defect>/<image>_mask.png
+"""
+HABITS = (GOOD, "ok", "normal")
+"""What people call the folder of normal images."""
 
 
-def read_tree(root: Path, *, masks_required: bool) -> Tree:
-    """Samples and faults of all categories below `root`, in alphabetical order.
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset differs from MVTec-AD. normal: names of the folders of normal images; train: of the training images.
 
-    Every folder below `root` is a category, hidden ones apart.
     masks_required: whether each category must have ground_truth; one without it has image-level metrics only. A category that
     has ground_truth must have a mask for each defective image.
+    mask_folders: whether each image has a folder of masks, in place of one mask.
+    free: take what people do with their own images, too: one category alone, training images straight in train/, kinds of
+    defects in folders within folders.
+    """
+
+    normal: tuple[str, ...] = (GOOD,)
+    train: tuple[str, ...] = ("train",)
+    masks_required: bool = True
+    mask_folders: bool = False
+    free: bool = False
+
+
+def read_tree(root: Path, layout: Layout) -> Tree:
+    """Samples, faults and warnings of all categories below `root`, in alphabetical order.
+
+    Every folder below `root` is a category, hidden ones apart.
     """
     if not root.is_dir():
-        return Tree(
-            root, (), (f"expected the dataset's folder at {root}, found {_kind(root)}; give it by --data-root",)
-        )
-    if (root / "train").is_dir() and (root / "test").is_dir():
+        what = "a file" if root.exists() else "nothing"
+        return Tree(root, (), (f"expected the dataset's folder at {root}, found {what}; give it by --data-root",))
+    alone = (root / "train").is_dir() and (root / "test").is_dir()
+    if alone and not layout.free:
         return Tree(root, (), (f"{root} looks like one category (it holds train/ and test/); give its parent folder",))
-    samples: list[Sample] = []
-    faults: list[str] = []
-    categories = _folders(root)
+    categories = (
+        [Category(root, layout, root.resolve().name)] if alone else [Category(p, layout) for p in folders(root)]
+    )
+    found = [item for category in categories for item in category.read()]
+    faults = [item for item in found if isinstance(item, str)]
     if not categories:
         faults.append(
-            f"no category below {root}: expected folders <category>/train/good and <category>/test/<defect>, "
+            f"no category below {root}: expected folders <category>/train/{GOOD} and <category>/test/<defect>, "
             f"found {_listing(root)}"
         )
-    for folder in categories:
-        if folder.name == "mean":
-            faults.append(f"{folder}: 'mean' is what the mean over categories is called; rename the category")
-        for found in (*_train(folder), *_test(folder, masks_required)):
-            if isinstance(found, Sample):
-                samples.append(found)
-            else:
-                faults.append(found)
-    return Tree(root, tuple(samples), tuple(faults))
+    samples = tuple(item for item in found if isinstance(item, Sample))
+    warnings = tuple(line for category in categories for line in category.warnings())
+    return Tree(root, samples, tuple(faults), warnings)
 
 
-def with_counts(tree: Tree, counts: dict[str, tuple[int, int, int]], title: str) -> Tree:
-    """The tree with a fault for every category whose numbers of images differ from the published ones, unless it has others.
+class Category:
+    """One category's folder."""
 
-    counts: category -> (train, test good, test defective); title: the dataset's name.
-    """
-    if tree.faults:
-        return tree
-    faults = [fault for category, expected in counts.items() for fault in _differences(tree, category, expected)]
-    faults += [
-        f"{tree.root / category}: not a category of {title}; read other folders with the dataset 'folder'"
-        for category in tree.categories
-        if category not in counts
-    ]
-    return Tree(tree.root, tree.samples, tuple(faults))
+    def __init__(self, folder: Path, layout: Layout, name: str | None = None) -> None:
+        self.folder, self.layout, self.name = folder, layout, name or folder.name
+        self.test, self.truth = folder / "test", folder / "ground_truth"
 
+    def read(self) -> Iterator[Sample | str]:
+        """Its samples, training images first, and its faults."""
+        yield from self._train()
+        yield from self._test()
 
-def _differences(tree: Tree, category: str, expected: tuple[int, int, int]) -> list[str]:
-    mine = [sample for sample in tree.samples if sample.category == category]
-    train = sum(sample.split == "train" for sample in mine)
-    defective = sum(sample.anomalous for sample in mine)
-    found = (train, len(mine) - train - defective, defective)
-    kinds = ("normal training", "normal test", "defective test")
-    return [
-        f"expected {wanted} {kind} images of category '{category}' below {tree.root}, found {count}"
-        for kind, wanted, count in zip(kinds, expected, found, strict=True)
-        if wanted != count
-    ]
+    def warnings(self) -> Iterator[str]:
+        """Folders that nobody reads, though somebody made them."""
+        for folder in folders(self.folder):
+            if folder.name not in (*self.layout.train, "test", "ground_truth"):
+                hint = "; masks belong into ground_truth/<defect>/" if not self.truth.is_dir() else ""
+                yield f"{folder}: not read{hint}"
 
-
-def _train(category: Path) -> Iterator[Sample | str]:
-    good = category / "train" / GOOD
-    images = _images(good)
-    if not images:
-        found = "no image there" if good.is_dir() else "no such folder"
-        yield f"category '{category.name}' needs normal training images in {good}: found {found}"
-    yield from (Sample(image, category.name, "train") for image in images)
-
-
-def _test(category: Path, masks_required: bool) -> Iterator[Sample | str]:
-    test, truth = category / "test", category / "ground_truth"
-    kinds = _folders(test) if test.is_dir() else []
-    if not any(_images(kind) for kind in kinds):
-        found = "no such folder" if not test.is_dir() else "no image in any folder there"
-        yield f"category '{category.name}' needs test images in {test}/<{GOOD} or defect>: found {found}"
-    with_masks = truth.is_dir() or masks_required
-    for kind in kinds:
-        images = _images(kind)
+    def _train(self) -> Iterator[Sample | str]:
+        images: list[Path] = []
+        for part in self.layout.train:
+            parent = self.folder / part
+            for kind in folders(parent):
+                if self._is_normal(kind.name):
+                    images += self._below(kind)
+                else:
+                    yield (
+                        f"{kind}: training images are normal ones, in {parent / self.layout.normal[0]}; move those of other "
+                        f"folders to {self.test}"
+                    )
+            images += image_files(parent) if self.layout.free else []
         if not images:
-            yield f"{kind}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
-        yield from _repeated(images)
-        if kind.name == GOOD or not with_masks:
-            yield from (Sample(image, category.name, "test", kind.name) for image in images)
-        else:
-            yield from _paired(images, truth / kind.name, category.name)
-    if truth.is_dir():
-        names = {kind.name for kind in kinds}
-        for folder in _folders(truth):
-            if folder.name not in names:
-                yield f"{folder}: masks for a defect '{folder.name}' that {test} does not have"
+            wanted = self.folder / self.layout.train[0] / self.layout.normal[0]
+            found = "no image there" if wanted.is_dir() else "no such folder"
+            also = f", or in {'/ or '.join(HABITS[1:])}/ beside it" if self.layout.free else ""
+            yield f"category '{self.name}' needs normal training images in {wanted}{also}: found {found}"
+        yield from (Sample(image, self.name, "train") for image in images)
+
+    def _test(self) -> Iterator[Sample | str]:
+        kinds = self._kinds()
+        if not any(images for _, images in kinds):
+            found = "no such folder" if not self.test.is_dir() else "no image in any folder there"
+            yield f"category '{self.name}' needs test images in {self.test}/<{self.layout.normal[0]} or defect>: found {found}"
+        if loose := image_files(self.test):
+            yield f"{loose[0]}: test images lie in {self.test}/<{self.layout.normal[0]} or defect>/, which says what they are"
+        with_masks = self.truth.is_dir() or self.layout.masks_required
+        for kind, images in kinds:
+            if not images:
+                yield f"{self.test / kind}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
+            yield from _repeated(images)
+            if self._is_normal(kind.split("/")[0]):
+                yield from (Sample(image, self.name, "test") for image in images)
+            elif not with_masks:
+                yield from (Sample(image, self.name, "test", kind) for image in images)
+            elif self.layout.mask_folders:
+                yield from self._with_folders(images, kind)
+            else:
+                yield from self._paired(images, kind)
+        yield from self._masks_for_nothing([kind for kind, _ in kinds])
+
+    def _kinds(self) -> list[tuple[str, list[Path]]]:
+        """Kinds of test images with their files; 'scratch/deep' is a kind within a kind."""
+        kinds: list[tuple[str, list[Path]]] = []
+        for folder in folders(self.test):
+            inner = _nested(folder) if self.layout.free else []
+            images = image_files(folder)
+            if images or not inner:
+                kinds.append((folder.name, images))
+            kinds += [(each.relative_to(self.test).as_posix(), image_files(each)) for each in inner]
+        return kinds
+
+    def _below(self, folder: Path) -> list[Path]:
+        inner = _nested(folder) if self.layout.free else []
+        return [image for each in (folder, *inner) for image in image_files(each)]
+
+    def _is_normal(self, name: str) -> bool:
+        return (name.lower() if self.layout.free else name) in self.layout.normal
+
+    def _paired(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
+        masks: dict[str, Path] = {}
+        for mask in image_files(self.truth / kind):
+            stem = _without_ending(mask.stem)
+            if stem in masks:
+                yield f"{mask}: a second mask for image '{stem}' beside {masks[stem].name}; remove one"
+            masks[stem] = mask
+        for image in images:
+            mask_found = masks.pop(image.stem, None) or masks.pop(_without_ending(image.stem), None)
+            if mask_found is None:
+                yield f"{image}: no mask for it; expected {self.truth / kind / (image.stem + MASK_ENDINGS[0] + '.png')}"
+            yield Sample(image, self.name, "test", kind, (mask_found,) if mask_found else ())
+        for stem, mask in masks.items():
+            yield f"{mask}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
+
+    def _with_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
+        found = {folder.name: folder for folder in folders(self.truth / kind)}
+        for image in images:
+            folder = found.pop(image.stem, None)
+            masks = tuple(image_files(folder)) if folder else ()
+            if not masks:
+                yield f"{image}: no mask for it; expected {self.truth / kind / image.stem / '000.png'}"
+            yield Sample(image, self.name, "test", kind, masks)
+        for folder in found.values():
+            yield f"{folder}: masks without an image; expected {self.test / kind / (folder.name + '.*')}"
+
+    def _masks_for_nothing(self, kinds: list[str]) -> Iterator[str]:
+        for folder in folders(self.truth):
+            inner = _nested(folder) if self.layout.free else []
+            for each in (folder, *inner):
+                name = each.relative_to(self.truth).as_posix()
+                if name not in kinds and (image_files(each) or not inner):
+                    yield f"{each}: masks for a defect '{name}' that {self.test} does not have"
 
 
-def _paired(images: list[Path], masks_folder: Path, category: str) -> Iterator[Sample | str]:
-    masks: dict[str, Path] = {}
-    for mask in _images(masks_folder):
-        stem = mask.stem.removesuffix("_mask")
-        if stem in masks:
-            yield f"{mask}: a second mask for image '{stem}' beside {masks[stem].name}; remove one"
-        masks[stem] = mask
-    for image in images:
-        mask_found = masks.pop(image.stem, None)
-        if mask_found is None:
-            yield f"{image}: no mask for it; expected {masks_folder / (image.stem + '_mask.png')}"
-        yield Sample(image, category, "test", image.parent.name, mask_found)
-    for mask in masks.values():
-        expected = masks_folder.parents[1] / "test" / masks_folder.name / f"{mask.stem.removesuffix('_mask')}.*"
-        yield f"{mask}: a mask without an image; expected {expected}"
+def folders(parent: Path) -> list[Path]:
+    """The folders in a folder, hidden ones apart, sorted; none, if there is no such folder."""
+    return [parent / entry.name for entry in _entries(parent) if entry.is_dir()]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The files in a folder that are images by their names, hidden ones apart, sorted; none, if there is no such folder."""
+    return [folder / e.name for e in _entries(folder) if _suffix(e.name) in IMAGE_SUFFIXES]
+
+
+def base_of(root: Path, names: tuple[str, ...]) -> Path:
+    """The first of some folders below `root` that is there, or `root` itself: where an archive unpacks to."""
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _suffix(name: str) -> str:
+    """As pathlib's, in lower case, without making a path."""
+    return name[name.rindex(".") :].lower() if "." in name else ""
+
+
+def _nested(folder: Path) -> list[Path]:
+    """All folders below a folder, links apart, sorted."""
+    return [each for inner in folders(folder) if not inner.is_symlink() for each in (inner, *_nested(inner))]
+
+
+def _without_ending(stem: str) -> str:
+    return next((stem.removesuffix(ending) for ending in MASK_ENDINGS if stem.endswith(ending)), stem)
 
 
 def _repeated(images: list[Path]) -> Iterator[str]:
@@ -135,22 +231,6 @@ def _repeated(images: list[Path]) -> Iterator[str]:
         seen[image.stem] = image
 
 
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def _kind(path: Path) -> str:
-    return "a file" if path.exists() else "nothing"
-
-
 def _listing(root: Path) -> str:
     names = sorted(path.name for path in root.iterdir())
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "an empty folder"
+    return ascii(", ".join(names[:5]) + (", ..." if len(names) > 5 else ""))[1:-1] if names else "an empty folder"

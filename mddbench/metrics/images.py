@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,3 +42,22 @@ class ImageScores:
         """The image-level metrics, NaN where not defined."""
         steps = steps_of_items(*self.all())
         return dict(zip(IMAGE_LEVEL, (auroc(steps), average_precision(steps), f1_max(steps)), strict=True))
+
+    def of_items(self, items: Sequence[str]) -> float:
+        """AUROC of items that several images show: an item's score and label are the highest of its images'. In [0, 1], NaN
+        where it is not defined.
+
+        items: (N,) a name for each image in the order in which they were added; images of one name may lie anywhere.
+        Raises ValueError if there are not as many. Source: Real-IAD's sample-level metric (Wang et al., CVPR 2024).
+        """
+        scores, labels = self.all()
+        if len(items) != len(labels):
+            raise ValueError(f"expected an item for each of {len(labels)} images, found {len(items)}")
+        if not len(labels):
+            return float("nan")
+        names, places = np.unique(np.asarray(items), return_inverse=True)
+        highest = np.full(len(names), -np.inf, dtype=scores.dtype)
+        np.maximum.at(highest, places, scores)
+        defective = np.zeros(len(names), dtype=np.bool_)
+        np.logical_or.at(defective, places, labels)
+        return auroc(steps_of_items(highest, defective))

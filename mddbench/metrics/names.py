@@ -35,5 +35,12 @@ SEVEN: tuple[str, ...] = tuple(metric.key for metric in METRICS)
 IMAGE_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.level == "image")
 PIXEL_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.level == "pixel")
 MAD = Metric("mad", "mAD", "both")
+ITEM = Metric("s_auroc", "S-AUROC", "item")
+"""The sample-level AUROC of datasets that show an item in several views; no part of the seven, nor of their mean."""
 COLUMNS: tuple[str, ...] = (*SEVEN, MAD.key)
-LABELS: dict[str, str] = {metric.key: metric.label for metric in (*METRICS, MAD)}
+LABELS: dict[str, str] = {metric.key: metric.label for metric in (*METRICS, MAD, ITEM)}
+
+
+def expected_keys(place: str) -> set[str]:
+    """The metrics that a record must have of 'mean' or of a category; it may have ITEM's, too."""
+    return {*SEVEN, MAD.key} if place == "mean" else set(SEVEN)

@@ -12,7 +12,7 @@ from mddbench.metrics.device import as_floats, images_with_nan, is_elsewhere, is
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.histogram import HistogramPixels
 from mddbench.metrics.images import ImageScores
-from mddbench.metrics.names import METRIC_VERSIONS, PIXEL_LEVEL, SEVEN, Engine
+from mddbench.metrics.names import ITEM, MAD, METRIC_VERSIONS, PIXEL_LEVEL, SEVEN, Engine
 from mddbench.metrics.threads import in_threads, workers
 
 if TYPE_CHECKING:
@@ -150,14 +150,14 @@ class CategoryMetrics:
 def mean_over_categories(per_category: dict[str, dict[str, float]]) -> dict[str, float]:
     """The unweighted mean of each metric over the categories where it is defined, and `mad`, the mean of the seven.
 
-    `mad` is NaN if any of the seven is.
+    `mad` is NaN if any of the seven is. A further metric counts where all categories have it.
     """
     means: dict[str, float] = {}
-    for key in SEVEN:
+    shared = [key for key in (ITEM.key,) if all(key in values for values in per_category.values())]
+    for key in (*SEVEN, *shared):
         defined = [values[key] for values in per_category.values() if not np.isnan(values[key])]
-        means[key] = float(np.mean(defined)) if defined else float("nan")
-    means["mad"] = float(np.mean([means[key] for key in SEVEN]))
-    return means
+        means[key] = float(np.mean(defined)) if defined else NAN
+    return {**means, MAD.key: float(np.mean([means[key] for key in SEVEN]))}
 
 
 def with_nan(values: Any) -> NDArray[np.bool_]:

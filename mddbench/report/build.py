@@ -154,7 +154,7 @@ def _tables(sheet: Sheet) -> dict[Path, str]:
 
 def _table(spec: TableSpec, groups: Sequence[Group], dataset: str, place: Path, ablation: str = "") -> dict[Path, str]:
     """One table in three formats. place: of its files, without a suffix."""
-    first = groups[0].first
+    first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
     method = first.label if ablation else groups[0].label
     title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=method, ablation=ablation)
     frame, notes = numbers(spec, groups), protocol_notes(groups)

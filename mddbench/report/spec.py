@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -9,18 +10,26 @@ from typing import Literal
 from mddbench.config import Strict, read_yaml, validated
 from mddbench.errors import InputError
 from mddbench.metrics.names import LABELS
+from mddbench.records import Record
 from mddbench.report.costs import COSTS
 
 
 class TableSpec(Strict):
-    """title: may hold {dataset}, {setting}, {method} and {ablation}; rows: what a row is; columns: metric keys; costs:
-    keys of costs, shown behind them.
+    """title: may hold {dataset}, {setting}, {method} and {ablation}; rows: what a row is; columns: metric keys; optional:
+    those that are shown only where a record has them; costs: keys of costs, shown behind them.
     """
 
     title: str
     rows: Literal["method", "category", "variant"]
     columns: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     costs: tuple[str, ...] = ()
+
+    def shown_for(self, records: Iterable[Record]) -> TableSpec:
+        """The spec with those of the optional columns that some record has."""
+        keys = {key for record in records for key in record.metrics["mean"]}
+        columns = (*self.columns, *(key for key in self.optional if key in keys))
+        return self.model_copy(update={"columns": columns, "optional": ()})
 
 
 def table_names() -> list[str]:
@@ -32,7 +41,7 @@ def load_table(name: str) -> TableSpec:
     """A spec by name. Raises InputError if it does not fit."""
     where = f"paper_tables/{name}.yaml"
     spec = validated(TableSpec, read_yaml(_folder() / f"{name}.yaml"), where)
-    unknown = [key for key in spec.columns if key not in LABELS]
+    unknown = [key for key in (*spec.columns, *spec.optional) if key not in LABELS]
     odd = [key for key in spec.costs if key not in COSTS]
     try:
         spec.title.format(dataset="", setting="", method="", ablation="")

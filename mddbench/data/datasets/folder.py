@@ -3,10 +3,38 @@
 A category without the folder ground_truth is taken as labelled by image only: its pixel metrics are not defined.
 """
 
-from mddbench.data.samples import DatasetSource
-from mddbench.data.tree import read_tree
+from __future__ import annotations
+
+from pathlib import Path
+
+from mddbench.data.fabricate import Style, write_category
+from mddbench.data.samples import Counts, DatasetSource, Tree
+from mddbench.data.tree import HABITS, MVTEC_LAYOUT, Layout, read_tree
+
+LAYOUT = f"""\
+{MVTEC_LAYOUT.rstrip()}
+'good' may be called 'ok' or 'normal'; training images may lie straight in train/; a mask's name may do without _mask; kinds of
+defects may be folders within folders; without ground_truth/ a category has image-level metrics only; one category alone may be
+given by its own folder.
+"""
+
+
+def read(root: Path, _: int) -> Tree:
+    """The tree below `root`, whose own name is the category if it is of one alone."""
+    return read_tree(root, Layout(normal=HABITS, masks_required=False, free=True))
+
+
+def fabricate(root: Path, counts: Counts) -> None:
+    """Two categories, one by each habit: plain, and 'OK' with nested defects whose masks have no ending."""
+    for index, (category, numbers) in enumerate(counts.items()):
+        plain = Style(defects=("dent", "scratch"))
+        other = Style(defects=("dent", "scratch/deep"), normal="OK", mask_ending="", size=(56, 40))
+        write_category(root / category, index, numbers, other if index % 2 else plain)
+
 
 DATASET = DatasetSource(
     description="any folder in MVTec-AD's layout (masks optional by category)",
-    read=lambda root: read_tree(root, masks_required=False),
+    read=read,
+    layout=LAYOUT,
+    fabricate=fabricate,
 )

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mddbench.data.drawing import DEFECTS
-from mddbench.data.samples import DatasetSource
-from mddbench.data.tree import read_tree
+from mddbench.data.samples import DatasetSource, Published
+from mddbench.data.tree import MVTEC_LAYOUT, Layout, read_tree
 
 SIZE = 128
 SEED = 20250421
@@ -100,7 +100,10 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> None:
 
 DATASET = DatasetSource(
     description="8 categories cut from scikit-image's photographs, synthetic defects, no download",
-    read=lambda root: read_tree(root, masks_required=True),
+    read=lambda root, _: read_tree(root, Layout()),
+    layout=MVTEC_LAYOUT,
     build=build,
-    expected={name: (TRAIN_IMAGES, GOOD_IMAGES, IMAGES_PER_DEFECT * len(DEFECTS)) for name in PHOTOGRAPHS},
+    published=Published(
+        "mini", {name: (TRAIN_IMAGES, GOOD_IMAGES, IMAGES_PER_DEFECT * len(DEFECTS)) for name in PHOTOGRAPHS}
+    ),
 )

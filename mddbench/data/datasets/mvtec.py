@@ -1,14 +1,17 @@
 """MVTec-AD: 15 categories, 3629 normal training images, 467 normal and 1258 defective test images.
 
-Source: Bergmann et al., IJCV 2021; counts as in the dataset's own folders.
+Source: Bergmann et al., IJCV 2021; counts as in the dataset's own folders. Three categories are of one channel.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 
-from mddbench.data.samples import DatasetSource, Tree
-from mddbench.data.tree import read_tree, with_counts
+from mddbench.data.fabricate import Style, write_category
+from mddbench.data.samples import Counts, DatasetSource, Published, Tree
+from mddbench.data.tree import MVTEC_LAYOUT, Layout, base_of, read_tree
 
-COUNTS: dict[str, tuple[int, int, int]] = {
+COUNTS = {
     "bottle": (209, 20, 63),
     "cable": (224, 58, 92),
     "capsule": (219, 23, 109),
@@ -25,11 +28,27 @@ COUNTS: dict[str, tuple[int, int, int]] = {
     "wood": (247, 19, 60),
     "zipper": (240, 32, 119),
 }
+GREY = ("grid", "screw", "zipper")
 
 
-def read(root: Path) -> Tree:
-    """The tree below `root`, with a fault for every category whose counts differ from the dataset's."""
-    return with_counts(read_tree(root, masks_required=True), COUNTS, "MVTec-AD")
+def read(root: Path, _: int) -> Tree:
+    """The tree below `root`, or in the folder that the archive unpacks to."""
+    return read_tree(base_of(root, ("mvtec_anomaly_detection",)), Layout())
 
 
-DATASET = DatasetSource(description="MVTec-AD, 15 categories", read=read, expected=COUNTS)
+def fabricate(root: Path, counts: Counts) -> None:
+    """Two kinds of defects, one-channel images in the categories that have them, texts beside the folders."""
+    for index, (category, numbers) in enumerate(counts.items()):
+        style = Style(defects=("broken", "combined"), mode="L" if category in GREY else "RGB")
+        write_category(root / category, index, numbers, style)
+        (root / category / "license.txt").write_text("no licence: drawn images\n")
+        (root / category / "readme.txt").write_text("drawn images\n")
+
+
+DATASET = DatasetSource(
+    description="MVTec-AD, 15 categories",
+    read=read,
+    layout=MVTEC_LAYOUT,
+    published=Published("MVTec-AD", dict(COUNTS)),
+    fabricate=fabricate,
+)

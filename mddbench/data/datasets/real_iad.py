@@ -1,82 +1,131 @@
-"""Real-IAD: 30 categories, 36 465 normal training images, 63 256 normal and 51 329 defective test images, five views a sample.
+"""Real-IAD: 30 categories, 36 465 training and 114 585 test images, five views of each item.
 
-Source: Wang et al., CVPR 2024. Splits come from realiad_jsons/<category>.json (several views, one normal training set):
-{"meta": {"prefix", "normal_class"}, "train": [...], "test": [...]}, each image with anomaly_class, image_path and mask_path or
-null. An image is normal if it has no mask or its class is the normal one, whatever its sample is.
+Source: Wang et al., CVPR 2024; counts from there. Splits come from realiad_jsons/<category>.json (several views, one normal
+training set): {"meta": {"prefix", "normal_class"}, "train": [...], "test": [...]}, each image with category, anomaly_class,
+image_path and mask_path or null. An image is normal if it has no mask or its class is the normal one, whatever its item is. The
+masks of the smaller releases are interpolated, so that a pixel counts above a half.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+import re
+from dataclasses import replace
+from pathlib import Path
 
-from mddbench.data.samples import GOOD, DatasetSource, Kind, Sample, Tree
+from mddbench.data.fabricate import Drawing, interpolated, save
+from mddbench.data.images import MaskRule
+from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Published, Sample, SecondHand, Tree
+from mddbench.data.splits import Below, SplitError, list_of, read_json, text_of
 
-CATEGORIES, TOTALS = 30, (36_465, 63_256, 51_329)
-SPLITS = ("realiad_jsons", ".")
-IMAGES = ("realiad_256", "realiad_512", "realiad_1024", "realiad_raw", ".")
+# fmt: off
+NAMES = (
+    "audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb",
+    "phone_battery", "plastic_nut", "plastic_plug", "porcelain_doll", "regulator", "rolled_strip_base", "sim_card_set",
+    "switch", "tape", "terminalblock", "toothbrush", "toy", "toy_brick", "transistor1", "u_block", "usb",
+    "usb_adaptor", "vcpill", "wooden_beads", "woodstick", "zipper",
+)
+# fmt: on
+SPLITS = "realiad_jsons"
+SIDES = {"realiad_256": 256, "realiad_512": 512, "realiad_1024": 1024, "realiad_raw": 10**6}
+VIEWS = 5
+ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_]*_[0-9]{4}_[A-Z][A-Z_]*[A-Z])_C[0-9]_")
+"""What the names of an item's views share. Source: the pattern that ADer groups by."""
+LAYOUT = """\
+ROOT/
+  realiad_jsons/<category>.json        the splits; image_path and mask_path in them are below <release>/<category>/
+  realiad_256/<category>/              or realiad_512, realiad_1024, realiad_raw
+    OK/S0001/*.jpg
+    NG/<defect>/S0001/*.jpg, *.png     masks
+"""
 
 
-def read(root: Path) -> Tree:
-    """The samples that the JSON files below `root` name. Whether each image is there is seen when it is read."""
-    files = next((found for name in SPLITS if (found := sorted((root / name).glob("*.json")))), [])
+def read(root: Path, size: int) -> Tree:
+    """What the split files below `root` name, in the smallest release that has `size` pixels, or else in the largest."""
+    files = sorted((root / SPLITS).glob("*.json")) or [f for f in sorted(root.glob("*.json")) if f.stem in NAMES]
     if not files:
-        return Tree(root, (), (f"expected Real-IAD's splits at {root / SPLITS[0]}/<category>.json, found none",))
+        return Tree(root, (), (f"expected Real-IAD's splits at {root / SPLITS}/<category>.json, found none",))
+    base = _release(root, size)
     samples: list[Sample] = []
-    faults: list[str] = []
+    faults, warnings = [], []
     for file in files:
-        for each in _category(root, file):
-            if isinstance(each, Sample):
-                samples.append(each)
-            else:
-                faults.append(each)
-    tree = Tree(root, tuple(samples), tuple(faults))
-    return tree if faults else Tree(root, tree.samples, tuple(_lacking(tree)))
+        try:
+            found = _category(base, file)
+        except SplitError as fault:
+            faults.append(f"{file}: {fault}; download Real-IAD's splits anew")
+            continue
+        samples += found
+        if nameless := sum(not sample.item for sample in found):
+            warnings.append(f"{file}: {nameless} file names do not tell whose view they are, so S-AUROC is not defined")
+    return Tree(root, tuple(samples), tuple(faults), tuple(warnings), tuple(files))
 
 
-def _lacking(tree: Tree) -> Iterator[str]:
-    """What is missing of the whole dataset."""
-    test = tree.select("test")
-    defective = sum(sample.anomalous for sample in test)
-    found = (len(tree.select("train")), len(test) - defective, defective)
-    if len(tree.categories) != CATEGORIES or found != TOTALS:
-        yield (
-            f"expected {CATEGORIES} categories with {TOTALS[0]} training, {TOTALS[1]} normal and {TOTALS[2]} defective test "
-            f"images in the splits below {tree.root}, found {len(tree.categories)} with {found[0]}, {found[1]} and {found[2]}"
-        )
+def _release(root: Path, size: int) -> Path:
+    there = [name for name in SIDES if (root / name).is_dir()]
+    enough = [name for name in there if SIDES[name] >= size]
+    return root / (enough[0] if enough else there[-1]) if there else root
 
 
-def _category(root: Path, file: Path) -> Iterator[Sample | str]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        meta, parts = content["meta"], [("train", content["train"]), ("test", content["test"])]
-        prefix, normal = _inside(meta["prefix"]), meta["normal_class"]
-        base = next((root / name / prefix for name in IMAGES if (root / name / prefix).is_dir()), None)
-        if base is None:
-            yield f"{file}: expected its images below {root / IMAGES[0] / prefix}, found no such folder"
-            return
-        for split, entries in parts:
-            for entry in entries:
-                yield _sample(base, file.stem, "train" if split == "train" else "test", entry, normal)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
-        yield f"{file}: not a split of Real-IAD ({type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''})"
+def _category(base: Path, file: Path) -> list[Sample]:
+    content = read_json(file)
+    meta = content.get("meta") if isinstance(content, dict) else None
+    normal = text_of(meta, "normal_class")
+    prefix = text_of(meta, "prefix")
+    below = Below(base if prefix in ("", ".", "./") else Below(base).path(prefix))
+    if not below.folder.is_dir():
+        raise SplitError(f"expected its images below {below.folder}, found no such folder")
+    splits: tuple[Kind, Kind] = ("train", "test")
+    return [_sample(below, file.stem, split, entry, normal) for split in splits for entry in list_of(content, split)]
 
 
-def _sample(base: Path, category: str, split: Kind, entry: dict[str, Any], normal: str) -> Sample:
-    mask = entry["mask_path"]
-    good = mask is None or entry["anomaly_class"] == normal
-    defect = GOOD if good else str(entry["anomaly_class"])
-    return Sample(base / _inside(entry["image_path"]), category, split, defect, None if good else base / _inside(mask))
+def _sample(below: Below, category: str, split: Kind, entry: object, normal: str) -> Sample:
+    image, kind = text_of(entry, "image_path"), text_of(entry, "anomaly_class")
+    mask = "" if isinstance(entry, dict) and entry.get("mask_path") is None else text_of(entry, "mask_path")
+    defect = GOOD if not mask or kind == normal else kind
+    named = ITEM.search(image.rsplit("/", 1)[-1])
+    return replace(below.sample(image, category, split, defect, mask), item=named[1] if named else "")
 
 
-def _inside(path: str) -> PurePosixPath:
-    """A relative path of the file. Raises ValueError for one that leads out of the dataset's folder."""
-    found = PurePosixPath(path)
-    if found.is_absolute() or ".." in found.parts or "\\" in path:
-        raise ValueError(f"path {path!r} leads out of the dataset's folder")
-    return found
+def fabricate(root: Path, counts: Counts) -> None:
+    """Items of five views, a defective one with a normal view where there are enough; masks with grey rims."""
+    (root / SPLITS).mkdir(parents=True)
+    for index, (category, (train, good, defective)) in enumerate(counts.items()):
+        folder, drawing = root / "realiad_256" / category, Drawing(index, (48, 48))
+        split: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
+        normal_views = min(good, defective // (VIEWS - 1))
+        for number in range(train + good - normal_views):
+            kind = "train" if number < train else "test"
+            split[kind].append(_drawn(folder, drawing, number, defective=False))
+        for number in range(defective + normal_views):
+            shown = normal_views == 0 or number % VIEWS != VIEWS - 1
+            split["test"].append(_drawn(folder, drawing, number, defective=shown, kind="NG"))
+        content = {"meta": {"prefix": f"{category}/", "normal_class": "OK"}, **split}
+        (root / SPLITS / f"{category}.json").write_text(json.dumps(content))
 
 
-DATASET = DatasetSource(description="Real-IAD, 30 categories", read=read, totals=TOTALS)
+def _drawn(folder: Path, drawing: Drawing, number: int, defective: bool, kind: str = "OK") -> dict[str, str | None]:
+    """Draw one view, and its mask; what the split file says of them."""
+    item, view = divmod(number, VIEWS)
+    part, marks = (kind, kind) if kind == "OK" else ("NG/HS", "NG_HS")
+    image = f"{part}/S{item:04d}/{folder.name}_{item:04d}_{marks}_C{view + 1}_20231023.jpg"
+    pixels, mask = drawing.image(number + 100_000 * (kind != "OK"), defective)
+    save(pixels, folder / image)
+    mask_path = image.replace(".jpg", ".png") if defective else None
+    if mask_path:
+        save(interpolated(mask), folder / mask_path)
+    normal = "OK" if kind == "OK" else "HS"
+    return {"category": folder.name, "anomaly_class": normal, "image_path": image, "mask_path": mask_path}
+
+
+DATASET = DatasetSource(
+    description="Real-IAD, 30 categories, five views of each item",
+    read=read,
+    layout=LAYOUT,
+    published=Published(
+        "Real-IAD",
+        dict.fromkeys(NAMES, (None, None, None)),
+        (36_465, SecondHand(63_256), SecondHand(51_329)),
+    ),
+    mask_rule=MaskRule(above=127),
+    fabricate=fabricate,
+)

@@ -1,24 +1,55 @@
-"""Uni-Medical: slices of BMAD in MVTec-AD's layout; 3 categories, 13 339 normal training images, 2514 and 4499 test images.
+"""Uni-Medical: slices of BMAD in MVTec-AD's layout; 3 categories, 13 339 normal training images, 7013 test images.
 
-Source: Zhang et al., ADer; counts from BMAD's table 1 and ADer's logs. Layout: <category>/{train/good, test/{good,Ungood},
-ground_truth/Ungood}. BMAD's own release has other folders and is not read.
+Source: Zhang et al., ADer; counts of each category from BMAD's table 1; how the test images divide into normal and defective
+ones is second hand. BMAD's own release has other folders (train/good/img, test/Ungood/{img,anomaly_mask}) and is not read.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 
-from mddbench.data.samples import DatasetSource, Tree
-from mddbench.data.tree import read_tree, with_counts
+from mddbench.data.fabricate import Style, write_category
+from mddbench.data.samples import Counts, DatasetSource, Published, Tree
+from mddbench.data.samples import SecondHand as About
+from mddbench.data.tree import Layout, base_of, read_tree
 
-COUNTS: dict[str, tuple[int, int, int]] = {
-    "brain": (7500, 640, 3075),
-    "liver": (1542, 833, 660),
-    "retinal": (4297, 1041, 764),
+COUNTS = {
+    "brain": (7500, About(640), About(3075)),
+    "liver": (1542, About(833), About(660)),
+    "retinal": (4297, About(1041), About(764)),
 }
+LAYOUT = """\
+ROOT/<category>/                       brain, liver, retinal
+  train/good/*.png
+  test/{good,Ungood}/*.png
+  ground_truth/Ungood/*.png
+"""
 
 
-def read(root: Path) -> Tree:
-    """The tree below `root`, with a fault for every category whose counts differ from the dataset's."""
-    return with_counts(read_tree(root, masks_required=True), COUNTS, "Uni-Medical")
+def read(root: Path, _: int) -> Tree:
+    """The tree below `root`, or below medical/ in it."""
+    base = base_of(root, ("medical",))
+    if any(base.glob("*/train/good/img")):
+        return Tree(
+            root,
+            (),
+            (f"{base} is laid out as BMAD's own release; expected ADer's, <category>/train/good/*.png and so on",),
+        )
+    return read_tree(base, Layout())
 
 
-DATASET = DatasetSource(description="Uni-Medical, 3 categories", read=read, expected=COUNTS)
+def fabricate(root: Path, counts: Counts) -> None:
+    """One-channel slices, wide ones for the retina."""
+    for index, (category, numbers) in enumerate(counts.items()):
+        size = (64, 32) if category == "retinal" else (48, 48)
+        style = Style(defects=("Ungood",), mode="L", size=size, mask_ending="")
+        write_category(root / category, index, numbers, style)
+
+
+DATASET = DatasetSource(
+    description="Uni-Medical, 3 categories",
+    read=read,
+    layout=LAYOUT,
+    published=Published("Uni-Medical", dict(COUNTS)),
+    fabricate=fabricate,
+)

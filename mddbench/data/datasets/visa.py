@@ -1,15 +1,23 @@
 """VisA: 12 categories, 8659 normal training images, 962 normal and 1200 defective test images.
 
-Source: Zou et al., ECCV 2022, the one-class split. Read in the layout that the authors' code converts it to:
-VisA_pytorch/1cls/<category>/{train/good, test/{good,bad}, ground_truth/bad}.
+Source: Zou et al., ECCV 2022, the one-class split. Read as it is downloaded, by split_csv/1cls.csv, or in the layout that the
+authors' code converts it to. As downloaded, masks hold the number of the defect's class, nearly black, and not 255.
 """
 
+from __future__ import annotations
+
+import csv
 from pathlib import Path
 
-from mddbench.data.samples import DatasetSource, Tree
-from mddbench.data.tree import read_tree, with_counts
+import numpy as np
+from PIL import Image
 
-COUNTS: dict[str, tuple[int, int, int]] = {
+from mddbench.data.fabricate import Drawing, save
+from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Published, Sample, Tree
+from mddbench.data.splits import Below, SplitError, read_csv
+from mddbench.data.tree import Layout, base_of, read_tree
+
+COUNTS = {
     "candle": (900, 100, 100),
     "capsules": (542, 60, 100),
     "cashew": (450, 50, 100),
@@ -23,19 +31,81 @@ COUNTS: dict[str, tuple[int, int, int]] = {
     "pcb4": (904, 101, 100),
     "pipe_fryum": (450, 50, 100),
 }
+SPLIT = "split_csv/1cls.csv"
+HEADER = ("object", "split", "label", "image", "mask")
 CONVERTED = ("VisA_pytorch/1cls", "1cls")
+LAYOUT = """\
+ROOT/                                  as downloaded
+  split_csv/1cls.csv                   object,split,label,image,mask
+  <category>/Data/Images/{Normal,Anomaly}/*.JPG
+  <category>/Data/Masks/Anomaly/*.png
+or
+ROOT/                                  or ROOT/1cls/, ROOT/VisA_pytorch/1cls/: converted
+  <category>/train/good/*
+  <category>/test/{good,bad}/*
+  <category>/ground_truth/bad/*.png
+"""
 
 
-def read(root: Path) -> Tree:
-    """The tree below `root`, or below the converted layout's folder in it, with a fault for each category of other counts."""
-    place = next((root / name for name in CONVERTED if (root / name).is_dir()), root)
-    if (place / "split_csv").is_dir():
-        return Tree(
-            place,
-            (),
-            (f"{place} is VisA as it is downloaded; expected its converted layout, <category>/train/good and so on",),
-        )
-    return with_counts(read_tree(place, masks_required=True), COUNTS, "VisA")
+def read(root: Path, _: int) -> Tree:
+    """The tree as downloaded, if its split file is there; else the converted one."""
+    split = root / SPLIT
+    if not split.is_file():
+        return read_tree(base_of(root, CONVERTED), Layout())
+    try:
+        samples = _samples(root, split)
+    except SplitError as fault:
+        return Tree(root, (), (f"{split}: {fault}; unpack VisA anew",))
+    return Tree(root, tuple(samples), sources=(split,))
 
 
-DATASET = DatasetSource(description="VisA, 12 categories, converted layout", read=read, expected=COUNTS)
+def _samples(root: Path, split: Path) -> list[Sample]:
+    below, labels = Below(root), {"normal": GOOD, "anomaly": "anomaly"}
+    samples = []
+    for row in read_csv(split, HEADER):
+        if row["split"] not in ("train", "test") or row["label"] not in labels:
+            raise SplitError(
+                f"expected split train or test and label normal or anomaly, found {row['split']!r}, {row['label']!r}"
+            )
+        kind: Kind = "train" if row["split"] == "train" else "test"
+        if row["label"] == "anomaly" and not row["mask"]:
+            raise SplitError(f"defective image {row['image']!r} has no mask")
+        samples.append(below.sample(row["image"], row["object"], kind, labels[row["label"]], row["mask"]))
+    return sorted(samples, key=lambda sample: sample.category)
+
+
+def fabricate(root: Path, counts: Counts) -> None:
+    """As downloaded: upper-case suffixes, images that are not square, masks of class numbers in a palette of blacks."""
+    rows = [HEADER]
+    for index, (category, (train, good, defective)) in enumerate(counts.items()):
+        drawing, data = Drawing(index, (60 + 4 * (index % 3), 40)), f"{category}/Data"
+        for number in range(train + good):
+            image = f"{data}/Images/Normal/{number:04d}.JPG"
+            save(drawing.image(number)[0], root / image)
+            rows.append((category, "train" if number < train else "test", "normal", image, ""))
+        for number in range(defective):
+            image, mask = f"{data}/Images/Anomaly/{number:03d}.JPG", f"{data}/Masks/Anomaly/{number:03d}.png"
+            pixels, drawn = drawing.image(train + good + number, defective=True)
+            save(pixels, root / image)
+            _save_indices(drawn // 255 * (1 + number % 3), root / mask)
+            rows.append((category, "test", "anomaly", image, mask))
+        (root / category / "image_anno.csv").write_text("image,label,mask\n")
+    (root / SPLIT).parent.mkdir()
+    with (root / SPLIT).open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _save_indices(indices: np.ndarray, path: Path) -> None:
+    image = Image.fromarray(indices.astype(np.uint8), mode="P")
+    image.putpalette([0] * 768)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+DATASET = DatasetSource(
+    description="VisA, 12 categories, as downloaded or converted",
+    read=read,
+    layout=LAYOUT,
+    published=Published("VisA", dict(COUNTS)),
+    fabricate=fabricate,
+)

@@ -1,0 +1,43 @@
+"""MPDD: 6 categories of metal parts, 888 normal training images, 176 normal and 282 defective test images.
+
+Source: Jezek et al., ICUMT 2021; training images of each category second hand, their sum confirmed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mddbench.data.fabricate import Style, write_category
+from mddbench.data.samples import Counts, DatasetSource, Published, Tree
+from mddbench.data.samples import SecondHand as About
+from mddbench.data.tree import MVTEC_LAYOUT, Layout, base_of, read_tree
+
+COUNTS = {
+    "bracket_black": (About(289), 32, 47),
+    "bracket_brown": (About(185), 26, 51),
+    "bracket_white": (About(110), 30, 30),
+    "connector": (About(128), 30, 14),
+    "metal_plate": (About(54), 26, 71),
+    "tubes": (About(122), 32, 69),
+}
+
+
+def read(root: Path, _: int) -> Tree:
+    """The tree below `root`, or in the folder that the archive unpacks to."""
+    return read_tree(base_of(root, ("MPDD",)), Layout())
+
+
+def fabricate(root: Path, counts: Counts) -> None:
+    """MVTec-AD's layout with upper-case suffixes here and there."""
+    for index, (category, numbers) in enumerate(counts.items()):
+        style = Style(defects=("hole", "scratches"), suffixes=(".png", ".PNG"))
+        write_category(root / category, index, numbers, style)
+
+
+DATASET = DatasetSource(
+    description="MPDD, 6 categories of metal parts",
+    read=read,
+    layout=MVTEC_LAYOUT,
+    published=Published("MPDD", dict(COUNTS), (888, None, None)),
+    fabricate=fabricate,
+)
