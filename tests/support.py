@@ -12,7 +12,12 @@ import numpy as np
 from PIL import Image
 
 from mddbench.config import Experiment, validated
+from mddbench.data.check import read_source
+from mddbench.data.dataset import load_source
+from mddbench.data.fingerprint import Manifest, manifest
+from mddbench.data.samples import Tree
 from mddbench.metrics.names import SEVEN
+from mddbench.progress import SilentReporter
 from mddbench.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,3 +117,14 @@ def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) ->
         timeout=280,
         check=False,
     )
+
+
+def read(name: str, root: Path, size: int = 64) -> Tree:
+    """A dataset's tree with its faults and warnings."""
+    return read_source(load_source(name), root, size)
+
+
+def manifest_of(name: str, root: Path) -> Manifest:
+    """The manifest of a sound tree, nothing remembered."""
+    tree = read(name, root).sound(name)
+    return manifest(tree.root, tree.files(), SilentReporter())

@@ -25,9 +25,8 @@ LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (PIL's own limit of 1 GiB of RGBA, made an error)."""
 
-warnings.simplefilter(
-    "ignore", Image.DecompressionBombWarning
-)  # an error of our own, which names the file, takes its place
+# Of files that are large (an error of our own here), or have broken EXIF data (then there is none).
+warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 Mask = NDArray[np.bool_]
 

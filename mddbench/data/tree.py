@@ -107,8 +107,8 @@ class Category:
         if not images:
             wanted = self.folder / self.layout.train[0] / self.layout.normal[0]
             found = "no image there" if wanted.is_dir() else "no such folder"
-            also = f", or in {'/ or '.join(HABITS[1:])}/ beside it" if self.layout.free else ""
-            yield f"category '{self.name}' needs normal training images in {wanted}{also}: found {found}"
+            also = f", nor in {' or '.join(self.layout.normal[1:])}" if self.layout.normal[1:] else ""
+            yield f"category '{self.name}' needs normal training images in {wanted}: found {found}{also}"
         yield from (Sample(image, self.name, "train") for image in images)
 
     def _test(self) -> Iterator[Sample | str]:

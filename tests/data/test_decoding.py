@@ -11,12 +11,10 @@ from PIL import Image
 
 from mddbench.data.cache import decoded_split
 from mddbench.data.dataset import Dataset, open_dataset
-from mddbench.data.datasets import folder
-from mddbench.data.fingerprint import fingerprint, manifest
 from mddbench.data.images import decode_image, decode_mask
 from mddbench.errors import InputError
 from mddbench.progress import SilentReporter
-from support import save
+from support import manifest_of, read, save
 
 QUIET = SilentReporter()
 
@@ -85,14 +83,14 @@ def test_the_cache_holds_what_decoding_gives_and_is_written_once(tree: Path, tmp
     for sample, image, mask in zip(first.test.samples, first.test.images, first.test.masks, strict=True):
         pixels, native = decode_image(sample.image, 32)
         np.testing.assert_array_equal(image, pixels)
-        truth = decode_mask(sample.mask, 32, native) if sample.mask else np.zeros((32, 32), bool)
+        truth = decode_mask(sample.masks[0], 32, native) if sample.masks else np.zeros((32, 32), bool)
         np.testing.assert_array_equal(mask, truth)
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")}
-    assert len(files) == 4
+    assert len(files) == 3  # no training image has a mask
     opened(tree, tmp_path / "cache")
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")} == files
     opened(tree, tmp_path / "cache", size=40)
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 8
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 6
 
 
 def test_a_changed_image_is_decoded_anew(tree: Path, tmp_path: Path) -> None:
@@ -107,25 +105,25 @@ def test_a_failed_decoding_leaves_no_cache(tree: Path, tmp_path: Path) -> None:
     (tree / "nut" / "train" / "good" / "002.png").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"002\.png"):
         opened(tree, tmp_path / "cache")
-    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+    assert {file.suffix for file in (tmp_path / "cache" / "decoded").iterdir()} <= {".lock"}
 
 
 def test_too_small_a_disk_is_said_before(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("mddbench.data.cache.shutil.disk_usage", lambda _: usage._replace(free=10))
-    samples = folder.DATASET.read(tree).select("train")
+    samples = read("folder", tree).select("train")
     with pytest.raises(InputError, match=r"decoded images need 0 MiB, 0 MiB are free"):
-        decoded_split(samples, 32, tmp_path / "cache", "x", QUIET)
+        decoded_split(samples, 32, tmp_path / "cache", manifest_of("folder", tree), QUIET)
 
 
 def test_the_fingerprint_depends_on_content_and_paths_not_on_the_place(tree: Path, tmp_path: Path) -> None:
-    digest = fingerprint(manifest(folder.DATASET.read(tree), QUIET))
+    digest = manifest_of("folder", tree).fingerprint
     moved = tmp_path / "elsewhere"
     shutil.copytree(tree, moved)
-    assert fingerprint(manifest(folder.DATASET.read(moved), QUIET)) == digest
+    assert manifest_of("folder", moved).fingerprint == digest
     image = moved / "nut" / "train" / "good" / "000.png"
     image.rename(image.with_stem("renamed"))
-    assert fingerprint(manifest(folder.DATASET.read(moved), QUIET)) != digest
+    assert manifest_of("folder", moved).fingerprint != digest
 
 
 def test_splits_by_category_keep_order_and_masks(tree: Path, tmp_path: Path) -> None:

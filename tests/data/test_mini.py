@@ -9,37 +9,33 @@ import pytest
 
 from mddbench.data.datasets import mini
 from mddbench.data.drawing import DEFECTS
-from mddbench.data.fingerprint import fingerprint, manifest
 from mddbench.data.samples import Tree
-from mddbench.progress import SilentReporter
 from mddbench.records import read_records
-from support import ROOT
-
-QUIET = SilentReporter()
+from support import ROOT, manifest_of, read
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     root = tmp_path_factory.mktemp("mini")
     mini.build(root)
-    return mini.DATASET.read(root).sound("mini")
+    return read("mini", root).sound("mini")
 
 
 def test_it_is_as_large_as_it_says(built: Tree) -> None:
     assert len(built.categories) >= 6
     assert len({sample.defect for sample in built.samples if sample.anomalous}) >= 4
-    assert mini.DATASET.expected is not None
-    for category, (train, good, defective) in mini.DATASET.expected.items():
+    assert mini.DATASET.published is not None
+    for category, (train, good, defective) in mini.DATASET.published.categories.items():
         mine = [sample for sample in built.samples if sample.category == category]
         assert sum(sample.split == "train" for sample in mine) == train
         assert sum(sample.split == "test" and not sample.anomalous for sample in mine) == good
-        assert sum(sample.anomalous and sample.mask is not None for sample in mine) == defective
+        assert sum(sample.anomalous and bool(sample.masks) for sample in mine) == defective
 
 
 def test_it_is_the_same_every_time(built: Tree, tmp_path: Path) -> None:
     mini.build(tmp_path)
-    found = fingerprint(manifest(mini.DATASET.read(tmp_path), QUIET))
-    assert found == fingerprint(manifest(built, QUIET))
+    found = manifest_of("mini", tmp_path).fingerprint
+    assert found == manifest_of("mini", built.root).fingerprint
     committed = {record.fingerprint for record in read_records(ROOT / "results" / "mini")}
     assert committed == {found}, "mini has changed: raise its version and run the quick suite again"
 

@@ -1,30 +1,46 @@
-"""The published datasets: their layouts, and that their counts are looked at."""
+"""The published datasets: how many images they have, and what is special about their layouts."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from mddbench.data.check import FABRICATED
 from mddbench.data.dataset import load_source, open_dataset
-from mddbench.data.datasets import mvtec, uni_medical, visa
+from mddbench.data.fabricate import fabricate, published_counts
 from mddbench.errors import InputError
 from mddbench.plan import RunOptions, image_counts
 from mddbench.progress import LineReporter, SilentReporter
-from support import save, write_tree
+from support import read, write_tree
+
+QUIET = SilentReporter()
 
 
 @pytest.mark.parametrize(
-    ("counts", "train", "good", "defective"),
-    [(mvtec.COUNTS, 3629, 467, 1258), (visa.COUNTS, 8659, 962, 1200), (uni_medical.COUNTS, 13339, 2514, 4499)],
+    ("name", "categories", "totals"),
+    [
+        ("mvtec", 15, (3629, 467, 1258)),
+        ("visa", 12, (8659, 962, 1200)),
+        ("real_iad", 30, (36465, 63256, 51329)),
+        ("uni_medical", 3, (13339, 2514, 4499)),
+        ("btad", 3, (1799, 451, 290)),
+        ("mpdd", 6, (888, 176, 282)),
+        ("mvtec_loco", 5, (2083, 575, 993)),
+    ],
 )
-def test_counts_add_up_to_the_published_totals(counts: Any, train: int, good: int, defective: int) -> None:
-    assert [sum(column) for column in zip(*counts.values(), strict=True)] == [train, good, defective]
+def test_published_counts(name: str, categories: int, totals: tuple[int, int, int]) -> None:
+    source = load_source(name)
+    assert source.published is not None
+    assert len(source.published.categories) == categories
+    assert source.published.all == totals
+    shared_out = published_counts(source)
+    assert tuple(sum(column) for column in zip(*shared_out.values(), strict=True)) == totals
 
 
 @pytest.mark.parametrize(("name", "train", "test"), [("visa", 8659, 2162), ("real_iad", 36465, 114585)])
@@ -32,9 +48,72 @@ def test_a_dataset_that_is_not_there_is_counted_as_published(name: str, train: i
     """So that a plan for several datasets can be priced where only some of them lie."""
     cpu = torch.device("cpu")
     for root in (None, tmp_path):
-        assert image_counts(name, RunOptions(tmp_path, tmp_path, cpu, data_root=root)) == (train, test)
+        assert image_counts(name, RunOptions(tmp_path, tmp_path, cpu, data_root=root), 256) == (train, test)
     with pytest.raises(InputError, match="no category below"):
-        image_counts("folder", RunOptions(tmp_path, tmp_path, cpu, data_root=tmp_path))
+        image_counts("folder", RunOptions(tmp_path, tmp_path, cpu, data_root=tmp_path), 256)
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Callable[[str], Path]:
+    """Fabricates a dataset, the test's own to break."""
+
+    def draw(name: str) -> Path:
+        fabricate(name, load_source(name), tmp_path / name, full=False)
+        return tmp_path / name
+
+    return draw
+
+
+def published(root: Path) -> Path:
+    """A fabricated tree as if its images were the dataset's."""
+    (root / FABRICATED).unlink()
+    return root
+
+
+def test_counts_that_differ_are_faults_or_warnings(drawn: Callable[[str], Path]) -> None:
+    faults = read("mvtec", published(drawn("mvtec"))).faults
+    assert any("expected 209 normal training images of category 'bottle'" in fault for fault in faults)
+    assert len(faults) == 15 * 3
+    tree = read("btad", published(drawn("btad")))  # two of three categories are second hand
+    assert len(tree.faults) == 3
+    assert all("'02'" in fault for fault in tree.faults)
+    assert sum("'01'" in warning for warning in tree.warnings) == 3
+    loco = read("mvtec_loco", published(drawn("mvtec_loco")))
+    assert not any("training" in fault for fault in loco.faults)
+
+
+def test_totals_are_compared_where_no_more_is_known(drawn: Callable[[str], Path]) -> None:
+    tree = read("real_iad", published(drawn("real_iad")))
+    assert f"expected 36465 normal training images in all of Real-IAD below {tree.root}, found 300" in tree.faults
+    assert f"expected 114585 test images in all of Real-IAD below {tree.root}, found 390" not in tree.faults
+    assert f"expected 63256 normal test images in all of Real-IAD below {tree.root}, found 150" in tree.warnings
+
+
+def test_a_category_of_another_dataset_and_one_that_is_missing(drawn: Callable[[str], Path]) -> None:
+    root = drawn("mpdd")
+    (root / "tubes").rename(root / "pipes")
+    faults = read("mpdd", root).faults
+    assert any("pipes: not a category of fabricated mpdd" in fault for fault in faults)
+    assert any("category 'tubes' of fabricated mpdd is not below" in fault for fault in faults)
+
+
+def test_a_fabricated_tree_is_marked(drawn: Callable[[str], Path], tmp_path: Path) -> None:
+    root = drawn("btad")
+    assert open_dataset("btad", root, tmp_path / "cache", 32, QUIET).fabricated
+    (root / "BTech_Dataset_transformed" / "01" / "train" / "ok" / "000.bmp").unlink()
+    (fault,) = read("btad", root).faults
+    assert "expected 10 normal training images of category '01'" in fault
+    (root / FABRICATED).write_text("{}")
+    with pytest.raises(InputError, match="not as `mddbench data fabricate` writes it"):
+        read("btad", root)
+
+
+def test_fabricating_needs_an_empty_folder(drawn: Callable[[str], Path]) -> None:
+    root = drawn("folder")
+    with pytest.raises(InputError, match="expected an empty folder"):
+        fabricate("folder", load_source("folder"), root, full=False)
+    with pytest.raises(InputError, match="there is nothing to fabricate"):
+        fabricate("mini", load_source("mini"), root / "new", full=False)
 
 
 def test_a_copied_test_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,90 +122,72 @@ def test_a_copied_test_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "warning" not in capsys.readouterr().err
     shutil.copy(tree / "bolt/train/good/001.png", tree / "bolt/test/good/001.png")
     open_dataset("folder", tree, tmp_path / "cache", 16, LineReporter())
-    assert "warning: 1 test images are copies of training images" in capsys.readouterr().err
+    assert "warning: folder: 1 test images are copies of training images" in capsys.readouterr().err
 
 
-def test_real_iads_totals() -> None:
-    totals = load_source("real_iad").totals
-    assert totals is not None
-    assert sum(totals) == 151_050
+@pytest.mark.parametrize("inside", ["VisA_pytorch/1cls", "1cls", "."])
+def test_visa_is_read_converted_too(inside: str, tmp_path: Path) -> None:
+    write_tree(tmp_path / inside, categories=("candle",))
+    tree = read("visa", tmp_path)
+    assert tree.counts == {"candle": (6, 3, 3)}
+    assert "expected 900 normal training images of category 'candle'" in tree.faults[0]
 
 
-@pytest.mark.parametrize(("name", "inside"), [("visa", "VisA_pytorch/1cls"), ("visa", "1cls"), ("uni_medical", ".")])
-def test_counts_that_differ_are_faults(name: str, inside: str, tmp_path: Path) -> None:
-    write_tree(tmp_path / inside, categories=("candle", "brain"))
-    tree = load_source(name).read(tmp_path)
-    assert len(tree.select("train")) == 12
-    assert any("normal training images of category" in fault and "found 6" in fault for fault in tree.faults)
-    assert any("not a category of" in fault for fault in tree.faults)
+@pytest.mark.parametrize(("size", "release"), [(224, "256"), (256, "256"), (320, "512"), (2000, "512")])
+def test_real_iads_release_fits_the_size(size: int, release: str, drawn: Callable[[str], Path]) -> None:
+    root = drawn("real_iad")
+    shutil.copytree(root / "realiad_256", root / "realiad_512")
+    tree = read("real_iad", root, size)
+    assert tree.faults == ()
+    assert {sample.image.relative_to(root).parts[0] for sample in tree.samples} == {f"realiad_{release}"}
 
 
-def test_visa_as_it_is_downloaded_is_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "split_csv").mkdir()
-    (fault,) = load_source("visa").read(tmp_path).faults
-    assert "converted layout" in fault
+def test_real_iads_views_share_an_item(drawn: Callable[[str], Path]) -> None:
+    tree = read("real_iad", drawn("real_iad"))
+    items: dict[str, set[str]] = {}
+    for sample in tree.select("test"):
+        if sample.category == "toy" and "/NG/" in sample.image.as_posix():
+            items.setdefault(sample.item, set()).add(sample.defect)
+    assert items == {"toy_0000_NG_HS": {"HS", "good"}, "toy_0001_NG_HS": {"HS", "good"}}
 
 
-@pytest.fixture
-def real_iad(tmp_path: Path) -> Path:
-    root = tmp_path / "iad"
-    entries: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
-    for number, (split, kind, masked) in enumerate(
-        [("train", "OK", False)] * 3 + [("test", "OK", False), ("test", "AK", True), ("test", "AK", False)]
-    ):
-        image = f"{kind}/S{number:04d}/toy_{number:04d}_{kind}_C1_2023.jpg"
-        save(np.full((20, 20, 3), 40 * number, dtype=np.uint8), root / "realiad_256/toy" / image)
-        mask = image.replace(".jpg", ".png") if masked else None
-        if mask:
-            save(np.eye(20, dtype=np.uint8) * 255, root / "realiad_256/toy" / mask)
-        entries[split].append({"category": "toy", "anomaly_class": kind, "image_path": image, "mask_path": mask})
-    (root / "realiad_jsons").mkdir()
-    content = {"meta": {"prefix": "toy/", "normal_class": "OK"}, **entries}
-    (root / "realiad_jsons/toy.json").write_text(json.dumps(content))
-    return root
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the whole dataset were what the fixture writes."""
-    monkeypatch.setattr("mddbench.data.datasets.real_iad.CATEGORIES", 1)
-    monkeypatch.setattr("mddbench.data.datasets.real_iad.TOTALS", (3, 2, 1))
-
-
-def test_a_part_of_real_iad_is_a_fault(real_iad: Path) -> None:
-    (fault,) = load_source("real_iad").read(real_iad).faults
-    assert "expected 30 categories with 36465 training" in fault
-    assert "found 1 with 3, 2 and 1" in fault
-
-
-@pytest.mark.usefixtures("small")
-def test_real_iad_is_read_by_its_splits(real_iad: Path, tmp_path: Path) -> None:
-    dataset = open_dataset("real_iad", real_iad, tmp_path / "cache", 16, SilentReporter())
-    assert len(dataset.train) == 3
-    assert [sample.defect for sample in dataset.test.samples] == [
-        "good",
-        "AK",
-        "good",
-    ]  # a view of a sample may be normal
-    assert dataset.test.masks.any(axis=(1, 2)).tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda raw: raw["test"][0].update(image_path="../../etc/passwd"), "leads out of the dataset's folder"),
-        (lambda raw: raw["test"][1].update(mask_path="/etc/passwd"), "leads out of the dataset's folder"),
-        (lambda raw: raw["meta"].update(prefix="../"), "leads out of the dataset's folder"),
-        (lambda raw: raw["meta"].update(prefix="nut/"), "found no such folder"),
-        (lambda raw: raw.pop("train"), "not a split of Real-IAD"),
-        (lambda raw: raw["train"].append(3), "not a split of Real-IAD"),
-    ],
-)
-def test_a_split_that_is_wrong_is_a_fault(real_iad: Path, change: Any, message: str) -> None:
-    file = real_iad / "realiad_jsons/toy.json"
+def test_views_whose_item_is_not_told_are_a_warning(drawn: Callable[[str], Path]) -> None:
+    root = drawn("real_iad")
+    file = root / "realiad_jsons" / "toy.json"
     raw = json.loads(file.read_text())
-    change(raw)
+    image = raw["train"][0]["image_path"]
+    (root / "realiad_256" / "toy" / image).rename(root / "realiad_256" / "toy" / "odd.jpg")
+    raw["train"][0]["image_path"] = "odd.jpg"
     file.write_text(json.dumps(raw))
-    faults = load_source("real_iad").read(real_iad).faults
-    assert any(message in fault for fault in faults)
-    assert all("\n" not in fault for fault in faults)
+    (warning,) = read("real_iad", root).warnings
+    assert "1 file names do not tell whose view they are" in warning
+
+
+def test_loco_trains_on_validation_images_and_unites_masks(drawn: Callable[[str], Path], tmp_path: Path) -> None:
+    tree = read("mvtec_loco", drawn("mvtec_loco"))
+    parts = [sample.image.parts[-3] for sample in tree.select("train") if sample.category == "pushpins"]
+    assert (parts.count("train"), parts.count("validation")) == (8, 2)
+    assert all(len(sample.masks) == 2 for sample in tree.samples if sample.anomalous)
+
+
+def test_bmads_own_layout_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "brain" / "train" / "good" / "img").mkdir(parents=True)
+    (fault,) = read("uni_medical", tmp_path).faults
+    assert "BMAD's own release" in fault
+
+
+def test_uniads_lines_are_read(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "data" / "images")
+    lines: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for sample in read("folder", tree).samples:
+        entry: dict[str, Any] = {"filename": sample.image.relative_to(tree).as_posix(), "clsname": sample.category}
+        entry |= {"label": int(sample.anomalous), "label_name": "defective" if sample.anomalous else "good"}
+        if sample.masks:
+            entry["maskname"] = sample.masks[0].relative_to(tree).as_posix()
+        lines[sample.split].append(entry)
+    for name, entries in lines.items():
+        (tmp_path / "data" / f"{name}.json").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    found = read("meta", tmp_path / "data")
+    assert found.faults == ()
+    assert found.counts == {"bolt": (6, 3, 3), "nut": (6, 3, 3)}
+    assert all(sample.masks for sample in found.samples if sample.anomalous)

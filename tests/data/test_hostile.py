@@ -1,0 +1,308 @@
+"""What somebody could put into a dataset to harm, hang or mislead: one clear line each, or read right."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mddbench.data.cache import decode_faults
+from mddbench.data.dataset import load_source, open_dataset
+from mddbench.data.fabricate import fabricate
+from mddbench.data.images import ABOVE_ZERO, MaskRule, decode_image, decode_mask, native_mask
+from mddbench.errors import InputError
+from mddbench.progress import SilentReporter
+from support import mddbench, read, save
+
+QUIET = SilentReporter()
+
+Change = Callable[[Any], object]
+
+
+def rewrite(file: Path, change: Change) -> None:
+    raw = json.loads(file.read_text())
+    change(raw)
+    file.write_text(json.dumps(raw))
+
+
+PATHS = ["../../etc/passwd", "/etc/passwd", "a\\..\\b.png", "C:/x.png", "..", "", "a/../../b.png", "x\0.png"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["real_iad", "meta", "visa"])
+def test_a_path_out_of_the_folder_is_refused(name: str, path: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate(name, load_source(name), root, full=False)
+    if name == "visa":
+        file = root / "split_csv" / "1cls.csv"
+        lines = file.read_text().splitlines()
+        fields = lines[1].split(",")
+        lines[1] = ",".join([*fields[:3], path, ""])
+        file.write_text("\n".join(lines))
+    elif name == "meta":
+        rewrite(root / "meta.json", lambda raw: raw["test"]["bolt"][0].update(img_path=path))
+    else:
+        rewrite(root / "realiad_jsons" / "toy.json", lambda raw: raw["test"][0].update(image_path=path))
+    (fault, *others) = read(name, root).faults
+    assert not others
+    assert "leads out of the dataset's folder" in fault
+    assert "\n" not in fault
+
+
+REAL_IAD: list[tuple[Change, str]] = [
+    (lambda raw: raw["test"][-1].update(mask_path="../m.png"), "leads out of the dataset's folder"),
+    (lambda raw: raw["test"][-1].update(mask_path=7), "has no text 'mask_path'"),
+    (lambda raw: raw["meta"].update(prefix="../"), "leads out of the dataset's folder"),
+    (lambda raw: raw["meta"].update(prefix="nut/"), "found no such folder"),
+    (lambda raw: raw.pop("meta"), "has no text 'normal_class'"),
+    (lambda raw: raw.pop("train"), "expected a list 'train'"),
+    (lambda raw: raw["train"].append(3), "has no text 'image_path'"),
+    (lambda raw: raw["train"][0].update(anomaly_class="HS", mask_path="m.png"), "training images are normal"),
+    (lambda raw: raw["test"].append(raw["test"][0]), "one image is named 2 times"),
+    (lambda raw: raw["test"].append(raw["train"][0]), "one image is named 2 times"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REAL_IAD)
+def test_a_split_file_that_is_wrong_is_one_line(change: Change, message: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("real_iad", load_source("real_iad"), root, full=False)
+    rewrite(root / "realiad_jsons" / "toy.json", change)
+    faults = read("real_iad", root).faults
+    assert message in faults[0]
+    assert all("\n" not in fault for fault in faults)
+
+
+META: list[tuple[Change, str]] = [
+    (lambda raw: raw.pop("test"), "expected the keys train and test"),
+    (lambda raw: raw["test"].update(bolt=3), "expected a list of entries"),
+    (lambda raw: raw["test"]["bolt"][0].update(anomaly=2), "'anomaly' is neither 0 nor 1"),
+    (lambda raw: raw["test"]["bolt"][0].update(mask_path=["a"]), "a mask is not named by a text"),
+    (lambda raw: raw["test"].update(mean=raw["test"].pop("bolt")), "'mean' is what the mean over categories is called"),
+    (lambda raw: raw["test"].update({"../x": raw["test"].pop("bolt")}), "is not a name"),
+    (lambda raw: raw["test"].update({"x\n\x1b[2J": raw["test"].pop("bolt")}), "is not a name"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), META)
+def test_a_meta_file_that_is_wrong_is_one_line(change: Change, message: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("meta", load_source("meta"), root, full=False)
+    rewrite(root / "meta.json", change)
+    faults = read("meta", root).faults
+    assert any(message in fault for fault in faults)
+    assert all(fault.isprintable() for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"null", "expected the keys train and test"),
+    ],
+)
+def test_a_file_that_is_no_meta_file(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_bytes(content)
+    (fault,) = read("meta", tmp_path).faults
+    assert message in fault
+    assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "expected the header object,split,label,image,mask"),
+        ("object,split,label,image,mask\ncandle,train\n", "line 2: expected 5 columns, found 2"),
+        ("object,split,label,image,mask\ncandle,val,normal,a.JPG,\n", "expected split train or test"),
+        ("object,split,label,image,mask\ncandle,test,anomaly,a.JPG,\n", "has no mask"),
+        ("object,split,label,image,mask\ncandle,train,anomaly,a.JPG,m.png\n", "training images are normal"),
+    ],
+)
+def test_visas_split_file_that_is_wrong(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv" / "1cls.csv").write_text(text)
+    (fault,) = read("visa", tmp_path).faults
+    assert message in fault
+
+
+def test_a_name_that_is_no_text(tree: Path) -> None:
+    image = tree / "nut" / "train" / "good" / "000.png"
+    image.rename(os.fsdecode(os.fsencode(image.parent) + b"/\xff\xfe.png"))
+    (fault,) = read("folder", tree).faults
+    assert "the name is not UTF-8" in fault
+    fault.encode()
+    ran = mddbench("data", "check", "folder", "--data-root", tree, "--out", tree.parent / "out", "--quiet")
+    assert ran.returncode == 2
+    assert "the name is not UTF-8" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_folder_that_cannot_be_looked_into(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "good":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (fault,) = read("folder", tree).faults
+    assert re.search(r"good: cannot be read \(Permission denied\)", fault)
+
+
+def test_links_in_a_circle(tree: Path) -> None:
+    image = tree / "nut" / "train" / "good" / "000.png"
+    image.unlink()
+    image.symlink_to(image)
+    (fault,) = read("folder", tree).faults
+    assert str(image) in fault
+    assert "cannot be" in fault
+
+
+def test_a_decompression_bomb_costs_no_memory(tmp_path: Path) -> None:
+    """A PNG of 40 kB that says that it has 1.6 billion pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0)
+    body = zlib.compress(b"\0" * 40_001 * 1000, 9)
+    file = tmp_path / "bomb.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    with pytest.raises(InputError, match=r"bomb.png: "):
+        decode_image(file, 16)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_an_image_is_turned_as_its_exif_says(tag: int, tmp_path: Path) -> None:
+    """And so lies under a mask that was drawn over what a viewer shows."""
+    upright = np.zeros((40, 60, 3), dtype=np.uint8)
+    upright[:20, :30] = 255
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }[tag]
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "image.png", exif=exif)
+    pixels, native = decode_image(tmp_path / "image.png", 20)
+    assert native == (60, 40)
+    np.testing.assert_array_equal(pixels[5, [4, 14]], [[255] * 3, [0] * 3])
+    np.testing.assert_array_equal(pixels[15, [4, 14]], [[0] * 3, [0] * 3])
+    save(upright[..., 0], tmp_path / "mask.png")
+    np.testing.assert_array_equal(decode_mask(tmp_path / "mask.png", 20, native), pixels[..., 0] > 127)
+
+
+def test_a_mask_over_the_pixels_as_stored_is_told_apart(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save(tmp_path / "image.png", exif=exif)
+    save(np.zeros((40, 60), dtype=np.uint8), tmp_path / "mask.png")
+    _, native = decode_image(tmp_path / "image.png", 16)
+    with pytest.raises(InputError, match="the image is turned by its EXIF orientation"):
+        decode_mask(tmp_path / "mask.png", 16, native)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_broken_exif_is_an_error_or_is_ignored_in_one_line(tmp_path: Path) -> None:
+    image = Image.fromarray(np.full((20, 20, 3), 90, dtype=np.uint8))
+    for broken in (b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0"):
+        image.save(tmp_path / "image.jpg", exif=broken)
+        try:
+            pixels, _ = decode_image(tmp_path / "image.jpg", 8)
+            assert abs(int(pixels.mean()) - 90) < 3
+        except InputError as fault:
+            assert "\n" not in str(fault)  # noqa: PT017
+
+
+def test_kinds_of_pixels_that_are_not_read(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(InputError, match=r"float.tif: its pixels are of a kind that is not read \('F'\)"):
+        decode_image(tmp_path / "float.tif", 8)
+    Image.fromarray(np.full((8, 8), 10**6, dtype=np.int32)).save(tmp_path / "large.tif")
+    with pytest.raises(InputError, match=r"large.tif: its pixels are of a kind that is not read \('I'\)"):
+        decode_image(tmp_path / "large.tif", 8)
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    image = Image.fromarray(np.full((8, 8), 3, dtype=np.uint8), mode="P")
+    image.putpalette([10, 20, 30] * 256)
+    image.save(tmp_path / "image.png", transparency=bytes([0, 128, 255, 7]))
+    pixels, _ = decode_image(tmp_path / "image.png", 4)
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+
+
+def test_a_mask_of_class_numbers_in_black_is_seen(tmp_path: Path) -> None:
+    indices = np.zeros((16, 16), dtype=np.uint8)
+    indices[:8] = 2
+    mask = Image.fromarray(indices, mode="P")
+    mask.putpalette([0] * 768)
+    mask.save(tmp_path / "mask.png")
+    assert native_mask([tmp_path / "mask.png"], (16, 16)).sum() == 128
+
+
+def test_a_mask_of_16_bit(tmp_path: Path) -> None:
+    values = np.zeros((16, 16), dtype=np.uint16)
+    values[:4] = 300
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    assert native_mask([tmp_path / "mask.png"], (16, 16)).sum() == 64
+
+
+def test_interpolated_masks_do_not_grow(tmp_path: Path) -> None:
+    save(np.repeat(np.array([[0, 60, 120, 180, 255, 255]], dtype=np.uint8), 6, axis=0), tmp_path / "mask.png")
+    assert native_mask([tmp_path / "mask.png"], (6, 6), MaskRule(127)).sum() == 18
+    assert str(MaskRule(127)) == "mask > 127, PIL bilinear, > 0.5"
+
+
+def test_an_empty_mask_of_a_defect_is_a_warning(tree: Path) -> None:
+    mask = tree / "nut" / "ground_truth" / "spot" / "001_mask.png"
+    save(np.zeros((48, 56), dtype=np.uint8), mask)
+    found = list(decode_faults(read("folder", tree).samples, ABOVE_ZERO, QUIET))
+    assert [(str(mask) in line, stops) for _, line, stops in found] == [(True, False)]
+    ran = mddbench("data", "check", "folder", "--data-root", tree, "--out", tree.parent / "out", "--quiet", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert "the mask of a defective image is empty" in json.loads(ran.stdout)["warnings"][0]
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(tree: Path, tmp_path: Path) -> None:
+    """The size of any file is limited to 40 kB, in a process of its own: the disk refuses to take more."""
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from mddbench.data.dataset import open_dataset\n"
+        "from mddbench.errors import InputError\n"
+        "from mddbench.progress import SilentReporter\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
+        "try:\n"
+        "    open_dataset('folder', Path(sys.argv[1]), Path(sys.argv[2]), 128, SilentReporter())\n"
+        "except InputError as fault:\n"
+        "    print(fault)\n"
+    )
+    cache = tmp_path / "cache"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tree), str(cache)], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"decoded images cannot be written \(File too large\); free some room", ran.stdout), ran.stdout
+    assert {file.suffix for file in (cache / "decoded").iterdir()} <= {".lock"}
+    dataset = open_dataset("folder", tree, cache, 128, QUIET)
+    assert np.array_equal(dataset.train.images[0], decode_image(dataset.train.samples[0].image, 128)[0])
