@@ -80,7 +80,7 @@ def decode_faults(
 def _key(samples: tuple[Sample, ...], size: int, files: Manifest, rule: MaskRule) -> str:
     digest = hashlib.sha256(f"{files.fingerprint}\n{size}\n{DECODE_VERSION}\n{rule}\n".encode())
     for sample in samples:
-        digest.update(os.fsencode("\t".join(map(str, (sample.image, *sample.masks)))[len(str(files.root)) :] + "\n"))
+        digest.update("\t".join(files.of(file).path for file in (sample.image, *sample.masks)).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -174,10 +174,10 @@ class _Growing:
 
 
 def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> tuple[Pixels, Masks]:
-    image, native = decode_image(sample.image, size, files.sha256(sample.image))
+    image, native = decode_image(sample.image, size, files.of(sample.image).sha256)
     if not sample.masks:
         return image, np.zeros((size, size), dtype=np.bool_)
-    hashes = [files.sha256(mask) for mask in sample.masks]
+    hashes = [files.of(mask).sha256 for mask in sample.masks]
     return image, resize_mask(native_mask(sample.masks, native, rule, hashes), size)
 
 

@@ -71,7 +71,6 @@ def _files(tree: Tree) -> Iterator[str]:
     """Files that are named and not there, or twice, are no files, lie elsewhere, or have names that are no text."""
     files = _Files(tree.root)
     missing: dict[str, list[Path]] = {}
-    used = Counter(sample.image for sample in tree.samples)
     for sample in tree.samples:
         for path in (sample.image, *sample.masks):
             fault = files.fault(path)
@@ -82,8 +81,9 @@ def _files(tree: Tree) -> Iterator[str]:
     for category, paths in missing.items():
         others = f", nor are {len(paths) - 1} others of '{category}'" if paths[1:] else ""
         yield f"{paths[0]}: not there{others}; unpack the dataset anew, or look at where --data-root points"
-    if len(used) != len(tree.samples):
-        path, times = used.most_common(1)[0]
+    names = [str(sample.image) for sample in tree.samples]
+    if len(set(names)) != len(names):
+        path, times = Counter(names).most_common(1)[0]
         yield f"{path}: one image is named {times} times; each may be in one split once"
 
 
@@ -92,7 +92,7 @@ class _Files:
 
     def __init__(self, root: Path) -> None:
         self.root, self.real = root, root.resolve()
-        self.known: dict[Path, Path | None] = {root: None}
+        self.known: dict[str, Path | None] = {str(root): None}
 
     def fault(self, path: Path) -> str:
         """What is wrong with a file below the root, '' for nothing, MISSING if it is not there."""
@@ -101,7 +101,7 @@ class _Files:
             return f"{os.fsencode(name)!r}: the name is not UTF-8; rename it"
         try:
             kind = path.lstat().st_mode
-            link = path if stat.S_ISLNK(kind) and self._leads_out(path) else self._link(path.parent)
+            link = path if stat.S_ISLNK(kind) and self._leads_out(path) else self._link(name.rpartition(os.sep)[0])
             if stat.S_ISLNK(kind) and link is None:
                 kind = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -114,12 +114,13 @@ class _Files:
             )
         return "" if stat.S_ISREG(kind) else f"{path}: not an ordinary file; remove it"
 
-    def _link(self, folder: Path) -> Path | None:
+    def _link(self, name: str) -> Path | None:
         """The link on the way to a folder that leads out of the root, None if there is none."""
-        if folder not in self.known:
+        if name not in self.known:
+            folder = Path(name)
             out = folder.is_symlink() and self._leads_out(folder)
-            self.known[folder] = folder if out else self._link(folder.parent)
-        return self.known[folder]
+            self.known[name] = folder if out else self._link(str(folder.parent))
+        return self.known[name]
 
     def _leads_out(self, link: Path) -> bool:
         return not link.resolve().is_relative_to(self.real)

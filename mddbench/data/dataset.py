@@ -151,8 +151,8 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
 
 def copies(tree: Tree, files: Manifest) -> tuple[str, ...]:
     """A warning if a test image is a copy of a training image, to the byte: what it measures is memory."""
-    trained = {files.sha256(sample.image) for sample in tree.select("train")}
-    found = [sample.image for sample in tree.select("test") if files.sha256(sample.image) in trained]
+    trained = {files.of(sample.image).sha256 for sample in tree.select("train")}
+    found = [sample.image for sample in tree.select("test") if files.of(sample.image).sha256 in trained]
     return (f"{len(found)} test images are copies of training images, {found[0]} for one",) if found else ()
 
 

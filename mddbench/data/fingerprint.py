@@ -45,13 +45,14 @@ class Manifest:
         """A line for each file: path, size and SHA-256, between tabs."""
         return "".join(f"{entry.path}\t{entry.size}\t{entry.sha256}\n" for entry in self.entries)
 
-    def sha256(self, file: Path) -> str:
-        """Of a file of the manifest, named as its reader named it."""
-        return self._hashes[str(file)]
+    def of(self, file: Path) -> FileEntry:
+        """The entry of a file that is named as its reader named it."""
+        return self._by_name[str(file)]
 
     @cached_property
-    def _hashes(self) -> dict[str, str]:
-        return {f"{self.root}{os.sep}{entry.path.replace('/', os.sep)}": entry.sha256 for entry in self.entries}
+    def _by_name(self) -> dict[str, FileEntry]:
+        start = _start(self.root)
+        return {start + entry.path.replace("/", os.sep): entry for entry in self.entries}
 
 
 Stamp = tuple[int, int, int]
@@ -85,8 +86,14 @@ def manifest(root: Path, files: Iterable[Path], reporter: Reporter, remembered: 
 
 def _below(root: Path, file: Path) -> str:
     """The file's path below the root with '/'; much faster than pathlib's for hundreds of thousands of files."""
-    path, start = str(file), f"{root}{os.sep}"
+    path, start = str(file), _start(root)
     return (path[len(start) :] if path.startswith(start) else str(file.relative_to(root))).replace(os.sep, "/")
+
+
+def _start(root: Path) -> str:
+    """How the names of files below a root begin."""
+    text = str(root)
+    return "" if text == "." else text if text.endswith(os.sep) else text + os.sep
 
 
 def _stamp(file: Path) -> Stamp:

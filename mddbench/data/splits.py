@@ -75,17 +75,17 @@ class Below:
 
     def path(self, name: str) -> Path:
         """A relative path with '/', which may be doubled. Raises SplitError for one that leads out of the folder."""
-        parts = [part for part in name.split("/") if part not in ("", ".")]
+        parts = [part for part in name.split("/") if part and part != "."]
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
             raise SplitError(f"path {name!r} leads out of the dataset's folder")
         return Path(self.start + "/".join(parts))
 
-    def sample(self, image: str, category: str, split: Kind, defect: str, mask: str = "") -> Sample:
+    def sample(self, image: str, category: str, split: Kind, defect: str, mask: str = "", item: str = "") -> Sample:
         """A sample; a mask of a normal image is not read. Raises SplitError for a training image with a defect."""
         if split == "train" and defect != GOOD:
             raise SplitError(f"training image {image!r} is labelled '{defect}'; training images are normal")
         masks = (self.path(mask),) if mask and defect != GOOD else ()
-        return Sample(self.path(image), category, split, defect, masks)
+        return Sample(self.path(image), category, split, defect, masks, item)
 
 
 def _text(file: Path) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from mddbench.data.fabricate import Drawing, interpolated, save
@@ -83,7 +82,7 @@ def _sample(below: Below, category: str, split: Kind, entry: object, normal: str
     mask = "" if isinstance(entry, dict) and entry.get("mask_path") is None else text_of(entry, "mask_path")
     defect = GOOD if not mask or kind == normal else kind
     named = ITEM.search(image.rsplit("/", 1)[-1])
-    return replace(below.sample(image, category, split, defect, mask), item=named[1] if named else "")
+    return below.sample(image, category, split, defect, mask, named[1] if named else "")
 
 
 def fabricate(root: Path, counts: Counts) -> None:
