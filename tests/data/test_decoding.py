@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mddbench.data import cache
 from mddbench.data.cache import decoded_split
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.data.images import decode_image, decode_mask
 from mddbench.errors import InputError
 from mddbench.progress import SilentReporter
-from support import manifest_of, read, save
+from support import manifest_of, read, save, write_tree
 
 QUIET = SilentReporter()
 
@@ -133,3 +139,50 @@ def test_splits_by_category_keep_order_and_masks(tree: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), data.test.images)
     assert data.train_categories.tolist() == [0] * 6 + [1] * 6
     assert all(part.has_masks for part in parts)
+
+
+def test_two_processes_that_start_together_decode_once(tree: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from mddbench.data.dataset import open_dataset\n"
+        "from mddbench.progress import LineReporter\n"
+        "dataset = open_dataset('folder', Path(sys.argv[1]), Path(sys.argv[2]), 512, LineReporter())\n"
+        "print(int(dataset.train.images.sum()), int(dataset.test.masks.sum()))\n"
+    )
+    command = [sys.executable, "-c", program, str(tree), str(tmp_path / "cache")]
+    running = [subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) for _ in range(3)]
+    ended = [process.communicate(timeout=200) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], ended
+    assert len({told for told, _ in ended}) == 1
+    assert sum("decoding 12 train images" in said for _, said in ended) == 1
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_many_images_are_decoded_with_few_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_tree(tmp_path / "many", train=40)
+    waiting, most = 0, 0
+    decode, append = cache._decode, cache._Growing.append
+    lock = threading.Lock()
+
+    def count(*arguments: Any) -> Any:
+        nonlocal waiting, most
+        with lock:
+            waiting += 1
+            most = max(most, waiting)
+        return decode(*arguments)
+
+    def written(self: Any, values: np.ndarray) -> None:
+        nonlocal waiting
+        append(self, values)
+        if values.ndim == 3:
+            with lock:
+                waiting -= 1
+
+    monkeypatch.setattr(cache, "_decode", count)
+    monkeypatch.setattr(cache._Growing, "append", written)
+    monkeypatch.setattr(cache, "AHEAD", 8)
+    dataset = opened(root, tmp_path / "cache")
+    assert waiting == 0
+    assert most <= 8
+    np.testing.assert_array_equal(dataset.train.images[79], decode_image(dataset.train.samples[79].image, 32)[0])

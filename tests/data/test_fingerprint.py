@@ -19,7 +19,6 @@ from support import read, save
 QUIET = SilentReporter()
 
 
-
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read to be hashed, in any order."""

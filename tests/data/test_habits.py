@@ -1,0 +1,126 @@
+"""What people do with folders of their own: it works, or one line says how to name things."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mddbench.data.dataset import open_dataset
+from mddbench.progress import SilentReporter
+from support import mddbench, read, save
+
+QUIET = SilentReporter()
+COUNTS = {"bolt": (6, 3, 3), "nut": (6, 3, 3)}
+
+
+@pytest.mark.parametrize("name", ["good", "ok", "normal", "OK", "Normal"])
+def test_the_folder_of_normal_images(name: str, tree: Path) -> None:
+    for part in ("train", "test"):
+        (tree / "nut" / part / "good").rename(tree / "nut" / part / name)
+    found = read("folder", tree)
+    assert found.faults == found.warnings == ()
+    assert found.counts == COUNTS
+
+
+@pytest.mark.parametrize("ending", ["_mask", "", "_gt"])
+def test_the_ending_of_masks(ending: str, tree: Path) -> None:
+    for mask in (tree / "nut" / "ground_truth" / "spot").iterdir():
+        mask.rename(mask.with_stem(mask.stem.removesuffix("_mask") + ending))
+    found = read("folder", tree)
+    assert found.faults == ()
+    assert all(sample.masks for sample in found.samples if sample.anomalous)
+
+
+def test_no_masks_at_all_means_image_level_only(tree: Path, tmp_path: Path) -> None:
+    for category in COUNTS:
+        shutil.rmtree(tree / category / "ground_truth")
+    dataset = open_dataset("folder", tree, tmp_path / "cache", 32, QUIET)
+    assert not dataset.test.has_masks
+    assert not dataset.test.masks.any()
+
+
+def test_kinds_of_defects_within_kinds(tree: Path) -> None:
+    for part in ("test", "ground_truth"):
+        folder = tree / "nut" / part / "spot"
+        (tree / "nut" / part / "surface").mkdir()
+        folder.rename(tree / "nut" / part / "surface" / "deep")
+    found = read("folder", tree)
+    assert found.faults == ()
+    assert {sample.defect for sample in found.samples if sample.category == "nut"} == {"good", "surface/deep"}
+    assert all(sample.masks for sample in found.samples if sample.anomalous)
+
+
+def test_masks_for_a_kind_within_a_kind_that_is_not_there(tree: Path) -> None:
+    shutil.copytree(tree / "nut" / "ground_truth" / "spot", tree / "nut" / "ground_truth" / "spot" / "old")
+    (fault,) = read("folder", tree).faults
+    assert "masks for a defect 'spot/old'" in fault
+
+
+def test_one_category_by_its_own_folder(tree: Path) -> None:
+    found = read("folder", tree / "nut")
+    assert found.faults == ()
+    assert found.counts == {"nut": (6, 3, 3)}
+    (fault,) = read("mvtec", tree / "nut").faults
+    assert "looks like one category (it holds train/ and test/); give its parent folder" in fault
+
+
+def test_training_images_straight_in_train(tree: Path) -> None:
+    for image in (tree / "nut" / "train" / "good").iterdir():
+        image.rename(tree / "nut" / "train" / image.name)
+    (tree / "nut" / "train" / "good").rmdir()
+    assert read("folder", tree).counts == COUNTS
+
+
+def test_test_images_straight_in_test_are_of_no_kind(tree: Path) -> None:
+    image = tree / "nut" / "test" / "spot" / "001.png"
+    shutil.copy(image, tree / "nut" / "test" / "001.png")
+    (fault,) = read("folder", tree).faults
+    assert "which says what they are" in fault
+
+
+def test_defects_among_the_training_images_are_a_fault(tree: Path) -> None:
+    shutil.copytree(tree / "nut" / "test" / "spot", tree / "nut" / "train" / "spot")
+    (fault,) = read("folder", tree).faults
+    assert f"{tree}/nut/train/spot: training images are normal ones" in fault
+
+
+def test_masks_in_a_folder_of_another_name_are_a_warning(tree: Path) -> None:
+    (tree / "nut" / "ground_truth").rename(tree / "nut" / "masks")
+    found = read("folder", tree)
+    assert found.faults == ()
+    assert found.warnings == (f"{tree}/nut/masks: not read; masks belong into ground_truth/<defect>/",)
+
+
+def test_images_in_a_heap_are_told_how_to_lie(tmp_path: Path) -> None:
+    for kind in ("normal", "abnormal"):
+        save(np.zeros((8, 8), dtype=np.uint8), tmp_path / "photos" / kind / "0.png")
+    ran = mddbench("data", "check", "folder", "--data-root", tmp_path / "photos", "--out", tmp_path / "out", "--quiet")
+    assert ran.returncode == 2
+    assert f"category 'abnormal' needs normal training images in {tmp_path}/photos/abnormal/train/good" in ran.stderr
+    assert "test/{good,<defect>}/*.png" in ran.stderr  # the tree that is expected
+
+
+def test_found_and_expected_stand_side_by_side(tree: Path, tmp_path: Path) -> None:
+    (tree / "bolt").rename(tree / "bottle")
+    ran = mddbench("data", "check", "mvtec", "--data-root", tree, "--out", tmp_path / "out", "--quiet")
+    assert ran.returncode == 2
+    assert "6/209" in ran.stdout
+    assert "0/391" in ran.stdout  # of hazelnut, which is not there
+    ran = mddbench("data", "check", "mvtec", "--data-root", tree, "--out", tmp_path / "out", "--quiet", "--json")
+    found = {row["category"]: row for row in json.loads(ran.stdout)["categories"]}
+    assert found["bottle"]["expected"] == {"train": 209, "test_good": 20, "test_defective": 63}
+    assert found["bottle"]["train"] == 6
+
+
+def test_the_manifest_can_be_written(tree: Path, tmp_path: Path) -> None:
+    file = tmp_path / "manifest.tsv"
+    ran = mddbench("data", "check", "folder", "--data-root", tree, "--out", tmp_path / "out", "--manifest", file, "-q")
+    assert ran.returncode == 0, ran.stderr
+    lines = file.read_text().splitlines()
+    assert len(lines) == 30
+    assert lines[0].startswith("bolt/ground_truth/spot/000_mask.png\t")
+    assert "30 files, fingerprint " in ran.stdout
