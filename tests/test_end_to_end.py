@@ -72,3 +72,22 @@ def test_a_folder_with_image_labels_only(real_image_level: Path, tmp_path: Path)
     assert record.metrics["mean"]["aupro"] is None
     assert record.metrics["mean"]["i_auroc"] is not None
     assert "| – | – | – | – | – |" in ran.stdout
+
+
+def test_views_of_items_on_fabricated_images(tmp_path: Path) -> None:
+    """A run before the real images are there: its table says that they are drawn, and has the sample-level metric."""
+    made = mddbench("data", "fabricate", "real_iad", tmp_path / "drawn")
+    assert made.returncode == 0, made.stderr
+    small = ("epochs=1", "image_size=64", "batch_size=4", "encoder.name=tf_efficientnet_lite0")
+    arguments = ("run", "real_iad/rd4ad", "--data-root", tmp_path / "drawn", "--tracking", "none", "--seeds", "0")
+    changes = [part for setting in small for part in ("--set", setting)]
+    ran = mddbench(*arguments, *changes, "--set", "settings.bottleneck_width=16", "--out", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    (file,) = (tmp_path / "out").glob("cells/*/record.json")
+    record = read_record(file)
+    assert record.card["setting"] == "one model for 30 categories, fabricated images"
+    assert record.card["mask_rule"] == "mask > 127, PIL bilinear, > 0.5"
+    assert 0.0 <= record.value("mean", "s_auroc") <= 1.0
+    assert 0.0 <= record.value("toy", "s_auroc") <= 1.0
+    assert "fabricated images" in ran.stdout
+    assert "| S-AUROC |" in ran.stdout

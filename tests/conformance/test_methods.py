@@ -97,6 +97,17 @@ def test_maps_are_finite_and_of_the_images_size(detector: Detector, batch: Batch
     assert torch.isfinite(scores).all()
 
 
+@pytest.mark.parametrize("shade", [0.0, 0.5, 1.0])
+def test_images_of_one_shade_give_numbers(detector: Detector, shade: float) -> None:
+    """No contrast, no texture: nothing is divided by nothing, neither in training nor afterwards."""
+    flat = Batch(torch.full((4, 3, 64, 64), shade), torch.tensor([0, 0, 1, 1]))
+    assert all(np.isfinite(loss) for loss in train(detector, flat, 3))
+    with torch.inference_mode():
+        maps = detector.eval().anomaly_maps(flat.images)
+        assert torch.isfinite(maps).all()
+        assert torch.isfinite(detector.image_scores(maps)).all()
+
+
 def test_an_images_map_does_not_depend_on_its_batch(detector: Detector, batch: Batch) -> None:
     train(detector, batch, 1)
     with torch.inference_mode():
