@@ -28,6 +28,8 @@ class Strict(BaseModel):
 
 PROTOCOL = "protocol"
 """The file of a dataset's folder that methods without a file of their own are run by."""
+LIKE = "like"
+"""The one key of such a file of a dataset that is run as another."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -98,13 +100,46 @@ class Suite(Strict):
 
 
 def experiment_names() -> list[str]:
-    """All experiments that have a file, as 'dataset/method'."""
-    return sorted(_experiment_files())
+    """All experiments, as 'dataset/method': those that have a file, and those of a dataset that is run like another."""
+    files = _experiment_files()
+    alike = {
+        f"{dataset}/{name.partition('/')[2]}"
+        for dataset, other in _likenesses().items()
+        for name in files
+        if name.startswith(f"{other}/")
+    }
+    return sorted(alike | set(files))
 
 
 def protocol_files() -> dict[str, Path]:
     """Dataset -> the file that methods without one of their own are run by."""
     return {file.parent.name: file for file in _yaml_files() if file.stem == PROTOCOL}
+
+
+def load_protocol(dataset: str) -> dict[str, Any]:
+    """What the dataset's protocol file says, or that of the dataset that it is run like. Raises InputError if it says both."""
+    files = protocol_files()
+    content = read_yaml(files[dataset])
+    if LIKE not in content:
+        return content
+    other = content[LIKE]
+    if (
+        set(content) != {LIKE}
+        or not isinstance(other, str)
+        or other not in files
+        or LIKE in (own := read_yaml(files[other]))
+    ):
+        raise InputError(
+            f"{shown_path(files[dataset])}: expected nothing but '{LIKE}: DATASET', of a dataset with settings in its own "
+            f"{PROTOCOL}.yaml; found {json.dumps(content)[:80]}"
+        )
+    return own
+
+
+def _likenesses() -> dict[str, str]:
+    """Dataset -> the one whose experiments are its own, too, but for the images."""
+    contents = {dataset: read_yaml(file) for dataset, file in protocol_files().items()}
+    return {dataset: str(content[LIKE]) for dataset, content in contents.items() if LIKE in content}
 
 
 def _experiment_files() -> dict[str, Path]:
@@ -126,8 +161,8 @@ def suite_names() -> list[str]:
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """An experiment by its name ('mini/rd4ad') or by the path of a YAML file, with some settings changed.
 
-    A dataset and a method that have no file together meet under the dataset's protocol, with the method's default settings; a
-    dataset without a protocol takes the method's file for folders, or else the folders' protocol.
+    A dataset and a method that have no file together meet under the dataset's protocol, with the method's default settings. A
+    dataset whose protocol is 'like' another's has all of the other's experiments, and one without a protocol those of folders.
     overrides: dotted setting -> value. Raises InputError in one line for anything wrong.
     """
     if name.endswith((".yaml", ".yml")):
@@ -151,12 +186,13 @@ def _named(name: str) -> tuple[Path, dict[str, Any]]:
     if name in files:
         return files[name], read_yaml(files[name])
     dataset, _, method = name.partition("/")
+    protocols = protocol_files()
+    same = files.get(f"{_likenesses().get(dataset) if dataset in protocols else 'folder'}/{method}")
+    if dataset in modules(DATASETS) and same is not None:
+        return same, {**read_yaml(same), "dataset": dataset}
     if dataset in modules(DATASETS) and method in modules(METHODS):
-        own = protocol_files().get(dataset)
-        if own is None and f"folder/{method}" in files:
-            return files[f"folder/{method}"], {**read_yaml(files[f"folder/{method}"]), "dataset": dataset}
-        path = own or protocol_files()["folder"]
-        return path, {**read_yaml(path), "dataset": dataset, "method": method}
+        decisive = dataset if dataset in protocols else "folder"
+        return protocols[decisive], {**load_protocol(decisive), "dataset": dataset, "method": method}
     raise InputError(
         f"unknown experiment '{name}'{nearest(name, files)}; `mddbench list` shows experiments, and methods and datasets to "
         "combine as DATASET/METHOD; or give the path of a YAML file"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mddbench.config import load_experiment, load_suite, parse_override
+from mddbench.config import experiment_names, load_experiment, load_protocol, load_suite, parse_override
 from mddbench.errors import InputError
 from support import YAML
 
@@ -93,3 +93,23 @@ def test_faulty_overrides(text: str) -> None:
 def test_overriding_into_a_value_is_an_error() -> None:
     with pytest.raises(InputError, match="'epochs' is not a group of settings"):
         load_experiment("mini/rd4ad", {"epochs.x": 1})
+
+
+def test_a_dataset_that_is_run_like_another() -> None:
+    own, other = load_experiment("visa/rd4ad_ader"), load_experiment("mvtec/rd4ad_ader")
+    assert own.dataset == "visa"
+    assert own.name == "visa/rd4ad_ader"
+    assert own.model_copy(update={"dataset": "mvtec", "name": other.name}) == other
+    assert {"btad/mddnet", "visa/uniad"} <= set(experiment_names())
+
+
+@pytest.mark.parametrize(
+    "content", ["like: mvtec\nepochs: 3\n", "like: nowhere\n", "like: visa\n", "like: [mvtec]\n", "like: {a: b}\n"]
+)
+def test_a_likeness_says_nothing_else(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "experiments" / "mine" / "protocol.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    monkeypatch.setattr("mddbench.config.experiment_folders", lambda: [tmp_path / "experiments"])
+    with pytest.raises(InputError, match=r"protocol.yaml: expected nothing but 'like: DATASET'"):
+        load_protocol("mine")

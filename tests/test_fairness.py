@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from mddbench.cells import Prepared
-from mddbench.config import load_experiment, load_suite, protocol_files, read_yaml
+from mddbench.config import load_experiment, load_protocol, load_suite
 from mddbench.data.dataset import Dataset, Split
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError
@@ -98,7 +98,7 @@ def test_the_experiments_of_a_dataset_have_one_budget(dataset: str) -> None:
         "folder/uniad",
     }
     experiments = [load_experiment(name) for name in sorted(names)]
-    protocol = read_yaml(protocol_files()[dataset])
+    protocol = load_protocol(dataset)
     assert {one.epochs for one in experiments} == {protocol["epochs"]}
     assert {one.image_size for one in experiments} == {protocol["image_size"]}
     assert len({(one.epochs, one.image_size, one.precision, one.setting, one.seeds) for one in experiments}) == 1

@@ -67,9 +67,9 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
         Experiment,
         experiment_names,
         load_experiment,
+        load_protocol,
         load_suite,
         protocol_files,
-        read_yaml,
         shown_path,
         suite_names,
         validated,
@@ -95,7 +95,12 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
             load_ablation(each) if is_ablation(each) else load_experiment(each)
 
     def protocol(dataset: str, file: Path) -> None:
-        content = {"method": next(iter(modules(METHODS))), "dataset": dataset, "name": dataset, **read_yaml(file)}
+        content = {
+            "method": next(iter(modules(METHODS))),
+            "dataset": dataset,
+            "name": dataset,
+            **load_protocol(dataset),
+        }
         validated(Experiment, content, shown_path(file))
 
     jobs: list[tuple[str, Callable[[], object]]] = []
