@@ -1,4 +1,4 @@
-"""Draws docs/pictures/ and fills the table of docs/metrics.md. Run: python docs/draw.py"""
+"""Draws docs/pictures/ and fills the tables of docs/metrics.md and docs/datasets.md. Run: python docs/draw.py"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from mddbench.data.dataset import open_dataset
+from mddbench.data.dataset import load_source, open_dataset, read_dataset
+from mddbench.data.samples import SecondHand
 from mddbench.holdout import hold_out
 from mddbench.metrics import conventions
 from mddbench.metrics.exact import ExactPixels
@@ -19,7 +20,9 @@ from mddbench.metrics.names import LABELS, PIXEL_LEVEL
 from mddbench.metrics.steps import LIMIT
 from mddbench.metrics.suite import CategoryMetrics
 from mddbench.nn.synthesis import KINDS
+from mddbench.plugins import DATASETS, modules
 from mddbench.progress import SilentReporter
+from mddbench.report.contact import draw_contact_sheet
 
 DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "tests"))
@@ -27,6 +30,7 @@ sys.path.append(str(DOCS.parent / "tests"))
 from references import drawn_maps  # noqa: E402
 
 BEGIN, END = "<!-- table: conventions -->", "<!-- end -->"
+OF_DATASETS = "<!-- table: datasets -->"
 Case = dict[str, np.ndarray]
 SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as drawn": lambda maps: maps,
@@ -74,6 +78,36 @@ def as_markdown(rows: list[tuple[str, str, dict[str, float]]]) -> str:
         cells = ["n/a" if np.isnan(value) else f"{100 * value:.2f}" for value in found.values()]
         lines.append(f"| {scale} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def dataset_table() -> str:
+    """How many images each dataset has, as its file says; second hand in italics."""
+    lines = ["| dataset | | categories | training | test, normal | test, defective |", "|:--|:--|--:|--:|--:|--:|"]
+    for name in modules(DATASETS):
+        source = load_source(name)
+        numbers: tuple[int | None, ...] = (None,) * 4
+        if source.published is not None:
+            numbers = (len(source.published.categories), *source.published.all)
+        cells = [
+            "any" if number is None else f"*{number}*" if isinstance(number, SecondHand) else str(number)
+            for number in numbers
+        ]
+        lines.append(f"| `{name}` | {source.description} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def fill(page: Path, begin: str, table: str) -> None:
+    """Put a table between its marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{begin}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def draw_mini(file: Path) -> None:
+    """The contact sheet of the embedded dataset."""
+    with TemporaryDirectory() as folder:
+        tree = read_dataset("mini", None, Path(folder), 128)
+        draw_contact_sheet(tree, load_source("mini").mask_rule, "mini", file)
 
 
 def curve(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,10 +174,9 @@ def draw_synthesis(file: Path) -> None:
 
 def main() -> None:
     """Write all of it."""
-    page = DOCS / "metrics.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{as_markdown(table())}\n{END}{after}", encoding="utf-8")
+    fill(DOCS / "metrics.md", BEGIN, as_markdown(table()))
+    fill(DOCS / "datasets.md", OF_DATASETS, dataset_table())
+    draw_mini(DOCS / "pictures" / "mini.png")
     draw(DOCS / "pictures" / "pro.png")
     draw_synthesis(DOCS / "pictures" / "synthesis.png")
 

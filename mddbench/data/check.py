@@ -83,8 +83,8 @@ def _files(tree: Tree) -> Iterator[str]:
         yield f"{paths[0]}: not there{others}; unpack the dataset anew, or look at where --data-root points"
     names = [str(sample.image) for sample in tree.samples]
     if len(set(names)) != len(names):
-        path, times = Counter(names).most_common(1)[0]
-        yield f"{path}: one image is named {times} times; each may be in one split once"
+        twice, times = Counter(names).most_common(1)[0]
+        yield f"{twice}: one image is named {times} times; each may be in one split once"
 
 
 class _Files:

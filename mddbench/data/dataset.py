@@ -131,6 +131,7 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     source = load_source(name)
     tree = read_dataset(name, root, cache, size).sound(name)
     files = dataset_manifest(tree, cache, reporter)
+    reporter.say(f"{name}: {len(files.entries)} files below {tree.root}, fingerprint {files.fingerprint[:16]}")
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
     splits = []
     for kind in ("train", "test"):

@@ -1,4 +1,4 @@
-"""docs/metrics.md says what the code computes."""
+"""The pages say what the code does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import runpy
 
 import pytest
 
+from mddbench.plugins import DATASETS, modules
 from support import ROOT
 
 
@@ -20,6 +21,15 @@ def test_the_table_of_conventions_follows_from_the_code() -> None:
     for old, new in zip(shown, fresh, strict=True):
         assert number.sub("#", old) == number.sub("#", new), "run: python docs/draw.py"
         assert list(map(float, number.findall(old))) == pytest.approx(list(map(float, number.findall(new))), abs=0.02)
+
+
+def test_the_table_of_datasets_follows_from_the_code() -> None:
+    draw = runpy.run_path(str(ROOT / "docs" / "draw.py"))
+    page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    shown = page.partition(draw["OF_DATASETS"])[2].partition(draw["END"])[0].strip()
+    assert shown == draw["dataset_table"](), "run: python docs/draw.py"
+    for name in modules(DATASETS):
+        assert f"| `{name}`" in page.partition(draw["END"])[2] or f", `{name}` |" in page, f"nothing is said of {name}"
 
 
 def test_pictures_that_pages_show_are_there() -> None:
