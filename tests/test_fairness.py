@@ -73,7 +73,7 @@ def small_dataset() -> Dataset:
     """A stand-in with the counts of mini, whose pixels nobody reads."""
     samples = tuple(Sample(Path(f"{c}{n}"), c, "train") for c in "abcdefgh" for n in range(24))
     split = Split(samples, np.zeros((192, 2, 2, 3), dtype=np.uint8), np.zeros((192, 2, 2), dtype=np.bool_))
-    return Dataset("mini", tuple("abcdefgh"), "f" * 64, (), split, split)
+    return Dataset("mini", tuple("abcdefgh"), "f" * 64, 3, split, split, "mask > 0")
 
 
 def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:

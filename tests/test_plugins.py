@@ -68,9 +68,9 @@ DATASET = '''\
 """Bar: a folder whose categories are what they are."""
 
 from mddbench.data.samples import DatasetSource
-from mddbench.data.tree import read_tree
+from mddbench.data.tree import Layout, read_tree
 
-DATASET = DatasetSource(description="bar", read=lambda root: read_tree(root, masks_required=False))
+DATASET = DatasetSource(description="bar", read=lambda root, _: read_tree(root, Layout(masks_required=False)))
 '''
 SHORT = ("--set", "epochs=1", "--set", "image_size=64", "--tracking", "none")
 
