@@ -153,8 +153,11 @@ def _undefined(group: Group) -> str:
         if missing:
             labels.setdefault(missing, []).append(LABELS[key])
     total = len(record.categories)
+    nowhere = labels.pop(total, [])
     parts = [f"{', '.join(names)} of {total - missing} of {total} categories" for missing, names in labels.items()]
-    return f"{group.label}: means of {'; '.join(parts)}, not defined in the others." if parts else ""
+    said = [f"means of {'; '.join(parts)}, not defined in the others"] if parts else []
+    said += [f"{', '.join(nowhere)} not defined in any category"] if nowhere else []
+    return f"{group.label}: {'; '.join(said)}." if said else ""
 
 
 def _approximate(group: Group) -> str:
