@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mddbench.data.dataset import load_source, open_dataset, read_dataset
 from mddbench.data.samples import SecondHand
@@ -108,6 +109,8 @@ def draw_mini(file: Path) -> None:
     with TemporaryDirectory() as folder:
         tree = read_dataset("mini", None, Path(folder), 128)
         draw_contact_sheet(tree, load_source("mini").mask_rule, "mini", file)
+    with Image.open(file) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def curve(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -72,4 +72,4 @@ def _with_defects(split: Split) -> Split:
 
 
 def _defective(sample: Sample, kind: str) -> Sample:
-    return replace(sample, split="test", defect=f"{DRAWN}{kind}", masks=(sample.image,))
+    return replace(sample, split="test", defect=f"{DRAWN}{kind}", masks=(sample.image,), item="")

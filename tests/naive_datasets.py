@@ -67,14 +67,14 @@ def visa(root: Path) -> Told:
 
 def real_iad(root: Path) -> Told:
     told: Told = {}
-    for file in (root / "realiad_jsons").glob("*.json"):
+    for file in (root / "realiad_jsons" / "realiad_jsons").glob("*.json"):
         content = json.loads(file.read_text())
         for split in ("train", "test"):
             for entry in content[split]:
                 place = f"realiad_256/{content['meta']['prefix']}"
-                mask = entry["mask_path"]
-                area = pixels(root / (place + mask), above=127) if mask else 0
-                told[place + entry["image_path"]] = (split, mask is not None, area)
+                defective = entry["mask_path"] is not None and entry["anomaly_class"] != "OK"
+                area = pixels(root / (place + entry["mask_path"]), above=127) if defective else 0
+                told[place + entry["image_path"]] = (split, defective, area)
     return told
 
 

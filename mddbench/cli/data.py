@@ -18,6 +18,7 @@ app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="As `mddbench list datasets` shows.")]
 ImageSize = Annotated[int, typer.Option(help="Side in pixels, for a dataset that comes in several.", min=32)]
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
 COLUMNS = ("train", "test_good", "test_defective")
 
 
@@ -39,41 +40,34 @@ def check(
     """
     add_plugins(plugins)
     from mddbench.data.cache import decode_faults
-    from mddbench.data.check import fabricated_counts
+    from mddbench.data.counts import fabricated_counts, fabricated_mark
     from mddbench.data.dataset import copies, dataset_manifest, load_source, read_dataset, root_of
+    from mddbench.data.files import readable
     from mddbench.progress import reporter
 
-    source, root, cache, speaker = (
-        load_source(dataset),
-        root_of(dataset, data_root),
-        cache_below(cache_dir, out),
-        reporter(quiet),
-    )
+    source, root = load_source(dataset), root_of(dataset, data_root)
+    cache, speaker = cache_below(cache_dir, out), reporter(quiet)
     tree = read_dataset(dataset, root, cache, image_size)
     faults, warnings = list(tree.faults), list(tree.warnings)
-    there = tuple(
-        sample for sample in tree.samples if sample.image.is_file() and all(m.is_file() for m in sample.masks)
-    )
-    for _, line, stops in decode_faults(there, source.mask_rule, speaker):
+    for line, stops in decode_faults(readable(tree), image_size, source.mask_rule, speaker):
         (faults if stops else warnings).append(line)
     files = None if faults else dataset_manifest(tree, cache, speaker)
     if files is not None:
         warnings += copies(tree, files)
         if manifest is not None:
             manifest.write_text(files.text(), encoding="utf-8")
-    fabricated = fabricated_counts(tree.root) or (fabricated_counts(root) if root else None)
-    published = fabricated or source.published
+    fabricated = root is not None and fabricated_mark(root) is not None
+    published = fabricated_counts(root) if fabricated and root else source.published
     rows = _rows(tree, published.categories if published else {})
     if as_json:
-        found = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated is not None, "categories": rows}
+        found = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated, "categories": rows}
         digest = {"fingerprint": files.fingerprint, "files": len(files.entries)} if files else {"fingerprint": None}
         print(json.dumps({**found, **digest, "warnings": warnings, "faults": faults}, indent=1))
     else:
         _print(rows)
         if files is not None:
             print(f"{len(files.entries)} files, fingerprint {files.fingerprint}")
-        for line in (*(f"{dataset}: warning: {line}" for line in warnings), *(f"{dataset}: {line}" for line in faults)):
-            print(line, file=sys.stderr)
+        _tell(dataset, faults, warnings)
         if faults and source.layout:
             print(f"{dataset} is expected as\n{source.layout.rstrip()}", file=sys.stderr)
     if faults:
@@ -90,13 +84,26 @@ def show(
     cache_dir: CacheDir = None,
     plugins: Plugins = None,
 ) -> None:
-    """Write a contact sheet: normal images and defects with the outline of their masks, a row a category."""
+    """Write a contact sheet: normal images and defects with the outline of their masks, a row a category.
+
+    What can be read of a faulty dataset is shown, too.
+    """
     add_plugins(plugins)
+    from dataclasses import replace
+
     from mddbench.data.dataset import load_source, read_dataset, root_of
+    from mddbench.data.files import readable
+    from mddbench.errors import InputError
     from mddbench.report.contact import draw_contact_sheet
 
-    tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out), image_size).sound(dataset)
     place = file or out / f"{dataset}.png"
+    if place.suffix.lower() not in PICTURES:
+        raise InputError(f"--file {place}: expected a picture's name, ending in {', '.join(PICTURES)}")
+    tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out), image_size)
+    _tell(dataset, list(tree.faults), list(tree.warnings))
+    tree = replace(tree, samples=readable(tree))
+    if not tree.samples:
+        raise InputError(f"{dataset}: there is nothing to show of it")
     title = f"{dataset}: {len(tree.categories)} categories, {len(tree.samples)} images"
     shown = draw_contact_sheet(tree, load_source(dataset).mask_rule, title, place)
     print(f"{shown} images in {place}", file=sys.stderr)
@@ -117,19 +124,29 @@ def fabricate(
     from mddbench.data.dataset import load_source
     from mddbench.data.fabricate import fabricate as write
 
+    print(f"drawing images in the layout of {dataset}", file=sys.stderr)
     counts = write(dataset, load_source(dataset), folder, full)
     images = sum(map(sum, counts.values()))
     print(f"{images} drawn images of {len(counts)} categories in {folder}", file=sys.stderr)
     print(f"try: mddbench data check {dataset} --data-root {folder}", file=sys.stderr)
 
 
+def _tell(dataset: str, faults: list[str], warnings: list[str]) -> None:
+    for line in (*(f"{dataset}: warning: {line}" for line in warnings), *(f"{dataset}: {line}" for line in faults)):
+        print(line, file=sys.stderr)
+
+
 def _rows(tree: Tree, expected: dict[str, Known]) -> list[dict[str, Any]]:
-    """What was found and what is expected of each category, also of one that is not there."""
+    """What was found and what is expected of each category, also of one that is not there; second_hand: of which numbers."""
+    from mddbench.data.samples import SecondHand
+
     rows: dict[str, dict[str, Any]] = {}
     for category in sorted({*tree.categories, *expected}):
         found = dict(zip(COLUMNS, tree.counts.get(category, (0, 0, 0)), strict=True))
         wanted = dict(zip(COLUMNS, expected.get(category, (None,) * 3), strict=True))
-        rows[category] = {"category": category, **found, "expected": wanted, "masks": 0, "defects": set()}
+        unsure = [key for key, number in wanted.items() if isinstance(number, SecondHand)]
+        rows[category] = {"category": category, **found, "expected": wanted, "second_hand": unsure}
+        rows[category] |= {"masks": 0, "defects": set()}
     for sample in tree.samples:
         rows[sample.category]["masks"] += bool(sample.masks)
         if sample.anomalous:
@@ -138,11 +155,13 @@ def _rows(tree: Tree, expected: dict[str, Known]) -> list[dict[str, Any]]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    width = max([len("category"), *(len(row["category"]) for row in rows)])
+    names = [row["category"] if row["category"].isprintable() else ascii(row["category"]) for row in rows]
+    width = max(map(len, ("category", *names)))
     print(f"{'category':<{width}} {'train':>11} {'good':>11} {'defective':>11} {'masks':>6}  defects")
-    for row in rows:
+    for name, row in zip(names, rows, strict=True):
         numbers = " ".join(f"{_against(row[key], row['expected'][key]):>11}" for key in COLUMNS)
-        print(f"{row['category']:<{width}} {numbers} {row['masks']:>6}  {', '.join(row['defects'])}")
+        defects = ", ".join(defect if defect.isprintable() else ascii(defect) for defect in row["defects"])
+        print(f"{name:<{width}} {numbers} {row['masks']:>6}  {defects}")
 
 
 def _against(found: int, expected: int | None) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +27,9 @@ Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
 AHEAD = 256
 """Images that may wait decoded for their turn to be written."""
+MOSTLY = 0.5
+"""A larger part of an image is rarely a defect."""
+VANISHED = "vanished"
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
@@ -56,25 +61,48 @@ def decoded_split(
     return found
 
 
+def room_for(
+    parts: Iterable[tuple[Sample, ...]], size: int, folder: Path, files: Manifest, rule: MaskRule, reporter: Reporter
+) -> None:
+    """Say what all splits that are not decoded yet will need on the disk. Raises InputError if it does not have that."""
+    arrays = [_Arrays(samples, size, folder, _key(samples, size, files, rule)) for samples in parts]
+    needed = sum(each.needed for each in arrays if each.load() is None)
+    if needed:
+        free = _free(folder, needed)
+        reporter.say(f"decoded images will take {needed / 2**20:.0f} MiB of {free / 2**20:.0f} MiB free in {folder}")
+
+
 def decode_faults(
-    samples: tuple[Sample, ...], rule: MaskRule, reporter: Reporter
-) -> Iterator[tuple[Sample, str, bool]]:
-    """What is wrong with the image and mask files of some samples: the sample, one line, and whether it stops a run."""
-
-    def look(sample: Sample) -> tuple[str, bool] | None:
-        try:
-            _, native = decode_image(sample.image, 8)
-            if sample.masks and not native_mask(sample.masks, native, rule).any():
-                return f"{sample.masks[0]}: the mask of a defective image is empty; no pixel counts as defect", False
-        except InputError as fault:
-            return str(fault), True
-        return None
-
+    samples: tuple[Sample, ...], size: int, rule: MaskRule, reporter: Reporter
+) -> Iterator[tuple[str, bool]]:
+    """What is wrong with the image and mask files of some samples at an image size: one line, and whether it stops a run."""
+    vanished: list[Sample] = []
     with reporter.task("checking images", len(samples)) as task:
-        for sample, found in zip(samples, _in_parallel(look, samples), strict=True):
+        look = partial(_look, size=size, rule=rule)
+        for sample, (line, stops) in zip(samples, _in_parallel(look, samples), strict=True):
             task.advance()
-            if found is not None:
-                yield sample, *found
+            if line == VANISHED:
+                vanished.append(sample)
+            elif line:
+                yield line, stops
+    if vanished:
+        yield f"{len(vanished)} defects have no pixel left at {size}x{size}, that of {vanished[0].image} for one", False
+
+
+def _look(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool]:
+    try:
+        _, native = decode_image(sample.image, 8)
+        if sample.masks:
+            mask, first = native_mask(sample.masks, native, rule), sample.masks[0]
+            if not mask.any():
+                return f"{first}: the mask of a defective image is empty; no pixel counts as defect", False
+            if mask.mean() > MOSTLY:
+                return f"{first}: {mask.mean():.0%} of the image is marked as defect; is the mask inverted?", False
+            if not resize_mask(mask, size).any():
+                return VANISHED, False
+    except InputError as fault:
+        return str(fault), True
+    return "", False
 
 
 def _key(samples: tuple[Sample, ...], size: int, files: Manifest, rule: MaskRule) -> str:
@@ -90,6 +118,7 @@ class _Arrays:
     def __init__(self, samples: tuple[Sample, ...], size: int, folder: Path, key: str) -> None:
         self.samples, self.size, self.folder, self.key = samples, size, folder, key
         self.masked = any(sample.masks for sample in samples)
+        self.needed = len(samples) * size**2 * (4 if self.masked else 3)
         self.images_file, self.masks_file = folder / f"{key}-images.npy", folder / f"{key}-masks.npy"
 
     def load(self) -> tuple[Pixels, Masks] | None:
@@ -103,37 +132,29 @@ class _Arrays:
         return images, np.broadcast_to(np.False_, images.shape[:3])
 
     def write(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> None:
-        count, area = len(self.samples), self.size**2
-        needed = count * area * (4 if self.masked else 3)
-        self._room_for(needed)
-        reporter.say(f"decoding {count} {self.samples[0].split} images into {self.folder}: {needed / 2**20:.0f} MiB")
-        partial = [file.with_name(f"{file.name}.{os.getpid()}.part") for file in (self.images_file, self.masks_file)]
+        for stale in self.folder.glob(f"{self.key}-*.part"):  # of a killed process: the lock is ours
+            stale.unlink()
+        _free(self.folder, self.needed)
+        count = len(self.samples)
+        parts = [file.with_name(f"{file.name}.{os.getpid()}.part") for file in (self.images_file, self.masks_file)]
         shape = (count, self.size, self.size)
         try:
             with (
                 self._disk(),
-                _Growing(partial[0], np.uint8, (*shape, 3)) as images,
-                _Growing(partial[1], np.bool_, shape) as masks,
+                _Growing(parts[0], np.uint8, (*shape, 3)) as images,
+                _Growing(parts[1], np.bool_, shape) as masks,
                 reporter.task(f"decoding {self.samples[0].split} images", count) as task,
             ):
                 for image, mask in _in_parallel(lambda sample: _decode(sample, self.size, files, rule), self.samples):
                     images.append(image)
                     masks.append(mask)
                     task.advance()
-            os.replace(partial[0], self.images_file)
+            os.replace(parts[0], self.images_file)
             if self.masked:
-                os.replace(partial[1], self.masks_file)
+                os.replace(parts[1], self.masks_file)
         finally:
-            for part in partial:
+            for part in parts:
                 part.unlink(missing_ok=True)
-
-    def _room_for(self, needed: int) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise InputError(
-                f"{self.folder}: decoded images need {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; "
-                "free some or give another folder by --cache-dir"
-            )
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -144,6 +165,18 @@ class _Arrays:
                 f"{self.folder}: decoded images cannot be written ({fault.strerror}); "
                 "free some room or give another folder by --cache-dir"
             ) from None
+
+
+def _free(folder: Path, needed: int) -> int:
+    """Free bytes on the folder's disk. Raises InputError if they are not enough."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: decoded images need {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; "
+            "free some or give another folder by --cache-dir"
+        )
+    return free
 
 
 class _Growing:
@@ -183,10 +216,15 @@ def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> tuple
 
 def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work]) -> Iterator[Result]:
     """Results in order, made by one thread a core (decoding lets go of the interpreter), few of them waiting."""
-    items = tuple(items)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(items), AHEAD):
-            yield from pool.map(work, items[start : start + AHEAD])
+    waiting: deque[Future[Result]] = deque()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:
+        for item in items:
+            if len(waiting) == AHEAD:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, item))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @contextmanager

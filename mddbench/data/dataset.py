@@ -12,8 +12,9 @@ from tempfile import mkdtemp
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.data.cache import decoded_split
-from mddbench.data.check import fabricated_counts, read_source
+from mddbench.data.cache import decoded_split, room_for
+from mddbench.data.check import read_source
+from mddbench.data.counts import fabricated_mark
 from mddbench.data.fingerprint import Manifest, manifest
 from mddbench.data.samples import DatasetSource, Sample, Tree
 from mddbench.data.textures import Textures
@@ -133,9 +134,9 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     files = dataset_manifest(tree, cache, reporter)
     reporter.say(f"{name}: {len(files.entries)} files below {tree.root}, fingerprint {files.fingerprint[:16]}")
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
-    splits = []
-    for kind in ("train", "test"):
-        samples = tree.select(kind)
+    splits, parts = [], (tree.select("train"), tree.select("test"))
+    room_for(parts, size, cache / "decoded", files, source.mask_rule, reporter)
+    for samples in parts:
         images, masks = decoded_split(samples, size, cache / "decoded", files, reporter, source.mask_rule)
         splits.append(Split(samples, images, masks))
     return Dataset(
@@ -146,7 +147,7 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
         train=splits[0],
         test=splits[1],
         mask_rule=str(source.mask_rule),
-        fabricated=root is not None and fabricated_counts(root) is not None,
+        fabricated=root is not None and fabricated_mark(root) is not None,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mddbench.data.check import mark_fabricated
+from mddbench.data.counts import mark_fabricated
 from mddbench.data.samples import Counts, DatasetSource, Published
 from mddbench.errors import InputError
 
@@ -99,8 +99,8 @@ def fabricate(dataset: str, source: DatasetSource, root: Path, full: bool) -> Co
         raise InputError(f"{root}: expected an empty folder, or none; choose another")
     counts = published_counts(source) if full else dict.fromkeys(_categories(source), FEW)
     root.mkdir(parents=True, exist_ok=True)
+    mark_fabricated(root, dataset, counts)  # first: a tree that is broken off is marked, too
     source.fabricate(root, counts)
-    mark_fabricated(root, dataset, counts)
     return counts
 
 

@@ -80,7 +80,7 @@ def manifest(root: Path, files: Iterable[Path], reporter: Reporter, remembered: 
                 entries[path] = sha256
                 task.advance()
         settled = {path: (stamp, entries[path]) for path, stamp in stamps.items() if max(stamp[1:]) < now - SETTLED_NS}
-        _save(settled, store)
+        _save({**known, **settled}, store)
     return Manifest(root, tuple(FileEntry(path, stamps[path][0], entries[path]) for path in sorted(paths)))
 
 

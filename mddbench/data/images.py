@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ INTERPOLATION = "PIL bilinear, antialiased, aspect ratio not kept"
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (PIL's own limit of 1 GiB of RGBA, made an error)."""
+MAX_BYTES = 2**30
 
 # Of files that are large (an error of our own here), or have broken EXIF data (then there is none).
 warnings.filterwarnings("ignore", module=r"PIL\..*")
@@ -72,8 +74,7 @@ def native_mask(
     rule: MaskRule = ABOVE_ZERO,
     hashes: Sequence[str | None] | None = None,
 ) -> Mask:
-    """The union of an image's masks, (H, W) bool: what is above the rule's value in any channel but transparency. The numbers
-    of a palette count, not its colours, which may all be black.
+    """The union of an image's masks, (H, W) bool: what is above the rule's value in any channel but transparency.
 
     image_size: (width, height) that they must have; hashes: SHA-256 of each. Raises InputError for a faulty file.
     """
@@ -86,18 +87,29 @@ def native_mask(
                 raise InputError(
                     f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size{turned}"
                 )
-            values = np.asarray(image)
-            if image.mode in ("LA", "PA", "RGBA"):
-                values = values[..., :-1]
-            above = np.atleast_3d(values > (max(rule.above, 127) if path.suffix.lower() in LOSSY else rule.above))
-            union |= above.any(axis=-1)
+            limit = max(rule.above, 127) if path.suffix.lower() in LOSSY else rule.above
+            union |= np.atleast_3d(_mask_values(image) > limit).any(axis=-1)
     return union
+
+
+def _mask_values(image: Image.Image) -> NDArray[Any]:
+    """(H, W) or (H, W, channels): the colours of a mask; the numbers of a palette whose colours are all alike, black mostly."""
+    if image.mode in ("P", "PA"):
+        colours, numbers = np.asarray(image.convert("RGB")), np.asarray(image.getchannel(0))
+        return colours if np.ptp(colours.reshape(-1, 3), axis=0).any() else numbers
+    if image.mode == "CMYK":
+        return np.asarray(image.convert("RGB"))
+    values = np.asarray(image)
+    return values[..., :-1] if image.mode in ("LA", "RGBA") else values
 
 
 @contextmanager
 def _opened(path: Path, sha256: str | None) -> Iterator[Image.Image]:
     """The file's image, fully decoded, turned as its EXIF orientation says."""
     try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{path}: {size} bytes is more than the {MAX_BYTES} that an image may have; remove it")
         content = path.read_bytes()
     except OSError as fault:
         raise InputError(f"{path}: cannot be opened ({fault.strerror})") from None
@@ -124,13 +136,12 @@ def _opened(path: Path, sha256: str | None) -> Iterator[Image.Image]:
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     """RGB of any mode; transparency is left out. 16-bit grey is scaled by its full range, so that it does not saturate."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.float64)
-        if values.max() <= 65535.0 and values.min() >= 0.0:
-            return Image.fromarray((values / 65535.0 * 255.0).round().astype(np.uint8)).convert("RGB")
-    elif image.mode == "P" and "transparency" in image.info:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # which has no 32 bit
+        values = np.asarray(image).astype(np.float32)
+        return Image.fromarray((values / 65535.0 * 255.0).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
-    elif image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"):
+    if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"):
         return image.convert("RGB")
     raise InputError(
         f"{path}: its pixels are of a kind that is not read ('{image.mode}'); save it with 8 or 16 bit a channel"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +79,11 @@ class Below:
     def path(self, name: str) -> Path:
         """A relative path with '/', which may be doubled. Raises SplitError for one that leads out of the folder."""
         parts = [part for part in name.split("/") if part and part != "."]
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
+        if "\\" in name:
+            raise SplitError(f"path {name!r} has '\\'; expected folders parted by '/'")
+        if not parts:
+            raise SplitError(f"path {name!r} names no file")
+        if name.startswith("/") or ".." in parts or "\0" in name or ":" in parts[0]:
             raise SplitError(f"path {name!r} leads out of the dataset's folder")
         return Path(self.start + "/".join(parts))
 
@@ -89,12 +96,19 @@ class Below:
 
 
 def _text(file: Path) -> str:
+    """The text of an ordinary file: no link, which could lead anywhere, and no pipe, which could never end."""
     try:
-        size = file.stat().st_size
-        if size > LARGEST:
-            raise SplitError(f"{size} bytes is more than the {LARGEST} allowed")
-        return file.read_text(encoding="utf-8-sig")
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise SplitError("not an ordinary file")
+            content = stream.read(LARGEST + 1)
+    except OSError as fault:
+        is_link = fault.errno == errno.ELOOP
+        reason = "a symbolic link; copy what it points to" if is_link else f"cannot be read ({fault.strerror})"
+        raise SplitError(reason) from None
+    if len(content) > LARGEST:
+        raise SplitError(f"more than the {LARGEST} bytes allowed")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SplitError("not UTF-8 text") from None
-    except OSError as fault:
-        raise SplitError(f"cannot be read ({fault.strerror})") from None

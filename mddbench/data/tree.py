@@ -17,6 +17,11 @@ from pathlib import Path
 from mddbench.data.samples import GOOD, Sample, Tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+NOT_READ = frozenset(
+    {".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".pgm", ".ppm", ".pbm", ".dcm", ".raw", ".npy"}
+)
+"""Suffixes of images that people have and that are not read."""
+LITTER = frozenset({"__MACOSX", "@eaDir", "lost+found"})
 MASK_ENDINGS = ("_mask", "_gt")
 MVTEC_LAYOUT = """\
 ROOT/<category>/
@@ -54,29 +59,31 @@ def read_tree(root: Path, layout: Layout) -> Tree:
     if not root.is_dir():
         what = "a file" if root.exists() else "nothing"
         return Tree(root, (), (f"expected the dataset's folder at {root}, found {what}; give it by --data-root",))
-    alone = (root / "train").is_dir() and (root / "test").is_dir()
-    if alone and not layout.free:
-        return Tree(root, (), (f"{root} looks like one category (it holds train/ and test/); give its parent folder",))
-    categories = (
-        [Category(root, layout, root.resolve().name)] if alone else [Category(p, layout) for p in folders(root)]
-    )
+    parts = [name for name in ("train", "test") if (root / name).is_dir() and not (root / name / "train").is_dir()]
+    if parts and not layout.free:
+        held = " and ".join(f"{name}/" for name in parts)
+        return Tree(root, (), (f"{root} looks like one category (it holds {held}); give its parent folder",))
+    places = [root] if parts else [folder for folder in folders(root) if layout.free or _is_category(folder, layout)]
+    categories = [Category(place, layout, place.resolve().name if parts else place.name) for place in places]
     found = [item for category in categories for item in category.read()]
     faults = [item for item in found if isinstance(item, str)]
     if not categories:
         faults.append(
-            f"no category below {root}: expected folders <category>/train/{GOOD} and <category>/test/<defect>, "
+            f"no category below {root}: expected folders <category>/train/{layout.normal[0]} and <category>/test/<defect>, "
             f"found {_listing(root)}"
         )
     samples = tuple(item for item in found if isinstance(item, Sample))
-    warnings = tuple(line for category in categories for line in category.warnings())
-    return Tree(root, samples, tuple(faults), warnings)
+    warnings = [line for category in categories for line in category.warnings()]
+    others = [folder for folder in folders(root) if folder not in places] if not parts else []
+    warnings += [f"{folder}: not read, as it holds neither train/ nor test/" for folder in others]
+    return Tree(root, samples, tuple(faults), tuple(warnings))
 
 
 class Category:
     """One category's folder."""
 
-    def __init__(self, folder: Path, layout: Layout, name: str | None = None) -> None:
-        self.folder, self.layout, self.name = folder, layout, name or folder.name
+    def __init__(self, folder: Path, layout: Layout, name: str) -> None:
+        self.folder, self.layout, self.name = folder, layout, name
         self.test, self.truth = folder / "test", folder / "ground_truth"
 
     def read(self) -> Iterator[Sample | str]:
@@ -85,16 +92,24 @@ class Category:
         yield from self._test()
 
     def warnings(self) -> Iterator[str]:
-        """Folders that nobody reads, though somebody made them."""
+        """Folders and images that nobody reads, though somebody made them."""
         for folder in folders(self.folder):
             if folder.name not in (*self.layout.train, "test", "ground_truth"):
                 hint = "; masks belong into ground_truth/<defect>/" if not self.truth.is_dir() else ""
                 yield f"{folder}: not read{hint}"
+        for part in (*self.layout.train, "test"):
+            for kind in (self.folder / part, *folders(self.folder / part)):
+                odd = [entry.name for entry in _entries(kind) if _suffix(entry.name) in NOT_READ]
+                if odd:
+                    read = ", ".join(sorted(IMAGE_SUFFIXES))
+                    yield f"{kind}: {len(odd)} images are not read, {odd[0]} for one; save them as {read}"
 
     def _train(self) -> Iterator[Sample | str]:
         images: list[Path] = []
         for part in self.layout.train:
             parent = self.folder / part
+            if part != self.layout.train[0] and not parent.is_dir():
+                yield f"{parent}: no such folder; unpack the dataset anew"
             for kind in folders(parent):
                 if self._is_normal(kind.name):
                     images += self._below(kind)
@@ -188,7 +203,7 @@ class Category:
 
 def folders(parent: Path) -> list[Path]:
     """The folders in a folder, hidden ones apart, sorted; none, if there is no such folder."""
-    return [parent / entry.name for entry in _entries(parent) if entry.is_dir()]
+    return [parent / entry.name for entry in _entries(parent) if entry.name not in LITTER and entry.is_dir()]
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -209,6 +224,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
+def _is_category(folder: Path, layout: Layout) -> bool:
+    """Whether a folder holds one of the parts of a category."""
+    return any((folder / part).is_dir() for part in (*layout.train, "test"))
+
+
 def _suffix(name: str) -> str:
     """As pathlib's, in lower case, without making a path."""
     return name[name.rindex(".") :].lower() if "." in name else ""
@@ -216,7 +236,12 @@ def _suffix(name: str) -> str:
 
 def _nested(folder: Path) -> list[Path]:
     """All folders below a folder, links apart, sorted."""
-    return [each for inner in folders(folder) if not inner.is_symlink() for each in (inner, *_nested(inner))]
+    found, waiting = [], [folder]
+    while waiting:
+        inner = [each for each in folders(waiting.pop()) if not each.is_symlink()]
+        found += inner
+        waiting += inner
+    return sorted(found)
 
 
 def _without_ending(stem: str) -> str:

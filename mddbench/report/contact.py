@@ -39,9 +39,9 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> in
         for column, sample in enumerate(samples):
             if sample is not None:
                 top, left = row * (TILE + GAP), column * (TILE + GAP)
-                sheet[top : top + TILE, left : left + TILE] = _tile(sample, rule)
+                sheet[top : top + TILE, left : left + TILE], note = _tile(sample, rule)
                 if column > 1:
-                    text = sample.defect.replace("_", " ") + ("" if sample.masks else ", no mask")
+                    text = sample.defect.replace("_", " ") + note
                     box = {"color": "#000a", "pad": 1}
                     axis.text(left + 2, top + 3, text, parse_math=False, fontsize=6, va="top", color="white", bbox=box)
     axis.imshow(sheet, interpolation="nearest")
@@ -71,15 +71,15 @@ def _chosen(tree: Tree, category: str) -> Iterator[Sample | None]:
     yield from [sample for _, _, sample in sorted(ranked, key=lambda each: each[:2])][:DEFECTS]
 
 
-def _tile(sample: Sample, rule: MaskRule) -> Picture:
-    """(TILE, TILE, 3) with the outline of the defect, drawn on the pixels around it."""
+def _tile(sample: Sample, rule: MaskRule) -> tuple[Picture, str]:
+    """(TILE, TILE, 3) with the outline of the defect, drawn on the pixels around it; and what is to be said of the mask."""
     from scipy import ndimage
 
     pixels, native = decode_image(sample.image, TILE)
     if not sample.masks:
-        return pixels
+        return pixels, ", no mask"
     mask = resize_mask(native_mask(sample.masks, native, rule), TILE)
     outline = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_dilation(mask, iterations=1)
     shown: Picture = pixels.copy()
     shown[outline] = OUTLINE
-    return shown
+    return shown, "" if mask.any() else ", too small for this sheet"

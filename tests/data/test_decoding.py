@@ -155,7 +155,7 @@ def test_two_processes_that_start_together_decode_once(tree: Path, tmp_path: Pat
     ended = [process.communicate(timeout=200) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], ended
     assert len({told for told, _ in ended}) == 1
-    assert sum("decoding 12 train images" in said for _, said in ended) == 1
+    assert sum("decoding train images: 12/12" in said for _, said in ended) == 1
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
@@ -186,3 +186,21 @@ def test_many_images_are_decoded_with_few_in_memory(tmp_path: Path, monkeypatch:
     assert waiting == 0
     assert most <= 8
     np.testing.assert_array_equal(dataset.train.images[79], decode_image(dataset.train.samples[79].image, 32)[0])
+
+
+def test_what_a_killed_process_left_is_removed(tree: Path, tmp_path: Path) -> None:
+    arrays = tmp_path / "cache" / "decoded"
+    opened(tree, tmp_path / "cache")
+    for file in list(arrays.glob("*.npy")):
+        file.rename(file.with_name(f"{file.name}.99999.part"))
+    opened(tree, tmp_path / "cache")
+    assert not list(arrays.glob("*.part"))
+
+
+def test_32_bit_images_are_refused_whatever_their_values(tmp_path: Path) -> None:
+    for value in (200, -5, 10**6):
+        Image.fromarray(np.full((8, 8), value, dtype=np.int32)).save(tmp_path / "image.tif")
+        with pytest.raises(InputError, match="of a kind that is not read"):
+            decode_image(tmp_path / "image.tif", 8)
+    Image.fromarray(np.full((8, 8), 200 * 257, dtype=np.uint16)).save(tmp_path / "image.png")
+    assert (decode_image(tmp_path / "image.png", 8)[0] == 200).all()

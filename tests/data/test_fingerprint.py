@@ -104,3 +104,22 @@ def test_the_place_does_not_matter_nor_how_it_is_given(
     for root in (Path(), Path("../tree"), Path("bolt/..")):
         assert open_dataset("folder", root, tmp_path / "cache", 32, QUIET).fingerprint == whole.fingerprint
     assert {file.name for file in (tmp_path / "cache" / "decoded").glob("*.npy")} == arrays
+
+
+def test_another_view_of_the_same_root_forgets_nothing(tree: Path, tmp_path: Path, hashed: list[Path]) -> None:
+    of(tree, tmp_path / "cache")
+    samples = read("folder", tree).samples
+    fingerprint.manifest(tree, [samples[0].image], QUIET, tmp_path / "cache" / "manifests")
+    hashed.clear()
+    of(tree, tmp_path / "cache")
+    assert hashed == []
+
+
+def test_a_mask_that_changes_while_it_is_decoded_stops_the_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = of(tree, tmp_path / "cache")
+    save(np.ones((48, 56), dtype=np.uint8), tree / "nut" / "ground_truth" / "spot" / "000_mask.png")
+    monkeypatch.setattr("mddbench.data.dataset.dataset_manifest", lambda *_: before)
+    with pytest.raises(InputError, match=r"000_mask.png: the file has changed since its fingerprint was taken"):
+        open_dataset("folder", tree, tmp_path / "cache", 32, QUIET)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mddbench.data.dataset import open_dataset
+from mddbench.data.dataset import load_source, open_dataset
+from mddbench.data.fabricate import fabricate
 from mddbench.progress import SilentReporter
 from support import mddbench, read, save
 
@@ -124,3 +125,68 @@ def test_the_manifest_can_be_written(tree: Path, tmp_path: Path) -> None:
     assert len(lines) == 30
     assert lines[0].startswith("bolt/ground_truth/spot/000_mask.png\t")
     assert "30 files, fingerprint " in ran.stdout
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.HEIC", "x.pgm"])
+def test_images_of_a_kind_that_is_not_read_are_a_warning(name: str, tree: Path) -> None:
+    (tree / "nut" / "train" / "good" / name).write_bytes(b"x")
+    (warning,) = read("folder", tree).warnings
+    assert f"{tree}/nut/train/good: 1 images are not read, {name} for one" in warning
+
+
+def test_litter_beside_a_published_dataset_stops_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("mvtec", load_source("mvtec"), root, full=False)
+    (root / "__MACOSX").mkdir()
+    (root / "results").mkdir()
+    tree = read("mvtec", root)
+    assert tree.faults == ()
+    assert tree.warnings == (f"{root}/results: not read, as it holds neither train/ nor test/",)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_one_category_of_which_a_part_is_missing(part: str, tree: Path) -> None:
+    shutil.rmtree(tree / "nut" / part)
+    faults = read("folder", tree / "nut").faults
+    assert any("category 'nut' needs" in fault and f"{tree}/nut/{part}" in fault for fault in faults)
+
+
+def test_a_category_may_be_called_train(tree: Path) -> None:
+    (tree / "nut").rename(tree / "train")
+    assert read("folder", tree).counts == {"bolt": (6, 3, 3), "train": (6, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("mvtec", "mvtec_anomaly_detection"),
+        ("mpdd", "MPDD"),
+        ("mvtec_loco", "mvtec_loco_anomaly_detection"),
+        ("uni_medical", "medical"),
+    ],
+)
+def test_the_folder_that_an_archive_unpacks_to(name: str, inside: str, tmp_path: Path) -> None:
+    fabricate(name, load_source(name), tmp_path / "root" / inside, full=False)
+    (tmp_path / "root" / inside / "FABRICATED.json").rename(tmp_path / "root" / "FABRICATED.json")
+    tree = read(name, tmp_path / "root")
+    assert tree.faults == ()
+    assert tree.root == tmp_path / "root" / inside
+
+
+@pytest.mark.parametrize("place", ["realiad_jsons", "."])
+def test_real_iads_splits_where_peers_put_them(place: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("real_iad", load_source("real_iad"), root, full=False)
+    before = read("real_iad", root)
+    for file in (root / "realiad_jsons" / "realiad_jsons").iterdir():
+        file.rename(root / place / file.name)
+    after = read("real_iad", root)
+    assert after.faults == ()
+    assert after.samples == before.samples
+
+
+def test_a_part_of_a_fabricated_tree_is_fabricated_too(tmp_path: Path) -> None:
+    fabricate("folder", load_source("folder"), tmp_path / "root", full=False)
+    dataset = open_dataset("folder", tmp_path / "root" / "nut", tmp_path / "cache", 32, QUIET)
+    assert dataset.categories == ("nut",)
+    assert dataset.fabricated

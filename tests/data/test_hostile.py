@@ -36,7 +36,16 @@ def rewrite(file: Path, change: Change) -> None:
     file.write_text(json.dumps(raw))
 
 
-PATHS = ["../../etc/passwd", "/etc/passwd", "a\\..\\b.png", "C:/x.png", "..", "", "a/../../b.png", "x\0.png"]
+PATHS = {
+    "../../etc/passwd": "leads out of the dataset's folder",
+    "/etc/passwd": "leads out of the dataset's folder",
+    "C:/x.png": "leads out of the dataset's folder",
+    "..": "leads out of the dataset's folder",
+    "a/../../b.png": "leads out of the dataset's folder",
+    "x\0.png": "leads out of the dataset's folder",
+    "a\\..\\b.png": "expected folders parted by '/'",
+    "": "names no file",
+}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -53,10 +62,12 @@ def test_a_path_out_of_the_folder_is_refused(name: str, path: str, tmp_path: Pat
     elif name == "meta":
         rewrite(root / "meta.json", lambda raw: raw["test"]["bolt"][0].update(img_path=path))
     else:
-        rewrite(root / "realiad_jsons" / "toy.json", lambda raw: raw["test"][0].update(image_path=path))
+        rewrite(
+            root / "realiad_jsons" / "realiad_jsons" / "toy.json", lambda raw: raw["test"][0].update(image_path=path)
+        )
     (fault, *others) = read(name, root).faults
     assert not others
-    assert "leads out of the dataset's folder" in fault
+    assert PATHS[path] in fault
     assert "\n" not in fault
 
 
@@ -78,7 +89,7 @@ REAL_IAD: list[tuple[Change, str]] = [
 def test_a_split_file_that_is_wrong_is_one_line(change: Change, message: str, tmp_path: Path) -> None:
     root = tmp_path / "root"
     fabricate("real_iad", load_source("real_iad"), root, full=False)
-    rewrite(root / "realiad_jsons" / "toy.json", change)
+    rewrite(root / "realiad_jsons" / "realiad_jsons" / "toy.json", change)
     faults = read("real_iad", root).faults
     assert message in faults[0]
     assert all("\n" not in fault for fault in faults)
@@ -142,11 +153,11 @@ def test_a_name_that_is_no_text(tree: Path) -> None:
     image = tree / "nut" / "train" / "good" / "000.png"
     image.rename(os.fsdecode(os.fsencode(image.parent) + b"/\xff\xfe.png"))
     (fault,) = read("folder", tree).faults
-    assert "the name is not UTF-8" in fault
+    assert "the name is not printable UTF-8 text" in fault
     fault.encode()
     ran = mddbench("data", "check", "folder", "--data-root", tree, "--out", tree.parent / "out", "--quiet")
     assert ran.returncode == 2
-    assert "the name is not UTF-8" in ran.stderr
+    assert "the name is not printable UTF-8 text" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -276,8 +287,8 @@ def test_interpolated_masks_do_not_grow(tmp_path: Path) -> None:
 def test_an_empty_mask_of_a_defect_is_a_warning(tree: Path) -> None:
     mask = tree / "nut" / "ground_truth" / "spot" / "001_mask.png"
     save(np.zeros((48, 56), dtype=np.uint8), mask)
-    found = list(decode_faults(read("folder", tree).samples, ABOVE_ZERO, QUIET))
-    assert [(str(mask) in line, stops) for _, line, stops in found] == [(True, False)]
+    found = list(decode_faults(read("folder", tree).samples, 64, ABOVE_ZERO, QUIET))
+    assert [(str(mask) in line, stops) for line, stops in found] == [(True, False)]
     ran = mddbench("data", "check", "folder", "--data-root", tree, "--out", tree.parent / "out", "--quiet", "--json")
     assert ran.returncode == 0, ran.stderr
     assert "the mask of a defective image is empty" in json.loads(ran.stdout)["warnings"][0]
@@ -306,3 +317,138 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tree: Path, tmp_path: Path)
     assert {file.suffix for file in (cache / "decoded").iterdir()} <= {".lock"}
     dataset = open_dataset("folder", tree, cache, 128, QUIET)
     assert np.array_equal(dataset.train.images[0], decode_image(dataset.train.samples[0].image, 128)[0])
+
+
+@pytest.mark.parametrize("colours", [2, 4])
+def test_a_mask_of_two_colours_is_not_inverted_by_its_palette(colours: int, tmp_path: Path) -> None:
+    """A palette may begin with white; the numbers tell only where the colours are all alike."""
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[10:20, 10:20] = 255
+    Image.fromarray(mask).convert("RGB").quantize(colours).save(tmp_path / "mask.png")
+    assert native_mask([tmp_path / "mask.png"], (64, 64)).sum() == 100
+    Image.fromarray(mask).convert("CMYK").save(tmp_path / "mask.tif")
+    assert native_mask([tmp_path / "mask.tif"], (64, 64)).sum() == 100
+
+
+def test_a_mask_that_marks_most_of_the_image_and_one_that_vanishes_are_warnings(tree: Path) -> None:
+    truth = tree / "nut" / "ground_truth" / "spot"
+    save(np.pad(np.zeros((1, 1), dtype=np.uint8), ((0, 47), (0, 55)), constant_values=255), truth / "001_mask.png")
+    save(np.pad(np.full((1, 1), 255, dtype=np.uint8), ((0, 47), (0, 55))), truth / "002_mask.png")
+    lines = [line for line, stops in decode_faults(read("folder", tree).samples, 16, ABOVE_ZERO, QUIET) if not stops]
+    assert "001_mask.png: 100% of the image is marked as defect; is the mask inverted?" in lines[0]
+    assert "1 defects have no pixel left at 16x16, that of" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("meta", "meta.json"), ("visa", "split_csv/1cls.csv"), ("folder", "FABRICATED.json")]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_a_file_that_says_what_there_is_must_be_one(name: str, place: str, kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate(name, load_source(name), root, full=False)
+    (root / place).rename(tmp_path / "moved")
+    if kind == "pipe":
+        os.mkfifo(root / place)
+    else:
+        (root / place).symlink_to("/dev/zero" if kind == "device" else tmp_path / "moved")
+    try:
+        said = " ".join(read(name, root).faults)
+    except InputError as fault:
+        said = str(fault)
+    assert str(root / place) in said
+
+
+def test_a_split_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mddbench.data.splits.LARGEST", 10)
+    (tmp_path / "meta.json").write_text('{"train": {}, "test": {}}')
+    (fault,) = read("meta", tmp_path).faults
+    assert "more than the 10 bytes allowed" in fault
+
+
+def test_an_image_file_that_is_too_large_is_not_read(tree: Path) -> None:
+    image = tree / "nut" / "train" / "good" / "000.png"
+    with image.open("r+b") as file:
+        file.truncate(2**36)  # sparse: it takes no room
+    (fault,) = read("folder", tree).faults
+    assert f"{image}: 68719476736 bytes is more than the" in fault
+    with pytest.raises(InputError, match="bytes is more than the"):
+        decode_image(image, 8)
+
+
+def test_the_root_of_an_archive_may_not_lie_elsewhere(tmp_path: Path) -> None:
+    fabricate("btad", load_source("btad"), tmp_path / "root", full=False)
+    inner = tmp_path / "root" / "BTech_Dataset_transformed"
+    inner.rename(tmp_path / "outside")
+    inner.symlink_to(tmp_path / "outside")
+    (fault,) = read("btad", tmp_path / "root").faults
+    assert f"{inner}: a symbolic link out of" in fault
+
+
+EMPTY: list[tuple[Change, str]] = [
+    (lambda raw: raw.update(train={}, test={}, validation={}), "no image below"),
+    (
+        lambda raw: (raw["train"].pop("nut"), raw["validation"].pop("nut")),
+        "category 'nut' has no normal training image",
+    ),
+    (lambda raw: raw["test"].pop("nut"), "category 'nut' has no test image"),
+    (lambda raw: raw["test"]["nut"][-1].update(mask_path=""), "no mask for it, but other defects of 'nut' have one"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), EMPTY)
+def test_a_category_that_cannot_be_trained_or_judged_is_a_fault(change: Change, message: str, tmp_path: Path) -> None:
+    fabricate("meta", load_source("meta"), tmp_path / "root", full=False)
+    rewrite(tmp_path / "root" / "meta.json", change)
+    assert any(message in fault for fault in read("meta", tmp_path / "root").faults)
+
+
+def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("mvtec", load_source("mvtec"), root, full=False)
+    (root / "bottle" / "ground_truth" / "broken" / "000_mask.png").unlink()
+    (root / "cable" / "train" / "good" / "000.png").unlink()
+    os.mkfifo(root / "cable" / "train" / "good" / "000.png")
+    (root / "grid" / "train" / "good" / "000.png").unlink()
+    save(np.zeros((4, 4), dtype=np.uint8), root / "pill" / "test" / "good" / "011.jpg")
+    (root / "pill" / "test" / "good" / "012.png").write_bytes(b"")
+    ran = mddbench("data", "check", "mvtec", "--data-root", root, "--out", tmp_path / "out", "--quiet")
+    assert ran.returncode == 2
+    for problem in (
+        "no mask for it",
+        "not an ordinary file",
+        "expected 10 normal training images of category 'grid'",
+        "expected 5 normal test images of category 'pill'",
+        "not an image that can be read (0 bytes)",
+    ):
+        assert ran.stderr.count(problem) == 1, (problem, ran.stderr)
+
+
+def test_names_that_would_move_the_cursor_are_spelt_out(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("meta", load_source("meta"), root, full=False)
+    rewrite(root / "meta.json", lambda raw: raw["test"]["nut"][-1].update(specie_name="a\n\x1b[31m\ud800"))
+    ran = mddbench("data", "check", "meta", "--data-root", root, "--out", tmp_path / "out", "--quiet")
+    assert ran.returncode == 2
+    assert "\x1b" not in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "is not printable text" in ran.stderr
+
+
+def test_what_a_faulty_tree_has_is_shown(tree: Path, tmp_path: Path) -> None:
+    (tree / "nut" / "ground_truth" / "spot" / "001_mask.png").unlink()
+    out = ("--out", tmp_path / "out")
+    ran = mddbench("data", "show", "folder", "--data-root", tree, *out)
+    assert ran.returncode == 0, ran.stderr
+    assert "no mask for it" in ran.stderr
+    assert (tmp_path / "out" / "folder.png").exists()
+    ran = mddbench("data", "show", "folder", "--data-root", tree, *out, "--file", tmp_path / "sheet.abc")
+    assert ran.returncode == 2
+    assert "expected a picture's name" in ran.stderr
+
+
+def test_folders_within_folders_without_end(tree: Path) -> None:
+    spot = tree / "nut" / "test" / "spot"
+    (spot / "again").symlink_to(spot)
+    deep = spot / "/".join("a" * 300)
+    deep.mkdir(parents=True)
+    assert any("the folder holds no image" in fault for fault in read("folder", tree).faults)

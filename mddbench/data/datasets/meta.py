@@ -31,8 +31,8 @@ ROOT/                                  UniAD
 def read(root: Path, _: int) -> Tree:
     """What the files below `root` name."""
     meta, lines = root / META, [root / name for name in LINES]
-    sources = [meta] if meta.is_file() else lines
-    if not all(file.is_file() for file in sources):
+    sources = [meta] if meta.exists() else lines
+    if not all(file.exists() for file in sources):
         return Tree(root, (), (f"expected {META} of ADer, or {' and '.join(LINES)} of UniAD, in {root}; found none",))
     samples: list[Sample] = []
     for file in sources:

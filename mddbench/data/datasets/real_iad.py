@@ -25,14 +25,15 @@ NAMES = (
     "usb_adaptor", "vcpill", "wooden_beads", "woodstick", "zipper",
 )
 # fmt: on
-SPLITS = "realiad_jsons"
+SPLITS = ("realiad_jsons/realiad_jsons", "realiad_jsons")
 SIDES = {"realiad_256": 256, "realiad_512": 512, "realiad_1024": 1024, "realiad_raw": 10**6}
 VIEWS = 5
 ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_]*_[0-9]{4}_[A-Z][A-Z_]*[A-Z])_C[0-9]_")
 """What the names of an item's views share. Source: the pattern that ADer groups by."""
 LAYOUT = """\
 ROOT/
-  realiad_jsons/<category>.json        the splits; image_path and mask_path in them are below <release>/<category>/
+  realiad_jsons/<category>.json        the splits, or in realiad_jsons/realiad_jsons/, as unpacked;
+                                       image_path and mask_path in them are below <release>/<category>/
   realiad_256/<category>/              or realiad_512, realiad_1024, realiad_raw
     OK/S0001/*.jpg
     NG/<defect>/S0001/*.jpg, *.png     masks
@@ -41,9 +42,10 @@ ROOT/
 
 def read(root: Path, size: int) -> Tree:
     """What the split files below `root` name, in the smallest release that has `size` pixels, or else in the largest."""
-    files = sorted((root / SPLITS).glob("*.json")) or [f for f in sorted(root.glob("*.json")) if f.stem in NAMES]
+    places = (sorted((root / place).glob("[!.]*.json")) for place in SPLITS)
+    files = next((files for files in places if files), [f for f in sorted(root.glob("*.json")) if f.stem in NAMES])
     if not files:
-        return Tree(root, (), (f"expected Real-IAD's splits at {root / SPLITS}/<category>.json, found none",))
+        return Tree(root, (), (f"expected Real-IAD's splits at {root / SPLITS[-1]}/<category>.json, found none",))
     base = _release(root, size)
     samples: list[Sample] = []
     faults, warnings = [], []
@@ -54,8 +56,10 @@ def read(root: Path, size: int) -> Tree:
             faults.append(f"{file}: {fault}; download Real-IAD's splits anew")
             continue
         samples += found
-        if nameless := sum(not sample.item for sample in found):
-            warnings.append(f"{file}: {nameless} file names do not tell whose view they are, so S-AUROC is not defined")
+        if nameless := sum(not sample.item for sample in found if sample.split == "test"):
+            warnings.append(
+                f"{file}: {nameless} test images' names do not tell whose view they are; S-AUROC is not defined"
+            )
     return Tree(root, tuple(samples), tuple(faults), tuple(warnings), tuple(files))
 
 
@@ -87,7 +91,8 @@ def _sample(below: Below, category: str, split: Kind, entry: object, normal: str
 
 def fabricate(root: Path, counts: Counts) -> None:
     """Items of five views, a defective one with a normal view where there are enough; masks with grey rims."""
-    (root / SPLITS).mkdir(parents=True)
+    splits = root / SPLITS[0]
+    splits.mkdir(parents=True)
     for index, (category, (train, good, defective)) in enumerate(counts.items()):
         folder, drawing = root / "realiad_256" / category, Drawing(index, (48, 48))
         split: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
@@ -99,21 +104,24 @@ def fabricate(root: Path, counts: Counts) -> None:
             shown = normal_views == 0 or number % VIEWS != VIEWS - 1
             split["test"].append(_drawn(folder, drawing, number, defective=shown, kind="NG"))
         content = {"meta": {"prefix": f"{category}/", "normal_class": "OK"}, **split}
-        (root / SPLITS / f"{category}.json").write_text(json.dumps(content))
+        (splits / f"{category}.json").write_text(json.dumps(content))
 
 
 def _drawn(folder: Path, drawing: Drawing, number: int, defective: bool, kind: str = "OK") -> dict[str, str | None]:
-    """Draw one view, and its mask; what the split file says of them."""
+    """Draw one view, and its mask; what the split file says of them. A normal view of a defective item has no mask, or is of
+    the normal class with a mask that does not count.
+    """
     item, view = divmod(number, VIEWS)
-    part, marks = (kind, kind) if kind == "OK" else ("NG/HS", "NG_HS")
+    part, marks = ("OK", "OK") if kind == "OK" else ("NG/HS", "NG_HS")
     image = f"{part}/S{item:04d}/{folder.name}_{item:04d}_{marks}_C{view + 1}_20231023.jpg"
     pixels, mask = drawing.image(number + 100_000 * (kind != "OK"), defective)
     save(pixels, folder / image)
-    mask_path = image.replace(".jpg", ".png") if defective else None
+    normal_class = kind == "OK" or (not defective and item % 2 == 0)
+    mask_path = image.replace(".jpg", ".png") if defective or (kind != "OK" and normal_class) else None
     if mask_path:
-        save(interpolated(mask), folder / mask_path)
-    normal = "OK" if kind == "OK" else "HS"
-    return {"category": folder.name, "anomaly_class": normal, "image_path": image, "mask_path": mask_path}
+        save(interpolated(mask if defective else drawing.image(number, defective=True)[1]), folder / mask_path)
+    named = "OK" if normal_class else "HS"
+    return {"category": folder.name, "anomaly_class": named, "image_path": image, "mask_path": mask_path}
 
 
 DATASET = DatasetSource(

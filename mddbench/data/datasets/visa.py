@@ -50,7 +50,7 @@ ROOT/                                  or ROOT/1cls/, ROOT/VisA_pytorch/1cls/: c
 def read(root: Path, _: int) -> Tree:
     """The tree as downloaded, if its split file is there; else the converted one."""
     split = root / SPLIT
-    if not split.is_file():
+    if not split.exists():
         return read_tree(base_of(root, CONVERTED), Layout())
     try:
         samples = _samples(root, split)
