@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mddbench.config import Experiment, Strict, load_experiment, packaged, read_yaml, shown_path, validated
+from mddbench.catalogue import load_experiment
+from mddbench.config import Experiment, Strict, packaged, read_yaml, shown_path, validated
 from mddbench.errors import InputError
 from mddbench.plugins import nearest
 

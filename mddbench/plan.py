@@ -10,8 +10,9 @@ import torch
 
 from mddbench.ablation import expand, is_ablation, load_ablation
 from mddbench.batch import Batch
+from mddbench.catalogue import load_experiment, load_suite
 from mddbench.cells import Cell, resolved_settings
-from mddbench.config import Experiment, Strict, load_experiment, load_suite
+from mddbench.config import Experiment, Strict
 from mddbench.data.check import read_source
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.data.textures import open_textures

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mddbench.catalogue import load_experiment, load_protocol, load_suite
 from mddbench.cells import Prepared
-from mddbench.config import load_experiment, load_protocol, load_suite
 from mddbench.data.dataset import Dataset, Split
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError

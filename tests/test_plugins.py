@@ -229,7 +229,7 @@ def test_a_new_dataset_gets_each_methods_own_recipe(folder: Path) -> None:
     """As on any folder, and not a start for methods that nobody knows."""
     code = (
         "from pathlib import Path\n"
-        "from mddbench.config import load_experiment as load\n"
+        "from mddbench.catalogue import load_experiment as load\n"
         "from mddbench.plugins import add_folder\n"
         f"add_folder(Path({str(folder)!r}))\n"
         "for name in ('rd4ad', 'uniad', 'mddnet'):\n"

@@ -63,17 +63,15 @@ def check(as_json: Json = False, plugins: Plugins = None) -> None:
 def _checks() -> list[tuple[str, Callable[[], object]]]:
     """Each file and what raises InputError if it is at fault."""
     from mddbench.ablation import ablation_names, expand, is_ablation, load_ablation
-    from mddbench.config import (
-        Experiment,
+    from mddbench.catalogue import (
         experiment_names,
         load_experiment,
         load_protocol,
         load_suite,
         protocol_files,
-        shown_path,
         suite_names,
-        validated,
     )
+    from mddbench.config import Experiment, shown_path, validated
     from mddbench.data.dataset import load_source
     from mddbench.detector import load_method, method_settings
     from mddbench.plugins import METHODS, modules
@@ -113,7 +111,7 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
 
 def _names(kind: str) -> list[str]:
     from mddbench.ablation import ablation_names
-    from mddbench.config import experiment_names, suite_names
+    from mddbench.catalogue import experiment_names, suite_names
     from mddbench.plugins import DATASETS, METHODS, modules
     from mddbench.report.spec import table_names
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mddbench.ablation import PREFIX, Ablation
-from mddbench.config import experiment_names, load_experiment
+from mddbench.catalogue import experiment_names, load_experiment
 from mddbench.records import Record
 from mddbench.report.groups import MARK, Group, is_upper_bound
 

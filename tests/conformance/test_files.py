@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mddbench.ablation import is_ablation, load_ablation
-from mddbench.config import experiment_names, load_experiment, load_suite, suite_names
+from mddbench.catalogue import experiment_names, load_experiment, load_suite, suite_names
 from mddbench.data.dataset import load_source
 from mddbench.detector import load_method, method_settings
 from mddbench.report.spec import load_table, table_names

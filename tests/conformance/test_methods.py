@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mddbench.batch import Batch
-from mddbench.config import Strict, load_experiment
+from mddbench.catalogue import load_experiment
+from mddbench.config import Strict
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.plugins import METHODS, modules

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mddbench.config import load_experiment
+from mddbench.catalogue import load_experiment
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.holdout import hold_out
