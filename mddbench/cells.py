@@ -103,7 +103,9 @@ def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[s
     """All settings of an experiment, the method's defaults filled in; without its seeds, which the cell chooses, and without
     the setting, which the protocol card says.
     """
-    settings: dict[str, Any] = experiment.model_dump(mode="json", exclude={"seeds", "name", "overrides", "setting"})
+    settings: dict[str, Any] = experiment.model_dump(
+        mode="json", exclude={"seeds", "name", "overrides", "setting", "reported"}
+    )
     settings["settings"] = method_settings.model_dump(mode="json")
     return settings
 

@@ -60,12 +60,26 @@ class ScheduleSettings(Strict):
     warmup: Fraction = 0.0
 
 
+class ReportedSettings(Strict):
+    """Where the published numbers of an experiment's protocol stand in paper_tables/reported.csv: the method's name there, how
+    the source begins, and the epochs as it says them. Measured means count as reproduced within `tolerance` percent points, or
+    within `sigmas` standard deviations over the seeds.
+    """
+
+    method: str
+    source: str
+    epochs: str = ""
+    tolerance: Positive = 1.0
+    sigmas: Positive = 2.0
+
+
 class Experiment(Strict):
     """One method on one dataset under one protocol; with a seed it is a cell.
 
     name: 'dataset/method' of its file, or the file's name; overrides: what `--set` changed. Both are filled in on loading.
     metrics: the engine of the pixel metrics; auto takes exact wherever it fits into memory.
     setting: one model for all categories, or, for comparison only, a separate one for each.
+    reported: the published numbers that it should reproduce; no part of its identity.
     """
 
     name: str
@@ -85,6 +99,7 @@ class Experiment(Strict):
     drop_last: bool = True
     metrics: Literal["auto", "exact", "histogram"] = "auto"
     settings: dict[str, Any] = Field(default_factory=dict)
+    reported: ReportedSettings | None = None
 
 
 class Suite(Strict):

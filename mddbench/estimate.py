@@ -39,7 +39,9 @@ def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list
     estimates = []
     timed: dict[str, tuple[float, float]] = {}
     for experiment in distinct_experiments(cells):
-        alike = experiment.model_dump_json(exclude={"name", "dataset", "seeds", "epochs", "schedule", "overrides"})
+        alike = experiment.model_dump_json(
+            exclude={"name", "dataset", "seeds", "epochs", "schedule", "overrides", "reported"}
+        )
         if alike not in timed:
             reporter.say(f"timing {experiment.name}")
             timed[alike] = _timed(experiment, options)

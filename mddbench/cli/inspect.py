@@ -75,11 +75,14 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
     from mddbench.data.dataset import load_source
     from mddbench.detector import load_method, method_settings
     from mddbench.plugins import METHODS, modules
+    from mddbench.report.reported import find, load_reported
     from mddbench.report.spec import load_table, table_names
 
     def sound(loaded: Experiment, where: str) -> None:
         method_settings(load_method(loaded.method), loaded.settings, where)
         load_source(loaded.dataset)
+        if (told := loaded.reported) is not None:
+            find(loaded.dataset, told.method, told.source, told.epochs, loaded.setting)
 
     def experiment(name: str) -> None:
         sound(load_experiment(name), f"experiments/{name}.yaml")
@@ -105,6 +108,7 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
     jobs += [(shown_path(file), partial(protocol, dataset, file)) for dataset, file in protocol_files().items()]
     jobs += [(f"experiments/{name}.yaml", partial(experiment, name)) for name in experiment_names()]
     jobs += [(f"experiments/{name}.yaml", partial(ablation, name)) for name in ablation_names()]
+    jobs += [("paper_tables/reported.csv", load_reported)]
     jobs += [(f"suites/{name}.yaml", partial(suite, name)) for name in suite_names()]
     return jobs + [(f"paper_tables/{name}.yaml", partial(load_table, name)) for name in table_names()]
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from mddbench import __version__
-from mddbench.cli import data, inspect, regress, results, run
+from mddbench.cli import data, inspect, results, run, verdicts
 from mddbench.errors import InputError
 
 app = typer.Typer(
@@ -22,7 +22,8 @@ app.command("list")(inspect.list_names)
 app.command("check")(inspect.check)
 app.add_typer(data.app, name="data")
 app.command("report")(results.report)
-app.command("regress")(regress.regress)
+app.command("verify")(verdicts.verify)
+app.command("regress")(verdicts.regress)
 app.command("export")(results.export)
 app.command("import")(results.import_records)
 

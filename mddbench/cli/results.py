@@ -13,6 +13,7 @@ from mddbench.cli.options import OUT, Out, TrackingUri
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
+    from mddbench.records import Record
     from mddbench.report.build import Entry
 
 
@@ -99,6 +100,13 @@ def import_records(
         print(f"{record.method}/{record.dataset}/seed{record.seed}")
     tracker.close()
     print(f"{len(new)} imported, {len(records) - len(new)} already there", file=sys.stderr)
+
+
+def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list[Record]:
+    """The records of a folder, or else of a store. Raises InputError if there is none."""
+    from mddbench.records import read_records
+
+    return read_records(folder) if folder else [entry.record for entry in entries_from_store(tracking_uri, out)]
 
 
 def entries_from_store(tracking_uri: str | None, out: Path) -> list[Entry]:

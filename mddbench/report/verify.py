@@ -1,0 +1,126 @@
+"""Measured against published: are a paper's numbers reproduced under its own protocol?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mddbench.config import Experiment
+from mddbench.metrics.names import LABELS, SEVEN
+from mddbench.records import UNIFIED, Record
+from mddbench.report.reported import MEAN, find
+
+DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
+"""Settings of a record that must be those of its experiment's file for the published protocol to be the same."""
+Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not run"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One metric of an experiment's mean, or of a category's, in [0, 1]; NaN where there is none."""
+
+    experiment: str
+    place: str
+    metric: str
+    measured: float
+    deviation: float
+    seeds: int
+    published: float
+    tolerance: float
+    sigmas: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """reproduced: as near as the tolerance; within the spread: as near as some standard deviations over the seeds."""
+        if math.isnan(self.published):
+            return "no published value"
+        if math.isnan(self.measured):
+            return "not run"
+        distance = round(abs(self.measured - self.published), 12)  # a difference of decimals is not one of numbers
+        if distance <= self.tolerance:
+            return "reproduced"
+        return "within the spread" if distance <= self.sigmas * self.deviation else "off"
+
+    def __str__(self) -> str:
+        place = "" if self.place == MEAN else f" {self.place}"
+        told = f"{self.experiment}{place} {LABELS[self.metric]}: {self.verdict}"
+        if self.verdict in ("not run", "no published value"):
+            return told
+        spread = "" if math.isnan(self.deviation) else f" ± {100 * self.deviation:.1f}"
+        distance = 100 * (self.measured - self.published)
+        by = f" by {distance:+.1f}" if self.verdict == "off" else ""
+        seeds = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
+        return f"{told}{by}: {100 * self.measured:.1f}{spread} ({seeds}), published {100 * self.published:.1f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a script; null where there is no value."""
+        values = {
+            "measured": self.measured,
+            "deviation": self.deviation,
+            "published": self.published,
+            "tolerance": self.tolerance,
+        }
+        shown = {key: None if math.isnan(value) else value for key, value in values.items()}
+        named = {"experiment": self.experiment, "place": self.place, "metric": self.metric, "seeds": self.seeds}
+        return {**named, **shown, "verdict": self.verdict}
+
+
+def verify(
+    experiments: Iterable[Experiment], records: Sequence[Record], categories: bool
+) -> tuple[list[Judgement], list[str]]:
+    """A judgement of each metric of each experiment that names published numbers, and lines about records that were left out.
+
+    categories: of each category, too, where the source has it. Raises InputError if an experiment's words fit several sources.
+    """
+    judgements: list[Judgement] = []
+    left_out: list[str] = []
+    for experiment in experiments:
+        own = [record for record in records if record.experiment == experiment.name]
+        reasons = [_differs(record, experiment) for record in own]
+        for reason in sorted(set(filter(None, reasons))):
+            left_out.append(f"{experiment.name}: left out what is under another protocol ({reason})")
+        fitting = [record for record, reason in zip(own, reasons, strict=True) if not reason]
+        judgements += _of_experiment(experiment, fitting, categories)
+    return judgements, left_out
+
+
+def _of_experiment(experiment: Experiment, records: list[Record], categories: bool) -> list[Judgement]:
+    told = experiment.reported
+    rows = {}
+    if told is not None:
+        rows = find(experiment.dataset, told.method, told.source, told.epochs, experiment.setting)
+    places = [MEAN, *sorted(set(rows) - {MEAN})] if categories else [MEAN]
+    judgements = []
+    for place in places:
+        for key in SEVEN:
+            values = [record.value(place, key) for record in records]
+            judgements.append(
+                Judgement(
+                    experiment.name,
+                    place,
+                    key,
+                    measured=float(np.mean(values)) if values else math.nan,
+                    deviation=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+                    seeds=len(values),
+                    published=rows[place].values.get(key, math.nan) if place in rows else math.nan,
+                    tolerance=told.tolerance / 100 if told else math.nan,
+                    sigmas=told.sigmas if told else math.nan,
+                )
+            )
+    return judgements
+
+
+def _differs(record: Record, experiment: Experiment) -> str:
+    """Why a record of the experiment cannot stand beside the published numbers, '' if it can."""
+    setting = str(record.card.get("setting"))
+    if experiment.setting == "unified" and (not setting.startswith(UNIFIED) or "," in setting):
+        return setting
+    current = experiment.model_dump(mode="json")
+    changed = [key for key in DECIDING if record.settings.get(key) != current[key]]
+    if record.settings.get("overrides"):
+        changed += [f"--set {key}" for key in record.settings["overrides"]]
+    return f"other {', '.join(dict.fromkeys(changed))}" if changed else ""

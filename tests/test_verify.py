@@ -1,0 +1,183 @@
+"""Measured against published: verdicts, what may be compared, and the file of published numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mddbench.catalogue import load_experiment
+from mddbench.cells import resolved_settings
+from mddbench.config import Experiment
+from mddbench.detector import load_method, method_settings
+from mddbench.errors import InputError
+from mddbench.metrics.names import MAD, SEVEN
+from mddbench.records import Record, write_record
+from mddbench.report.reported import FIELDS, find, load_reported, parse
+from mddbench.report.verify import Judgement, verify
+from support import mddbench, record
+
+PUBLISHED = {
+    "i_auroc": 93.6,
+    "i_ap": 97.2,
+    "i_f1max": 95.6,
+    "p_auroc": 95.8,
+    "p_ap": 48.2,
+    "p_f1max": 53.6,
+    "aupro": 91.2,
+}
+"""RD4AD on MVTec-AD after 100 epochs. Source: ADer's README."""
+
+
+@pytest.fixture
+def experiment() -> Experiment:
+    return load_experiment("mvtec/rd4ad_ader")
+
+
+def measured(experiment: Experiment, seed: int, shift: float = 0.0, **changes: object) -> Record:
+    """A record under the experiment's protocol, `shift` points off the published numbers in all metrics."""
+    values: dict[str, float | None] = {key: (PUBLISHED[key] + shift) / 100 for key in SEVEN}
+    settings = resolved_settings(
+        experiment, method_settings(load_method(experiment.method), experiment.settings, "test")
+    )
+    content = {
+        "experiment": experiment.name,
+        "dataset": experiment.dataset,
+        "settings": {**settings, "overrides": {}},
+        "card": {"setting": "one model for 15 categories"},
+        "metrics": {"mean": {**values, MAD.key: 0.8}, "bottle": dict(values), "cable": dict(values)},
+    }
+    return record(seed, **{**content, **changes})
+
+
+def verdicts(experiment: Experiment, records: list[Record]) -> set[str]:
+    judgements, _ = verify([experiment], records, categories=False)
+    assert [each.metric for each in judgements] == list(SEVEN)
+    return {each.verdict for each in judgements}
+
+
+def test_what_is_published_is_found(experiment: Experiment) -> None:
+    rows = find("mvtec", "RD4AD", "ADer", "100", "unified")
+    assert {key: round(100 * value, 6) for key, value in rows["mean"].values.items()} == PUBLISHED
+    assert len(rows) == 16
+    assert verdicts(experiment, [measured(experiment, 0)]) == {"reproduced"}
+
+
+@pytest.mark.parametrize(
+    ("shifts", "verdict"),
+    [
+        ((0.9,), "reproduced"),
+        ((-1.0,), "reproduced"),
+        ((1.2,), "off"),
+        ((0.0, 2.4), "within the spread"),
+        ((-4.0, -4.2), "off"),
+        ((), "not run"),
+    ],
+)
+def test_verdicts(shifts: tuple[float, ...], verdict: str, experiment: Experiment) -> None:
+    assert verdicts(experiment, [measured(experiment, n, shift) for n, shift in enumerate(shifts)]) == {verdict}
+
+
+@given(
+    measured_at=st.floats(0, 1),
+    published=st.floats(0, 1),
+    deviation=st.floats(0, 0.1),
+    tolerance=st.floats(0, 0.1),
+    nearer=st.floats(0, 1),
+)
+def test_what_is_nearer_is_never_judged_worse(
+    measured_at: float, published: float, deviation: float, tolerance: float, nearer: float
+) -> None:
+    def verdict(value: float) -> int:
+        judged = Judgement("x", "mean", "aupro", value, deviation, 3, published, tolerance, 2.0)
+        return ["off", "within the spread", "reproduced"].index(judged.verdict)
+
+    assert verdict(published + nearer * (measured_at - published)) >= verdict(measured_at)
+    assert verdict(published) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"card": {"setting": "one model for 15 categories, fabricated images"}}, "fabricated images"),
+        ({"card": {"setting": "one model for 15 categories, held out"}}, "held out"),
+        ({"card": {"setting": "a separate model for each of 15 categories"}}, "a separate model"),
+    ],
+)
+def test_runs_of_another_kind_are_left_out(changes: dict[str, object], reason: str, experiment: Experiment) -> None:
+    judgements, left_out = verify([experiment], [measured(experiment, 0, **changes)], categories=False)
+    assert {each.verdict for each in judgements} == {"not run"}
+    assert reason in left_out[0]
+
+
+def test_runs_with_other_settings_are_left_out(experiment: Experiment) -> None:
+    one, other = measured(experiment, 0), measured(experiment, 1)
+    other = other.model_copy(update={"settings": {**other.settings, "epochs": 300, "overrides": {"epochs": 300}}})
+    judgements, left_out = verify([experiment], [one, other], categories=False)
+    assert {each.seeds for each in judgements} == {1}
+    assert left_out == ["mvtec/rd4ad_ader: left out what is under another protocol (other epochs, --set epochs)"]
+
+
+def test_an_experiment_without_published_numbers() -> None:
+    mini = load_experiment("mini/rd4ad")
+    assert verdicts(mini, [measured(mini, 0, card={"setting": "one model for 8 categories"})]) == {"no published value"}
+
+
+def test_published_numbers_are_no_part_of_an_identity(experiment: Experiment) -> None:
+    settings = method_settings(load_method(experiment.method), experiment.settings, "test")
+    bare = experiment.model_copy(update={"reported": None})
+    assert resolved_settings(experiment, settings) == resolved_settings(bare, settings)
+
+
+def test_the_file_has_a_source_for_each_row_and_doubtful_ones_are_not_found() -> None:
+    rows = load_reported()
+    assert len(rows) > 2000
+    assert all(row.source for row in rows)
+    doubtful = [row for row in rows if row.doubt]
+    assert {row.method for row in doubtful} == {"UniAD", "RD4AD", "DeSTSeg"}
+    found = find("mvtec", "UniAD", "MambaAD paper", "", "unified")
+    assert "metal_nut" not in found
+    assert "bottle" in found
+
+
+def test_words_that_fit_two_sources_are_an_error() -> None:
+    with pytest.raises(InputError, match="two rows of 'mean' begin with source ''"):
+        find("mvtec", "UniAD", "", "", "unified")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mvtec,X,mean,unified,100,101,,,,,,,here,", "line 2: i_auroc: expected a percentage, found '101'"),
+        ("mvtec,X,mean,unified,100,nan,,,,,,,here,", "expected a percentage, found 'nan'"),
+        ("mvtec,X,mean,unified,100,50,,,,,,,,", "expected a source"),
+        ("mvtec,X,mean,both,100,50,,,,,,,here,", "expected a source, a value and a setting"),
+    ],
+)
+def test_a_line_that_is_wrong_is_named(line: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "reported.csv"
+    file.write_text(",".join(FIELDS) + "\n" + line + "\n")
+    with pytest.raises(InputError, match=message):
+        list(parse(file))
+
+
+def test_the_command(experiment: Experiment, tmp_path: Path) -> None:
+    for seed, shift in enumerate((0.1, -0.2, 0.3)):
+        write_record(measured(experiment, seed, shift), tmp_path / "good" / f"{seed}.json")
+    ran = mddbench("verify", "--records", tmp_path / "good")
+    assert ran.returncode == 0, ran.stderr
+    assert "mvtec/rd4ad_ader I-AUROC: reproduced: 93.7 ± 0.3 (3 seeds), published 93.6" in ran.stdout
+    assert "visa/uniad_ader: not run" in ran.stdout
+    write_record(measured(experiment, 3, -9.0), tmp_path / "bad" / "3.json")
+    ran = mddbench("verify", "mvtec/rd4ad_ader", "--records", tmp_path / "bad", "--json")
+    assert ran.returncode == 1
+    assert {each["verdict"] for each in json.loads(ran.stdout)["judgements"]} == {"off"}
+    assert "7 of 7 metrics are off" in ran.stderr
+    ran = mddbench("verify", "mvtec/rd4ad_ader", "--records", tmp_path / "good", "--categories")
+    assert ran.returncode == 1  # each category has the mean's numbers here
+    assert re.search(r"mvtec/rd4ad_ader (bottle|cable) \S+: off by [+-]", ran.stdout)
+    assert "mvtec/rd4ad_ader carpet AUPRO: not run" in ran.stdout
