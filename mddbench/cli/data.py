@@ -105,8 +105,8 @@ def show(
     if not tree.samples:
         raise InputError(f"{dataset}: there is nothing to show of it")
     title = f"{dataset}: {len(tree.categories)} categories, {len(tree.samples)} images"
-    shown = draw_contact_sheet(tree, load_source(dataset).mask_rule, title, place)
-    print(f"{shown} images in {place}", file=sys.stderr)
+    _tell(dataset, draw_contact_sheet(tree, load_source(dataset).mask_rule, title, place), [])
+    print(place, file=sys.stderr)
 
 
 @app.command("fabricate")
@@ -155,12 +155,14 @@ def _rows(tree: Tree, expected: dict[str, Known]) -> list[dict[str, Any]]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    names = [row["category"] if row["category"].isprintable() else ascii(row["category"]) for row in rows]
+    from mddbench.data.names import shown
+
+    names = [shown(row["category"]) for row in rows]
     width = max(map(len, ("category", *names)))
     print(f"{'category':<{width}} {'train':>11} {'good':>11} {'defective':>11} {'masks':>6}  defects")
     for name, row in zip(names, rows, strict=True):
         numbers = " ".join(f"{_against(row[key], row['expected'][key]):>11}" for key in COLUMNS)
-        defects = ", ".join(defect if defect.isprintable() else ascii(defect) for defect in row["defects"])
+        defects = ", ".join(map(shown, row["defects"]))
         print(f"{name:<{width}} {numbers} {row['masks']:>6}  {defects}")
 
 

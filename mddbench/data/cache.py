@@ -51,7 +51,7 @@ def decoded_split(
     arrays = _Arrays(samples, size, folder, _key(samples, size, files, rule))
     found = arrays.load()
     if found is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        _free(folder, 0)
         with _alone(folder / f"{arrays.key}.lock", reporter):
             found = arrays.load()  # by the process that was waited for
             if found is None:
@@ -127,7 +127,7 @@ class _Arrays:
             images = np.load(self.images_file, mmap_mode="r")
             if self.masked:
                 return images, np.load(self.masks_file, mmap_mode="r")
-        except (FileNotFoundError, EOFError, ValueError):  # ValueError: cut short by something else
+        except (FileNotFoundError, NotADirectoryError, EOFError, ValueError):  # ValueError: cut short by something else
             return None
         return images, np.broadcast_to(np.False_, images.shape[:3])
 
@@ -169,7 +169,10 @@ class _Arrays:
 
 def _free(folder: Path, needed: int) -> int:
     """Free bytes on the folder's disk. Raises InputError if they are not enough."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(f"{folder}: cannot be made ({fault.strerror}); give another folder by --cache-dir") from None
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

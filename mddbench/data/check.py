@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from mddbench.data.counts import Comparison, compare, fabricated_counts, fabricated_mark
 from mddbench.data.files import file_faults, leads_out
+from mddbench.data.names import is_text, shown
 from mddbench.data.samples import DatasetSource, Tree
 
 
@@ -20,10 +21,10 @@ def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
     try:
         tree = source.read(root, size)
     except OSError as fault:
-        return Tree(root, (), (_printable(f"{fault.filename}: cannot be read ({fault.strerror})"),))
+        return Tree(root, (), (shown(f"{fault.filename}: cannot be read ({fault.strerror})"),))
     if tree.root != root and leads_out(tree.root, root):
         return Tree(
-            root, (), (_printable(f"{tree.root}: a symbolic link out of {root}; give the folder that it points to"),)
+            root, (), (shown(f"{tree.root}: a symbolic link out of {root}; give the folder that it points to"),)
         )
     faults = [*tree.faults]
     told = Comparison()
@@ -35,9 +36,13 @@ def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
     elif not faults:
         faults.append(f"no image below {root}; give the folder where they lie by --data-root")
     faults += told.faults
-    return replace(
-        tree, faults=tuple(map(_printable, faults)), warnings=tuple(map(_printable, (*tree.warnings, *told.warnings)))
-    )
+    warnings = (*tree.warnings, *told.warnings, *_undefined(tree))
+    return replace(tree, faults=_lines(faults), warnings=_lines(warnings))
+
+
+def _lines(told: Iterable[str]) -> tuple[str, ...]:
+    """Each line once, in its order, as it may be printed."""
+    return tuple(dict.fromkeys(map(shown, told)))
 
 
 def _names(tree: Tree) -> Iterator[str]:
@@ -45,10 +50,10 @@ def _names(tree: Tree) -> Iterator[str]:
     for category in tree.categories:
         if category == "mean":
             yield f"{tree.root / category}: 'mean' is what the mean over categories is called; rename the category"
-        elif category in ("", ".", "..") or not category.isprintable() or any(sign in category for sign in "/\\"):
+        elif category in ("", ".", "..") or not is_text(category) or any(sign in category for sign in "/\\"):
             yield f"{tree.root}: category {category!a} is not a name; expected printable text without '/' and '\\'"
     for defect in sorted({sample.defect for sample in tree.samples}):
-        if not defect.isprintable():
+        if not is_text(defect):
             yield f"{tree.root}: the kind of defect {defect!a} is not printable text; rename it"
 
 
@@ -71,6 +76,9 @@ def _lacking(tree: Tree) -> Iterator[str]:
             yield f"{lacking.image}: no mask for it, but other defects of '{category}' have one; give one to all, or to none"
 
 
-def _printable(line: str) -> str:
-    """A line as a terminal may be given it: what could move its cursor, or is no text, is spelt out."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+def _undefined(tree: Tree) -> Iterator[str]:
+    """Categories some of whose metrics will not be defined."""
+    for category, (_, good, defective) in tree.counts.items():
+        if not good or not defective:
+            lacking = "normal" if not good else "defective"
+            yield f"category '{category}' has no {lacking} test image below {tree.root}; image-level metrics are not defined"

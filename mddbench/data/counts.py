@@ -28,7 +28,7 @@ def fabricated_counts(root: Path) -> Published | None:
     if not file.exists():
         return None
     try:
-        content = read_json(file)
+        content = read_json(file, root)
         counts = {
             str(name): (int(train), int(good), int(bad)) for name, (train, good, bad) in content["counts"].items()
         }
@@ -55,10 +55,11 @@ class Comparison:
 def compare(tree: Tree, published: Published) -> Comparison:
     """The tree's numbers of images beside those of the dataset, by category, and in all where no category tells more.
 
-    Of a tree that could not be read whole, categories that are not there are not counted as missing.
+    A category that a fault of the tree speaks of is not told to be missing.
     """
     told, place = Comparison(), f"below {tree.root}"
-    missing = [name for name in published.categories if name not in tree.counts and not tree.faults]
+    spoken_of = "\n".join(tree.faults)
+    missing = [name for name in published.categories if name not in tree.counts and name not in spoken_of]
     if missing:
         others = f" and {len(missing) - 3} others" if missing[3:] else ""
         told.faults.append(

@@ -168,8 +168,13 @@ def _warn(warnings: tuple[str, ...], name: str, reporter: Reporter) -> None:
 def _built(source: DatasetSource, folder: Path) -> Path:
     if not folder.exists():
         assert source.build is not None
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+        except OSError as fault:
+            raise InputError(
+                f"{folder.parent}: cannot be written ({fault.strerror}); give another by --cache-dir"
+            ) from None
         try:
             source.build(partial)
             partial.replace(folder)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mddbench.data.images import MAX_BYTES
+from mddbench.data.names import is_text
 from mddbench.data.samples import Sample, Tree
 
 MISSING = "missing"
@@ -58,8 +59,9 @@ class _Files:
     def fault(self, path: Path) -> str:
         """What is wrong with a file below the root, '' for nothing, MISSING if it is not there."""
         name = str(path)
-        if not name[self.start :].isprintable():
-            return f"{name!a}: the name is not printable UTF-8 text; rename it"
+        if not is_text(name[self.start :]):
+            odd = next((folder for folder in reversed(path.parents) if not is_text(str(folder)[self.start :])), path)
+            return f"{str(odd)!a}: the name is not printable UTF-8 text; rename it"
         try:
             return self._found(path, name)
         except (FileNotFoundError, NotADirectoryError):

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,4 +137,5 @@ def _save(known: dict[str, tuple[Stamp, str]], store: Path | None) -> None:
         partial.write_text(json.dumps(lines), encoding="utf-8")
         os.replace(partial, store)
     except OSError:  # only a later start takes longer
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

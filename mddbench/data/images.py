@@ -22,6 +22,8 @@ DECODE_VERSION = 2
 """Changes whenever the pixels decoded from the same file change; part of the cache's key."""
 
 INTERPOLATION = "PIL bilinear, antialiased, aspect ratio not kept"
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+"""What a file may hold, whatever its name: others have decoders that run programs."""
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (PIL's own limit of 1 GiB of RGBA, made an error)."""
@@ -35,13 +37,17 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What of a mask is defect: values above `above` (of a lossy file above 127); then resized, and above a half."""
+    """What of a mask is defect: values above `above` (of a lossy file above 127); then resized, and above a half.
+
+    numbers: whether a palette's numbers count and not its colours.
+    """
 
     above: int = 0
+    numbers: bool = False
 
     def __str__(self) -> str:
         lossy = " (JPEG: > 127)" if self.above < 127 else ""
-        return f"mask > {self.above}{lossy}, PIL bilinear, > 0.5"
+        return f"mask{' number' if self.numbers else ''} > {self.above}{lossy}, PIL bilinear, > 0.5"
 
 
 ABOVE_ZERO = MaskRule()
@@ -88,19 +94,23 @@ def native_mask(
                     f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size{turned}"
                 )
             limit = max(rule.above, 127) if path.suffix.lower() in LOSSY else rule.above
-            union |= np.atleast_3d(_mask_values(image) > limit).any(axis=-1)
+            union |= np.atleast_3d(_mask_values(image, rule, path) > limit).any(axis=-1)
     return union
 
 
-def _mask_values(image: Image.Image) -> NDArray[Any]:
-    """(H, W) or (H, W, channels): the colours of a mask; the numbers of a palette whose colours are all alike, black mostly."""
+def _mask_values(image: Image.Image, rule: MaskRule, path: Path) -> NDArray[Any]:
+    """(H, W) or (H, W, channels): the colours of a mask; of a palette its numbers, if they are asked for or all its colours
+    are black.
+    """
     if image.mode in ("P", "PA"):
-        colours, numbers = np.asarray(image.convert("RGB")), np.asarray(image.getchannel(0))
-        return colours if np.ptp(colours.reshape(-1, 3), axis=0).any() else numbers
-    if image.mode == "CMYK":
+        coloured = any(image.getpalette() or ())
+        return np.asarray(image.convert("RGB") if coloured and not rule.numbers else image.getchannel(0))
+    if image.mode in ("CMYK", "YCbCr", "HSV"):
         return np.asarray(image.convert("RGB"))
+    if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "I", "F") and not image.mode.startswith("I;16"):
+        raise InputError(f"{path}: a mask of a kind that is not read ('{image.mode}'); save it as grey values")
     values = np.asarray(image)
-    return values[..., :-1] if image.mode in ("LA", "RGBA") else values
+    return values[..., :-1] if image.mode in ("LA", "RGBA", "RGBX") else values
 
 
 @contextmanager
@@ -116,7 +126,7 @@ def _opened(path: Path, sha256: str | None) -> Iterator[Image.Image]:
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path}: the file has changed since its fingerprint was taken; run again")
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         raise InputError(
             f"{path}: not an image that can be read ({len(content)} bytes); replace or remove it"

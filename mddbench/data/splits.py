@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mddbench.data.samples import GOOD, Kind, Sample
 
+DRIVE = re.compile("[A-Za-z]:")
+MOST_FAULTS = 20
 LARGEST = 2**28
 """Bytes; Real-IAD's largest split file is some megabytes."""
 
@@ -21,19 +23,19 @@ class SplitError(ValueError):
     """A split file that says something it must not. The message is one line without the file's name."""
 
 
-def read_json(file: Path) -> Any:
-    """The file's content. Raises SplitError if it is no JSON."""
+def read_json(file: Path, root: Path) -> Any:
+    """The content of a file below a root. Raises SplitError if it is no JSON."""
     try:
-        return json.loads(_text(file))
+        return json.loads(_text(file, root))
     except ValueError as fault:
         raise SplitError(f"not valid JSON ({str(fault).splitlines()[0]})") from None
     except RecursionError:
         raise SplitError("nested too deeply") from None
 
 
-def read_json_lines(file: Path) -> Iterator[Any]:
+def read_json_lines(file: Path, root: Path) -> Iterator[Any]:
     """The JSON value of each line that is not empty. Raises SplitError, naming the line."""
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(_text(file, root).splitlines(), 1):
         if line.strip():
             try:
                 yield json.loads(line)
@@ -41,9 +43,9 @@ def read_json_lines(file: Path) -> Iterator[Any]:
                 raise SplitError(f"line {number} is not valid JSON") from None
 
 
-def read_csv(file: Path, header: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def read_csv(file: Path, root: Path, header: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """The rows under a header. Raises SplitError if the header is another or a row has other columns."""
-    rows = csv.reader(_text(file).splitlines())
+    rows = csv.reader(_text(file, root).splitlines())
     found = tuple(next(rows, ()))
     if found != header:
         raise SplitError(f"expected the header {','.join(header)}, found {','.join(found)[:80]}")
@@ -70,6 +72,40 @@ def list_of(content: Any, key: str) -> list[Any]:
     return value
 
 
+class Collected:
+    """Samples of a file's entries, and what is wrong with the others: a faulty entry hides no other."""
+
+    def __init__(self, file: Path, advice: str = "") -> None:
+        self.file, self.advice = file, advice
+        self.samples: list[Sample] = []
+        self.lines: list[str] = []
+
+    @property
+    def faults(self) -> list[str]:
+        """A line each, of a few; then how many more there are."""
+        more = len(self.lines) - MOST_FAULTS
+        return [*self.lines[:MOST_FAULTS], *([f"{self.file}: {more} more entries are at fault"] if more > 0 else [])]
+
+    def add(self, entries: Iterable[Any], sample_of: Callable[[Any], Sample]) -> None:
+        """Make a sample of each entry."""
+        for entry in self.each(entries):
+            try:
+                self.samples.append(sample_of(entry))
+            except SplitError as fault:
+                self.fail(fault)
+
+    def fail(self, fault: SplitError) -> None:
+        """Note what is wrong with an entry, or with the file."""
+        self.lines.append(f"{self.file}: {fault}{self.advice}")
+
+    def each(self, entries: Iterable[Any]) -> Iterator[Any]:
+        """The entries up to where the file cannot be read on."""
+        try:
+            yield from entries
+        except SplitError as fault:  # of the file, which ends here
+            self.fail(fault)
+
+
 class Below:
     """Makes paths that a file names into paths below a folder, and samples of them."""
 
@@ -83,9 +119,16 @@ class Below:
             raise SplitError(f"path {name!r} has '\\'; expected folders parted by '/'")
         if not parts:
             raise SplitError(f"path {name!r} names no file")
-        if name.startswith("/") or ".." in parts or "\0" in name or ":" in parts[0]:
+        if name.startswith("/") or ".." in parts or "\0" in name or DRIVE.match(name):
             raise SplitError(f"path {name!r} leads out of the dataset's folder")
         return Path(self.start + "/".join(parts))
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of that name is there."""
+        try:
+            return self.path(name).exists()
+        except (SplitError, OSError):
+            return False
 
     def sample(self, image: str, category: str, split: Kind, defect: str, mask: str = "", item: str = "") -> Sample:
         """A sample; a mask of a normal image is not read. Raises SplitError for a training image with a defect."""
@@ -95,17 +138,18 @@ class Below:
         return Sample(self.path(image), category, split, defect, masks, item)
 
 
-def _text(file: Path) -> str:
-    """The text of an ordinary file: no link, which could lead anywhere, and no pipe, which could never end."""
+def _text(file: Path, root: Path) -> str:
+    """The text of an ordinary file that lies below a root: a link out of it could lead anywhere, a pipe could never end."""
     try:
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as stream:
+        real = file.resolve()
+        if not real.is_relative_to(root.resolve()):
+            raise SplitError(f"a symbolic link out of {root}; copy what it points to")
+        with os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise SplitError("not an ordinary file")
             content = stream.read(LARGEST + 1)
-    except OSError as fault:
-        is_link = fault.errno == errno.ELOOP
-        reason = "a symbolic link; copy what it points to" if is_link else f"cannot be read ({fault.strerror})"
-        raise SplitError(reason) from None
+    except (OSError, RuntimeError) as fault:  # RuntimeError: links in a circle
+        raise SplitError(f"cannot be read ({getattr(fault, 'strerror', None) or fault})") from None
     if len(content) > LARGEST:
         raise SplitError(f"more than the {LARGEST} bytes allowed")
     try:

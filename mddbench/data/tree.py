@@ -10,7 +10,7 @@ Masks are paired by file stem, never by position; labels come from the folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def read_tree(root: Path, layout: Layout) -> Tree:
         return Tree(root, (), (f"{root} looks like one category (it holds {held}); give its parent folder",))
     places = [root] if parts else [folder for folder in folders(root) if layout.free or _is_category(folder, layout)]
     categories = [Category(place, layout, place.resolve().name if parts else place.name) for place in places]
-    found = [item for category in categories for item in category.read()]
+    found = [item for category in categories for item in _tolerant(category.read)]
     faults = [item for item in found if isinstance(item, str)]
     if not categories:
         faults.append(
@@ -73,10 +73,18 @@ def read_tree(root: Path, layout: Layout) -> Tree:
             f"found {_listing(root)}"
         )
     samples = tuple(item for item in found if isinstance(item, Sample))
-    warnings = [line for category in categories for line in category.warnings()]
+    warnings = [str(line) for category in categories for line in _tolerant(category.warnings)]
     others = [folder for folder in folders(root) if folder not in places] if not parts else []
     warnings += [f"{folder}: not read, as it holds neither train/ nor test/" for folder in others]
     return Tree(root, samples, tuple(faults), tuple(warnings))
+
+
+def _tolerant(read: Callable[[], Iterator[Sample | str]] | Callable[[], Iterator[str]]) -> Iterator[Sample | str]:
+    """What a reader of one category yields; where a folder cannot be looked into, a fault in its place."""
+    try:
+        yield from read()
+    except OSError as fault:
+        yield f"{fault.filename}: cannot be read ({fault.strerror})"
 
 
 class Category:
@@ -146,6 +154,9 @@ class Category:
                 yield from self._with_folders(images, kind)
             else:
                 yield from self._paired(images, kind)
+        if kinds and not any(self._is_normal(kind.split("/")[0]) for kind, _ in kinds):
+            names = " or ".join(self.layout.normal)
+            yield f"{self.test}: no normal test images; their folder is called {names}, found {', '.join(k for k, _ in kinds)}"
         yield from self._masks_for_nothing([kind for kind, _ in kinds])
 
     def _kinds(self) -> list[tuple[str, list[Path]]]:
@@ -168,6 +179,11 @@ class Category:
 
     def _paired(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
         masks: dict[str, Path] = {}
+        if not (self.truth / kind).is_dir():
+            names = " or ".join(self.layout.normal)
+            yield f"{self.test / kind}: no folder {self.truth / kind} with its masks; if its images are normal, call it {names}"
+            yield from (Sample(image, self.name, "test", kind) for image in images)
+            return
         for mask in image_files(self.truth / kind):
             stem = _without_ending(mask.stem)
             if stem in masks:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mddbench.data.images import MaskRule, decode_image, native_mask, resize_mask
 from mddbench.data.samples import Sample, Tree
+from mddbench.errors import InputError
 
 TILE, GAP = 128, 6
 DEFECTS = 4
@@ -20,11 +21,10 @@ HEADS = ("training", "test, normal", *(f"test, defect {number + 1}" for number i
 Picture = NDArray[np.uint8]
 
 
-def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> int:
+def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> list[str]:
     """Write a picture: a row a category, a training image, a normal test image, and defects of as many kinds as fit, with the
-    outline of their masks, all squeezed to squares as a model sees them. Returns how many images it shows.
-
-    Raises InputError for a file that cannot be decoded.
+    outline of their masks, all squeezed to squares as a model sees them. Returns a line for each file that
+    cannot be decoded, whose place stays grey.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,13 +34,19 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> in
     FigureCanvasAgg(figure)
     axis: Any = figure.subplots()
     height, width = (TILE + GAP) * len(rows) - GAP, (TILE + GAP) * len(HEADS) - GAP
+    told: list[str] = []
     sheet = np.full((height, width, 3), 255, dtype=np.uint8)
     for row, samples in enumerate(rows.values()):
         for column, sample in enumerate(samples):
             if sample is not None:
                 top, left = row * (TILE + GAP), column * (TILE + GAP)
-                sheet[top : top + TILE, left : left + TILE], note = _tile(sample, rule)
-                if column > 1:
+                try:
+                    pixels, note = _tile(sample, rule)
+                except InputError as fault:
+                    pixels, note = np.full((TILE, TILE, 3), 200, dtype=np.uint8), ", cannot be read"
+                    told.append(str(fault))
+                sheet[top : top + TILE, left : left + TILE] = pixels
+                if column > 1 or "read" in note:
                     text = sample.defect.replace("_", " ") + note
                     box = {"color": "#000a", "pad": 1}
                     axis.text(left + 2, top + 3, text, parse_math=False, fontsize=6, va="top", color="white", bbox=box)
@@ -55,7 +61,7 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> in
     figure.suptitle(title, fontsize=10, parse_math=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
-    return sum(sample is not None for samples in rows.values() for sample in samples)
+    return told
 
 
 def _chosen(tree: Tree, category: str) -> Iterator[Sample | None]:

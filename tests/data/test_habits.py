@@ -12,7 +12,7 @@ import pytest
 from mddbench.data.dataset import load_source, open_dataset
 from mddbench.data.fabricate import fabricate
 from mddbench.progress import SilentReporter
-from support import mddbench, read, save
+from support import mddbench, read, save, write_tree
 
 QUIET = SilentReporter()
 COUNTS = {"bolt": (6, 3, 3), "nut": (6, 3, 3)}
@@ -190,3 +190,37 @@ def test_a_part_of_a_fabricated_tree_is_fabricated_too(tmp_path: Path) -> None:
     dataset = open_dataset("folder", tmp_path / "root" / "nut", tmp_path / "cache", 32, QUIET)
     assert dataset.categories == ("nut",)
     assert dataset.fabricated
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_normal_images_under_another_name_are_asked_for(masks: bool, tree: Path) -> None:
+    (tree / "nut" / "test" / "good").rename(tree / "nut" / "test" / "clean")
+    if not masks:
+        shutil.rmtree(tree / "nut" / "ground_truth")
+    faults = "\n".join(read("folder", tree).faults)
+    assert (
+        f"{tree}/nut/test: no normal test images; their folder is called good or ok or normal, found clean, spot"
+        in faults
+    )
+    assert (f"{tree}/nut/test/clean: no folder" in faults) == masks
+
+
+def test_a_category_without_defects_is_a_warning(tree: Path) -> None:
+    shutil.rmtree(tree / "nut" / "test" / "spot")
+    shutil.rmtree(tree / "nut" / "ground_truth")
+    found = read("folder", tree)
+    assert found.faults == ()
+    assert "category 'nut' has no defective test image" in found.warnings[0]
+
+
+def test_one_missing_image_of_uniads_lines_is_one(tmp_path: Path) -> None:
+    images = write_tree(tmp_path / "data" / "images")
+    for split in ("train", "test"):
+        names = sorted(path.relative_to(images).as_posix() for path in images.glob(f"*/{split}/*/*.png"))
+        lines = [
+            {"filename": n, "clsname": n.split("/")[0], "label": int("spot" in n), "label_name": "x"} for n in names
+        ]
+        (tmp_path / "data" / f"{split}.json").write_text("\n".join(map(json.dumps, lines)))
+    (images / "bolt" / "train" / "good" / "000.png").unlink()
+    (fault,) = read("meta", tmp_path / "data").faults
+    assert f"{images}/bolt/train/good/000.png: not there; " in fault

@@ -65,8 +65,8 @@ def test_a_path_out_of_the_folder_is_refused(name: str, path: str, tmp_path: Pat
         rewrite(
             root / "realiad_jsons" / "realiad_jsons" / "toy.json", lambda raw: raw["test"][0].update(image_path=path)
         )
-    (fault, *others) = read(name, root).faults
-    assert not others
+    (fault, other) = read(name, root).faults
+    assert re.match(r"expected \d+ normal (training|test) images of category", other)
     assert PATHS[path] in fault
     assert "\n" not in fault
 
@@ -170,8 +170,9 @@ def test_a_folder_that_cannot_be_looked_into(tree: Path, monkeypatch: pytest.Mon
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    (fault,) = read("folder", tree).faults
-    assert re.search(r"good: cannot be read \(Permission denied\)", fault)
+    faults = read("folder", tree).faults
+    assert {fault.partition(": ")[2] for fault in faults} == {"cannot be read (Permission denied)"}
+    assert f"{tree}/bolt/train/good" in faults[0]
 
 
 def test_links_in_a_circle(tree: Path) -> None:
@@ -452,3 +453,110 @@ def test_folders_within_folders_without_end(tree: Path) -> None:
     deep = spot / "/".join("a" * 300)
     deep.mkdir(parents=True)
     assert any("the folder holds no image" in fault for fault in read("folder", tree).faults)
+
+
+def test_a_faulty_entry_hides_no_other(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("visa", load_source("visa"), root, full=False)
+    file = root / "split_csv" / "1cls.csv"
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1].replace(",train,", ",val,")
+    lines[2] = lines[2].replace("candle/Data", "../candle/Data")
+    file.write_text("\n".join(lines))
+    (root / "candle" / "Data" / "Images" / "Normal" / "0005.JPG").unlink()
+    faults = "\n".join(read("visa", root).faults)
+    for problem in (
+        "found 'val'",
+        "leads out of",
+        "0005.JPG: not there",
+        "expected 10 normal training images of category",
+    ):
+        assert problem in faults
+
+
+def test_a_great_many_faulty_entries_are_counted(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("meta", load_source("meta"), root, full=False)
+    rewrite(
+        root / "meta.json",
+        lambda raw: [entry.update(anomaly=7) for part in raw.values() for each in part.values() for entry in each],
+    )
+    faults = read("meta", root).faults
+    assert len(faults) == 21
+    assert faults[-1].endswith("meta.json: 26 more entries are at fault")
+
+
+def test_a_folder_linked_out_is_told_once(tree: Path, tmp_path: Path) -> None:
+    (tree / "nut").rename(tmp_path / "outside")
+    (tree / "nut").symlink_to(tmp_path / "outside")
+    (fault,) = read("folder", tree).faults
+    assert f"{tree}/nut: a symbolic link out of" in fault
+
+
+@pytest.mark.parametrize("name", ["10.02.03\u202fAM", "\u90e8\u54c1\u30001", "caf\u00e9", "a\u00a0b"])
+def test_names_in_all_scripts_are_names(name: str, tree: Path) -> None:
+    (tree / "nut" / "train" / "good" / "000.png").rename(tree / "nut" / "train" / "good" / f"{name}.png")
+    (tree / "bolt").rename(tree / name)
+    assert read("folder", tree).faults == ()
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\u202eb", "a\u2028b"])
+def test_names_that_are_no_text_are_spelt_out(name: str, tree: Path) -> None:
+    (tree / "nut").rename(tree / name)
+    faults = read("folder", tree).faults
+    assert faults
+    assert all(name not in fault for fault in faults)
+
+
+def test_a_link_within_the_root_is_followed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("visa", load_source("visa"), root, full=False)
+    file = root / "split_csv" / "1cls.csv"
+    file.rename(file.with_name("real.csv"))
+    file.symlink_to("real.csv")
+    assert read("visa", root).faults == ()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "EPS", "PPM"])
+def test_a_file_of_another_kind_is_not_read_whatever_its_name(kind: str, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "image.png", format=kind)
+    with pytest.raises(InputError, match="not an image that can be read"):
+        decode_image(tmp_path / "image.png", 8)
+
+
+def test_palettes_of_masks_are_decided_by_their_colours(tmp_path: Path) -> None:
+    numbers = np.zeros((8, 8), dtype=np.uint8)
+    numbers[0], numbers[1] = 1, 2
+
+    def area(palette: list[int], values: np.ndarray, rule: MaskRule = ABOVE_ZERO) -> int:
+        mask = Image.fromarray(values, mode="P")
+        mask.putpalette(palette)
+        mask.save(tmp_path / "mask.png")
+        return int(native_mask([tmp_path / "mask.png"], (8, 8), rule).sum())
+
+    black_black_red = [0, 0, 0, 0, 0, 0, 255, 0, 0]
+    assert area(black_black_red, numbers) == 8
+    assert area(black_black_red, numbers, MaskRule(numbers=True)) == 16
+    white_black = [255, 255, 255, 0, 0, 0]
+    assert area(white_black, np.ones((8, 8), dtype=np.uint8)) == 0
+    assert area(white_black, np.zeros((8, 8), dtype=np.uint8)) == 64
+    Image.fromarray(numbers * 100).convert("RGB").convert("YCbCr").save(tmp_path / "mask.tif")
+    assert native_mask([tmp_path / "mask.tif"], (8, 8)).sum() == 16
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot be made \(.*\); give another folder by --cache-dir"):
+        open_dataset("folder", tree, tmp_path / "file", 32, QUIET)
+
+
+def test_real_iad_without_its_images_says_what_is_missing(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("real_iad", load_source("real_iad"), root, full=False)
+    (root / "realiad_256" / "toy").rename(tmp_path / "toy")
+    (fault,) = read("real_iad", root).faults
+    assert "expected its images below" in fault
+    assert "unpack them there" in fault
+    (root / "realiad_256").rename(tmp_path / "all")
+    (fault,) = read("real_iad", root).faults
+    assert f"expected Real-IAD's images below {root}/realiad_256, or another release" in fault

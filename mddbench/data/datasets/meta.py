@@ -8,16 +8,18 @@ ADer: ROOT/meta.json, {"train": {category: [{"img_path", "mask_path", "cls_name"
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mddbench.data.fabricate import Drawing, save
 from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Sample, Tree
-from mddbench.data.splits import Below, SplitError, read_json, read_json_lines, text_of
+from mddbench.data.splits import Below, Collected, SplitError, read_json, read_json_lines, text_of
 from mddbench.data.tree import folders
 
 META, LINES = "meta.json", ("train.json", "test.json")
+SEVERAL = 50
+"""Entries of each file that tell where images lie."""
 SPLITS: dict[str, Kind] = {"train": "train", "validation": "train", "test": "test"}
 LAYOUT = """\
 ROOT/                                  ADer
@@ -34,41 +36,58 @@ def read(root: Path, _: int) -> Tree:
     sources = [meta] if meta.exists() else lines
     if not all(file.exists() for file in sources):
         return Tree(root, (), (f"expected {META} of ADer, or {' and '.join(LINES)} of UniAD, in {root}; found none",))
-    samples: list[Sample] = []
-    for file in sources:
-        try:
-            samples += _ader(root, file) if file == meta else _uniad(root, file)
-        except SplitError as fault:
-            return Tree(root, (), (f"{file}: {fault}",))
+    all_found = [_ader(root, meta)] if sources == [meta] else _uniad(root, lines)
+    samples = [sample for found in all_found for sample in found.samples]
     ordered = sorted(samples, key=lambda sample: (sample.category, sample.split != "train"))
-    return Tree(root, tuple(ordered), sources=tuple(sources))
+    faults = [line for found in all_found for line in found.faults]
+    return Tree(root, tuple(ordered), tuple(faults), sources=tuple(sources))
 
 
-def _ader(root: Path, file: Path) -> Iterator[Sample]:
-    content, below = read_json(file), Below(root)
-    if not isinstance(content, dict) or not {"train", "test"} <= set(content) <= set(SPLITS):
-        raise SplitError("expected the keys train and test, and perhaps validation")
-    for name, categories in content.items():
-        if not isinstance(categories, dict) or not all(isinstance(entries, list) for entries in categories.values()):
-            raise SplitError(f"expected a list of entries for each category in '{name}'")
-        for category, entries in categories.items():
-            for entry in entries:
-                mask = entry.get("mask_path") if isinstance(entry, dict) else None
-                defect = _defect(entry, "anomaly", "specie_name")
-                yield below.sample(text_of(entry, "img_path"), category, SPLITS[name], defect, _mask(mask))
+def _ader(root: Path, file: Path) -> Collected:
+    found, below = Collected(file), Below(root)
+    try:
+        content = read_json(file, root)
+        if not isinstance(content, dict) or not {"train", "test"} <= set(content) <= set(SPLITS):
+            raise SplitError("expected the keys train and test, and perhaps validation")
+        for name, categories in content.items():
+            if not isinstance(categories, dict) or not all(
+                isinstance(entries, list) for entries in categories.values()
+            ):
+                raise SplitError(f"expected a list of entries for each category in '{name}'")
+            for category, entries in categories.items():
+                found.add(entries, partial(_ader_sample, below, category, SPLITS[name]))
+    except SplitError as fault:
+        found.fail(fault)
+    return found
 
 
-def _uniad(root: Path, file: Path) -> Iterator[Sample]:
-    entries = list(read_json_lines(file))
-    first = Below(root).path(text_of(entries[0], "filename")) if entries else root
-    within = first.relative_to(root)
-    base = next((folder for folder in (root, *folders(root)) if (folder / within).exists()), root)
-    below = Below(base)
-    for entry in entries:
-        defect, mask = _defect(entry, "label", "label_name"), entry.get("maskname")
-        yield below.sample(
-            text_of(entry, "filename"), text_of(entry, "clsname"), SPLITS[file.stem], defect, _mask(mask)
-        )
+def _ader_sample(below: Below, category: str, split: Kind, entry: Any) -> Sample:
+    defect = _defect(entry, "anomaly", "specie_name")
+    return below.sample(text_of(entry, "img_path"), category, split, defect, _mask(entry.get("mask_path")))
+
+
+def _uniad(root: Path, files: list[Path]) -> list[Collected]:
+    """Images lie below the root, or below the folder in it that has most of them."""
+    all_found, candidates = [], [Below(folder) for folder in (root, *folders(root))]
+    entries: dict[Path, list[Any]] = {}
+    for file in files:
+        all_found.append(Collected(file))
+        entries[file] = list(all_found[-1].each(read_json_lines(file, root)))
+    few = [entry["filename"] for each in entries.values() for entry in each[:SEVERAL] if _names_a_file(entry)]
+    below = max(candidates, key=lambda candidate: sum(candidate.holds(name) for name in few))
+    for file, found in zip(files, all_found, strict=True):
+        found.add(entries[file], partial(_uniad_sample, below, SPLITS[file.stem]))
+    return all_found
+
+
+def _uniad_sample(below: Below, split: Kind, entry: Any) -> Sample:
+    defect = _defect(entry, "label", "label_name")
+    name, category = text_of(entry, "filename"), text_of(entry, "clsname")
+    return below.sample(name, category, split, defect, _mask(entry.get("maskname")))
+
+
+def _names_a_file(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("filename"), str)
 
 
 def _defect(entry: Any, key: str, name: str) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from mddbench.data.fabricate import Drawing, interpolated, save
 from mddbench.data.images import MaskRule
 from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Published, Sample, SecondHand, Tree
-from mddbench.data.splits import Below, SplitError, list_of, read_json, text_of
+from mddbench.data.splits import Below, Collected, SplitError, list_of, read_json, text_of
 
 # fmt: off
 NAMES = (
@@ -47,20 +48,20 @@ def read(root: Path, size: int) -> Tree:
     if not files:
         return Tree(root, (), (f"expected Real-IAD's splits at {root / SPLITS[-1]}/<category>.json, found none",))
     base = _release(root, size)
-    samples: list[Sample] = []
-    faults, warnings = [], []
-    for file in files:
-        try:
-            found = _category(base, file)
-        except SplitError as fault:
-            faults.append(f"{file}: {fault}; download Real-IAD's splits anew")
-            continue
-        samples += found
-        if nameless := sum(not sample.item for sample in found if sample.split == "test"):
+    if base == root and not any((root / name).is_dir() for name in NAMES):
+        return Tree(
+            root, (), (f"expected Real-IAD's images below {root / next(iter(SIDES))}, or another release; found none",)
+        )
+    all_found = [_category(root, base, file) for file in files]
+    warnings = []
+    for file, found in zip(files, all_found, strict=True):
+        if nameless := sum(not sample.item for sample in found.samples if sample.split == "test"):
             warnings.append(
                 f"{file}: {nameless} test images' names do not tell whose view they are; S-AUROC is not defined"
             )
-    return Tree(root, tuple(samples), tuple(faults), tuple(warnings), tuple(files))
+    samples = tuple(sample for found in all_found for sample in found.samples)
+    faults = tuple(line for found in all_found for line in found.faults)
+    return Tree(root, samples, faults, tuple(warnings), tuple(files))
 
 
 def _release(root: Path, size: int) -> Path:
@@ -69,19 +70,24 @@ def _release(root: Path, size: int) -> Path:
     return root / (enough[0] if enough else there[-1]) if there else root
 
 
-def _category(base: Path, file: Path) -> list[Sample]:
-    content = read_json(file)
-    meta = content.get("meta") if isinstance(content, dict) else None
-    normal = text_of(meta, "normal_class")
-    prefix = text_of(meta, "prefix")
-    below = Below(base if prefix in ("", ".", "./") else Below(base).path(prefix))
-    if not below.folder.is_dir():
-        raise SplitError(f"expected its images below {below.folder}, found no such folder")
-    splits: tuple[Kind, Kind] = ("train", "test")
-    return [_sample(below, file.stem, split, entry, normal) for split in splits for entry in list_of(content, split)]
+def _category(root: Path, base: Path, file: Path) -> Collected:
+    found = Collected(file)
+    try:
+        content = read_json(file, root)
+        meta = content.get("meta") if isinstance(content, dict) else None
+        normal, prefix = text_of(meta, "normal_class"), text_of(meta, "prefix")
+        below = Below(base if prefix in ("", ".", "./") else Below(base).path(prefix))
+        if not below.folder.is_dir():
+            raise SplitError(f"expected its images below {below.folder}, found no such folder; unpack them there")
+        splits: tuple[Kind, Kind] = ("train", "test")
+        for split in splits:
+            found.add(list_of(content, split), partial(_sample, below, file.stem, split, normal))
+    except SplitError as fault:
+        found.fail(fault)
+    return found
 
 
-def _sample(below: Below, category: str, split: Kind, entry: object, normal: str) -> Sample:
+def _sample(below: Below, category: str, split: Kind, normal: str, entry: object) -> Sample:
     image, kind = text_of(entry, "image_path"), text_of(entry, "anomaly_class")
     mask = "" if isinstance(entry, dict) and entry.get("mask_path") is None else text_of(entry, "mask_path")
     defect = GOOD if not mask or kind == normal else kind

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from mddbench.data.fabricate import Drawing, save
+from mddbench.data.images import MaskRule
 from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Published, Sample, Tree
-from mddbench.data.splits import Below, SplitError, read_csv
+from mddbench.data.splits import Below, Collected, SplitError, read_csv
 from mddbench.data.tree import Layout, base_of, read_tree
 
 COUNTS = {
@@ -52,26 +53,24 @@ def read(root: Path, _: int) -> Tree:
     split = root / SPLIT
     if not split.exists():
         return read_tree(base_of(root, CONVERTED), Layout())
-    try:
-        samples = _samples(root, split)
-    except SplitError as fault:
-        return Tree(root, (), (f"{split}: {fault}; unpack VisA anew",))
-    return Tree(root, tuple(samples), sources=(split,))
+    found = Collected(split, "; unpack VisA anew")
+    below = Below(root)
+    found.add(read_csv(split, root, HEADER), lambda row: _sample(below, row))
+    samples = sorted(found.samples, key=lambda sample: sample.category)
+    return Tree(root, tuple(samples), tuple(found.faults), sources=(split,))
 
 
-def _samples(root: Path, split: Path) -> list[Sample]:
-    below, labels = Below(root), {"normal": GOOD, "anomaly": "anomaly"}
-    samples = []
-    for row in read_csv(split, HEADER):
-        if row["split"] not in ("train", "test") or row["label"] not in labels:
-            raise SplitError(
-                f"expected split train or test and label normal or anomaly, found {row['split']!r}, {row['label']!r}"
-            )
-        kind: Kind = "train" if row["split"] == "train" else "test"
-        if row["label"] == "anomaly" and not row["mask"]:
-            raise SplitError(f"defective image {row['image']!r} has no mask")
-        samples.append(below.sample(row["image"], row["object"], kind, labels[row["label"]], row["mask"]))
-    return sorted(samples, key=lambda sample: sample.category)
+def _sample(below: Below, row: dict[str, str]) -> Sample:
+    labels = {"normal": GOOD, "anomaly": "anomaly"}
+    place, label = f"image {row['image']!r} of '{row['object']}'", row["label"]
+    if row["split"] not in ("train", "test") or label not in labels:
+        raise SplitError(
+            f"{place}: expected split train or test and label normal or anomaly, found {row['split']!r}, {label!r}"
+        )
+    if label == "anomaly" and not row["mask"]:
+        raise SplitError(f"{place} is defective and has no mask")
+    kind: Kind = "train" if row["split"] == "train" else "test"
+    return below.sample(row["image"], row["object"], kind, labels[label], row["mask"])
 
 
 def fabricate(root: Path, counts: Counts) -> None:
@@ -107,5 +106,6 @@ DATASET = DatasetSource(
     read=read,
     layout=LAYOUT,
     published=Published("VisA", dict(COUNTS)),
+    mask_rule=MaskRule(numbers=True),
     fabricate=fabricate,
 )
