@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
 from mddbench.records import Record, read_record, write_record
 from mddbench.report.regress import FLOOR, KEYS, SIGMAS, Comparison, Move, compare, lines
@@ -70,14 +71,17 @@ def test_the_tolerance_is_of_the_shared_seeds() -> None:
     assert only(compare(row(-0.006), row())).failed
 
 
-def test_the_spread_is_pooled_over_rows() -> None:
-    """A row whose seeds happen to agree does not make the gate close for noise."""
-    still = [
-        one.model_copy(update={"metrics": row()[1].metrics}) for one in row(method="uniad", experiment="mini/uniad")
-    ]
-    compared, _ = compare([*row(), *still], [*row(), *still])
-    assert compared[0].moves[0].tolerance == pytest.approx(SIGMAS * 0.002 / math.sqrt(2) * math.sqrt(2 / 3))
-    assert compared[1].moves[0].tolerance == compared[0].moves[0].tolerance
+def test_the_spread_is_pooled_over_the_rows_of_a_method() -> None:
+    """A row whose seeds happen to agree does not make the gate close for noise; nor does another method's noise open it."""
+
+    def still(**changes: object) -> list[Record]:
+        return [one.model_copy(update={"metrics": row()[1].metrics}) for one in row(**changes)]
+
+    ader = still(experiment="mini/rd4ad_ader", protocol="b" * 12)
+    rows = [*row(), *ader, *still(method="uniad", experiment="mini/uniad", protocol="d" * 12)]
+    compared, _ = compare(rows, rows)
+    pooled = SIGMAS * 0.002 / math.sqrt(2) * math.sqrt(2 / 3)
+    assert [each.moves[0].tolerance for each in compared] == pytest.approx([pooled, pooled, FLOOR])
 
 
 def test_without_a_second_seed_the_floor_counts() -> None:
@@ -184,5 +188,65 @@ def row_from(folder: Path, method: str, shift: float) -> list[Record]:
     ]
 
 
-def test_the_seven_and_their_mean_are_compared() -> None:
-    assert (*SEVEN, "mad") == KEYS
+def test_the_seven_their_mean_and_that_of_items_are_compared() -> None:
+    assert (*SEVEN, "mad", "s_auroc") == KEYS
+
+
+def with_items(records: list[Record], value: float) -> list[Record]:
+    return [
+        one.model_copy(update={"metrics": {place: {**each, "s_auroc": value} for place, each in one.metrics.items()}})
+        for one in records
+    ]
+
+
+def test_a_loss_in_the_sample_level_metric_is_caught() -> None:
+    found = only(compare(with_items(row(), 0.5), with_items(row(), 0.9)))
+    assert [move.metric for move in found.moves if move.verdict == "regression"] == ["s_auroc"]
+
+
+def without_bolt(gone: bool) -> list[Record]:
+    records = []
+    for one in row():
+        metrics = dict(one.metrics)
+        bolt = metrics.pop("bolt")
+        if not gone:
+            metrics["bolt"] = dict.fromkeys(bolt)
+        records.append(one.model_copy(update={"metrics": metrics}))
+    return records
+
+
+def test_a_category_that_is_lost_does_not_pass() -> None:
+    found = only(compare(without_bolt(gone=True), row()))
+    assert found.failed
+    assert "other categories: bolt in one of them only" in lines(found)[0]
+    found = only(compare(without_bolt(gone=False), row()))
+    assert found.failed
+    assert "I-AUROC is not defined any more for bolt" in lines(found)[0]
+
+
+def test_two_protocols_of_one_name_are_not_taken_for_seeds() -> None:
+    reference = [*row(), *row(-0.1, protocol="b" * 12)]
+    found, _ = compare(row(-0.15, protocol="c" * 12), reference)
+    assert [each.failed for each in found] == [True, True]
+    assert "several protocols go by this name" in lines(found[0])[0]
+    found, lacking = compare(row(), reference)  # one of the two is the candidate's own
+    assert [each.failed for each in found] == [False]
+    assert lacking == ["mini/rd4ad"]
+
+
+def test_one_cell_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="the candidate has mini/rd4ad, seed 0, twice with different metrics"):
+        compare([*row(), *row(-0.2)], row())
+
+
+@pytest.mark.parametrize("protocol", ["a" * 12, "c" * 12])
+def test_two_trees_under_one_name_each_find_their_own(protocol: str) -> None:
+    elsewhere = row(-0.3, fingerprint="e" * 64, protocol="b" * 12)
+    found, lacking = compare(row(protocol=protocol), [*row(), *elsewhere])
+    assert [each.failed for each in found] == [False]
+    assert lacking == ["mini/rd4ad"]
+
+
+def test_other_images_of_one_seed_are_seen() -> None:
+    mixed = [*row(seeds=(0,)), *row(seeds=(1, 2), fingerprint="e" * 64)]
+    assert only(compare(mixed, row())).failed

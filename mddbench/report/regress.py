@@ -1,9 +1,10 @@
 """The regression gate: are a candidate's metrics worse than a reference's by more than seeds explain?
 
-Rows are matched by dataset, experiment and what `--set` changed, never by identity, which a wanted change of the code changes.
-Their means over the seeds that both have are compared, metric by metric. What seeds explain is a standard deviation s of the
-reference: over the seeds of a row, pooled over the rows of the dataset (root mean square), since three seeds alone tell too
-little. A move beyond SIGMAS * s * sqrt(2 / n), for n shared seeds, is told; FLOOR is the least that counts.
+Rows are matched by dataset, images, experiment and what `--set` changed, never by identity, which a wanted change of the code
+changes. Their means over the seeds that both have are compared, metric by metric. What seeds explain is a standard deviation s
+of the reference: over the seeds of a row, pooled over the rows of one method on one dataset (root mean square), since three
+seeds alone tell little. A move beyond SIGMAS * s * sqrt(2 / n), for n shared seeds, is told; FLOOR is the least that counts,
+and all that there is where no row of the method has two seeds.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mddbench.metrics.names import LABELS, MAD, METRICS
+from mddbench.errors import InputError
+from mddbench.metrics.names import ITEM, LABELS, MAD, METRICS
 from mddbench.records import Record
 from mddbench.report.ablations import only_of_ablation
 from mddbench.report.groups import MUST_AGREE
 
 SIGMAS, FLOOR = 3.0, 0.001
-KEYS = (*(metric.key for metric in METRICS), MAD.key)
+KEYS = (*(metric.key for metric in METRICS), MAD.key, ITEM.key)
 MOST_CATEGORIES = 3
 Verdict = Literal["regression", "improvement", "within"]
 
@@ -30,7 +32,8 @@ Verdict = Literal["regression", "improvement", "within"]
 @dataclass(frozen=True)
 class Move:
     """One metric's mean over shared seeds, before and after, in [0, 1]; NaN where it is not defined. tolerance: what seeds
-    explain; categories: those that moved most in the same direction, and by how much.
+    explain; categories: those that moved most in the same direction, and by how much; lost: those where it was defined and is
+    no more.
     """
 
     metric: str
@@ -38,6 +41,7 @@ class Move:
     after: float
     tolerance: float
     categories: tuple[tuple[str, float], ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def difference(self) -> float:
@@ -45,9 +49,9 @@ class Move:
 
     @property
     def verdict(self) -> Verdict:
-        if math.isnan(self.before) or math.isnan(self.after):
-            return "within" if math.isnan(self.before) else "regression"
-        if abs(self.difference) <= self.tolerance:
+        if self.lost or (math.isnan(self.after) and not math.isnan(self.before)):
+            return "regression"
+        if math.isnan(self.before) or abs(self.difference) <= self.tolerance:
             return "within"
         return "regression" if self.difference < 0 else "improvement"
 
@@ -67,13 +71,50 @@ class Comparison:
         return bool(self.differs) or any(move.verdict == "regression" for move in self.moves)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """The seeds of one protocol. key: what makes it the counterpart of another; images: the dataset's fingerprint."""
+
+    name: str
+    key: str
+    records: dict[int, Record]
+
+    @property
+    def first(self) -> Record:
+        return next(iter(self.records.values()))
+
+
 def compare(candidate: Iterable[Record], reference: Iterable[Record]) -> tuple[list[Comparison], list[str]]:
-    """Each row that both have, and the names of the reference's rows that the candidate lacks."""
-    new, old = _rows(candidate), _rows(reference)
+    """Each row that both have, and the names of the reference's rows that the candidate lacks.
+
+    Raises InputError if a folder holds one cell twice with different metrics.
+    """
+    new, old = _rows(candidate, "the candidate"), _rows(reference, "the reference")
     spreads = _spreads(old)
-    shared = [(name, new[key], rows) for key, (name, rows) in old.items() if key in new]
-    compared = [_one(name, newer, rows, spreads[rows[0].dataset]) for name, (_, newer), rows in shared]
-    return compared, [name for key, (name, _) in old.items() if key not in new]
+    compared, lacking = [], []
+    for row in old:
+        others = [other for other in new if other.key == row.key and not _belongs_to_another(other, row, old)]
+        same = [other for other in others if other.first.protocol == row.first.protocol]
+        rivals = [one for one in old if one.key == row.key and one.first.fingerprint == row.first.fingerprint]
+        if not others:
+            lacking.append(row.name)
+        elif not same and (len(others) > 1 or len(rivals) > 1):
+            protocols = sorted({each.first.protocol[:8] for each in (*rivals, *others)})
+            why = f"several protocols go by this name ({', '.join(protocols)}); keep one of them in each folder"
+            compared.append(Comparison(row.name, (), differs=why))
+        else:
+            compared.append(_one(row, (same or others)[0], spreads[row.first.dataset, row.first.method]))
+    return compared, lacking
+
+
+def _belongs_to_another(other: _Row, row: _Row, rows: Sequence[_Row]) -> bool:
+    """Whether a row of the candidate is the counterpart of another of the reference: by its protocol, or by its images."""
+    for one in rows:
+        if one is not row and one.key == row.key:
+            same_images = one.first.fingerprint == other.first.fingerprint != row.first.fingerprint
+            if one.first.protocol == other.first.protocol or same_images:
+                return True
+    return False
 
 
 def lines(comparison: Comparison) -> list[str]:
@@ -108,64 +149,78 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     return {"row": comparison.name, "seeds": list(comparison.seeds), "differs": comparison.differs, "moves": moves}
 
 
-def _rows(records: Iterable[Record]) -> dict[str, tuple[str, list[Record]]]:
-    """Key -> (name, the seeds of one row, the newest of each seed last). A variant of an ablation is known by its settings."""
-    rows: dict[str, tuple[str, list[Record]]] = {}
+def _rows(records: Iterable[Record], folder: str) -> list[_Row]:
+    """The rows of a folder, each of one protocol. A variant of an ablation is known by its settings."""
+    rows: dict[tuple[str, str], _Row] = {}
     for record in sorted(records, key=lambda each: each.seed):
         overrides = record.settings.get("overrides") or {}
         own = record.settings if only_of_ablation(record) else {}
         plain = {key: value for key, value in own.items() if key != "overrides"}
         key = json.dumps([record.dataset, record.method, record.experiment, overrides, plain], sort_keys=True)
-        told = "".join(f", {name}={value}" for name, value in overrides.items())
-        suffix = f" [{record.protocol[:8]}]" if only_of_ablation(record) else ""
-        name = f"{record.dataset}/{record.method} ({record.experiment}{told}){suffix}"
-        if f"{record.dataset}/{record.method}" == record.experiment:
-            name = f"{record.experiment}{told}"
-        rows.setdefault(key, (name, []))[1].append(record)
-    return rows
+        row = rows.setdefault((key, record.protocol), _Row(_name(record), key, {}))
+        if row.records.setdefault(record.seed, record).metrics != record.metrics:
+            cell = f"{row.name}, seed {record.seed}"
+            raise InputError(f"{folder} has {cell}, twice with different metrics; keep one record of it")
+    return list(rows.values())
 
 
-def _spreads(rows: dict[str, tuple[str, list[Record]]]) -> dict[str, dict[str, float]]:
-    """Dataset -> metric -> standard deviation over seeds, pooled over rows; 0 where no row has two seeds."""
-    variances: dict[str, dict[str, list[float]]] = {}
-    for _, records in rows.values():
-        found = variances.setdefault(records[0].dataset, {key: [] for key in KEYS})
+def _name(record: Record) -> str:
+    overrides = record.settings.get("overrides") or {}
+    told = "".join(f", {key}={value}" for key, value in overrides.items())
+    if f"{record.dataset}/{record.method}" == record.experiment:
+        return f"{record.experiment}{told}"
+    suffix = f" [{record.protocol[:8]}]" if only_of_ablation(record) else ""
+    return f"{record.dataset}/{record.method} ({record.experiment}{told}){suffix}"
+
+
+def _spreads(rows: Sequence[_Row]) -> dict[tuple[str, str], dict[str, float]]:
+    """(dataset, method) -> metric -> standard deviation over seeds, pooled over rows; 0 where no row has two seeds."""
+    variances: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        found = variances.setdefault((row.first.dataset, row.first.method), {key: [] for key in KEYS})
         for key in KEYS:
-            values = [record.value("mean", key) for record in records]
+            values = [record.value("mean", key) for record in row.records.values()]
             if len(values) > 1 and not any(map(math.isnan, values)):
                 found[key].append(float(np.var(values, ddof=1)))
     return {
-        dataset: {key: math.sqrt(np.mean(each)) if each else 0.0 for key, each in found.items()}
-        for dataset, found in variances.items()
+        place: {key: math.sqrt(np.mean(each)) if each else 0.0 for key, each in found.items()}
+        for place, found in variances.items()
     }
 
 
-def _one(name: str, candidate: list[Record], reference: list[Record], spread: dict[str, float]) -> Comparison:
-    new, old = ({record.seed: record for record in records} for records in (candidate, reference))
+def _one(row: _Row, other: _Row, spread: dict[str, float]) -> Comparison:
+    old, new = row.records, other.records
     seeds = tuple(sorted(set(new) & set(old)))
     if not seeds:
-        return Comparison(name, (), differs=f"no seed is in both ({sorted(new)} and {sorted(old)})")
-    one, other = old[seeds[0]], new[seeds[0]]
-    differs = "; ".join(
-        f"{key.replace('_', ' ')} {one.card.get(key)} before, {other.card.get(key)} now"
-        for key in MUST_AGREE
-        if one.card.get(key) != other.card.get(key)
-    )
-    if one.fingerprint != other.fingerprint:
-        differs = "; ".join(filter(None, (differs, "other images: the dataset's fingerprint is another")))
+        return Comparison(row.name, (), differs=f"no seed is in both ({sorted(new)} and {sorted(old)})")
+    differs = list(dict.fromkeys(why for seed in seeds for why in _differences(old[seed], new[seed])))
     if differs:
-        return Comparison(name, seeds, differs=differs)
+        return Comparison(row.name, seeds, differs="; ".join(differs))
     moves = tuple(_move(key, [new[s] for s in seeds], [old[s] for s in seeds], spread[key]) for key in KEYS)
-    return Comparison(name, seeds, moves)
+    return Comparison(row.name, seeds, moves)
+
+
+def _differences(old: Record, new: Record) -> list[str]:
+    """Why two records cannot be compared."""
+    found = [
+        f"{key.replace('_', ' ')} {old.card.get(key)} before, {new.card.get(key)} now"
+        for key in MUST_AGREE
+        if old.card.get(key) != new.card.get(key)
+    ]
+    found += ["other images: the dataset's fingerprint is another"] if old.fingerprint != new.fingerprint else []
+    missing = sorted(set(old.categories) ^ set(new.categories))
+    return found + ([f"other categories: {', '.join(missing)} in one of them only"] if missing else [])
 
 
 def _move(key: str, new: Sequence[Record], old: Sequence[Record], spread: float) -> Move:
     tolerance = max(FLOOR, SIGMAS * spread * math.sqrt(2 / len(new)))
     before, after = _mean(old, "mean", key), _mean(new, "mean", key)
     sign = 1 if after >= before else -1
-    moved = [(name, _mean(new, name, key) - _mean(old, name, key)) for name in old[0].categories]
+    pairs = {name: (_mean(old, name, key), _mean(new, name, key)) for name in old[0].categories}
+    moved = [(name, newer - older) for name, (older, newer) in pairs.items()]
     along = sorted((each for each in moved if sign * each[1] > 0), key=lambda each: -abs(each[1]))
-    return Move(key, before, after, tolerance, tuple(along[:MOST_CATEGORIES]))
+    lost = tuple(name for name, (older, newer) in pairs.items() if math.isnan(newer) and not math.isnan(older))
+    return Move(key, before, after, tolerance, tuple(along[:MOST_CATEGORIES]), lost)
 
 
 def _mean(records: Sequence[Record], place: str, key: str) -> float:
@@ -177,6 +232,8 @@ def _mean(records: Sequence[Record], place: str, key: str) -> float:
 def _told(move: Move) -> str:
     if math.isnan(move.after):
         return f"{LABELS[move.metric]} {100 * move.before:.1f} before, not defined now: regression"
+    if move.lost:
+        return f"{LABELS[move.metric]} is not defined any more for {', '.join(move.lost)}: regression"
     categories = ", ".join(f"{name} {100 * difference:+.1f}" for name, difference in move.categories)
     what = "" if move.verdict == "within" else f": {move.verdict}{f', most in {categories}' if categories else ''}"
     return (
