@@ -73,8 +73,12 @@ def read_tree(root: Path, layout: Layout) -> Tree:
             f"found {_listing(root)}"
         )
     samples = tuple(item for item in found if isinstance(item, Sample))
+    deeper = [child for folder in folders(root) for child in folders(folder) if _is_category(child, layout)]
+    if deeper and not samples:
+        fault = f"categories lie deeper than {root}, {deeper[0]} for one; give {deeper[0].parent} by --data-root"
+        return Tree(root, (), (fault,))
     warnings = [str(line) for category in categories for line in _tolerant(category.warnings)]
-    others = [folder for folder in folders(root) if folder not in places] if not parts else []
+    others = [folder for folder in folders(root) if folder not in places] if places and not parts else []
     warnings += [f"{folder}: not read, as it holds neither train/ nor test/" for folder in others]
     return Tree(root, samples, tuple(faults), tuple(warnings))
 

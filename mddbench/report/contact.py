@@ -60,7 +60,7 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> li
         spine.set_visible(False)
     figure.suptitle(title, fontsize=10, parse_math=False)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    figure.savefig(file, bbox_inches="tight", pad_inches=0.08)
     return told
 
 

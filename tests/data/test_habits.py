@@ -224,3 +224,16 @@ def test_one_missing_image_of_uniads_lines_is_one(tmp_path: Path) -> None:
     (images / "bolt" / "train" / "good" / "000.png").unlink()
     (fault,) = read("meta", tmp_path / "data").faults
     assert f"{images}/bolt/train/good/000.png: not there; " in fault
+
+
+@pytest.mark.parametrize("name", ["folder", "mvtec"])
+def test_a_root_one_level_too_high_is_told(name: str, tree: Path) -> None:
+    (fault,) = read(name, tree.parent).faults
+    assert fault == f"categories lie deeper than {tree.parent}, {tree}/bolt for one; give {tree} by --data-root"
+
+
+def test_another_datasets_folders_are_no_flood_of_warnings(tmp_path: Path) -> None:
+    fabricate("visa", load_source("visa"), tmp_path / "root", full=False)
+    found = read("mvtec", tmp_path / "root")
+    assert len(found.faults) == 1
+    assert found.warnings == ()
