@@ -213,3 +213,30 @@ def test_a_broken_panel_file_is_one_line(tmp_path: Path) -> None:
 def test_a_report_without_panels_has_no_gallery(tmp_path: Path) -> None:
     _, pictures = write_report(build_report([Entry(record(), tuple)], []), tmp_path)
     assert pictures == []
+
+
+def ranked(*scores: float) -> tuple[str, str]:
+    """The main table of some methods, in Markdown and LaTeX."""
+    records = [
+        record(0, score, method=f"m{n}", label=f"M{n}", protocol=f"{n:x}" * 12) for n, score in enumerate(scores)
+    ]
+    spec, groups = load_table("main"), group_by_protocol(records)["mini"]
+    frame = numbers(spec, groups)
+    return markdown(spec, "t", frame, []), latex(spec, "t", frame, [])
+
+
+def test_the_best_is_bold_and_of_three_the_second_is_underlined() -> None:
+    text, tex = ranked(0.7, 0.9, 0.8)
+    assert "| M1 | 1 | **90.0** |" in text
+    assert "| M2 | 1 | <u>80.0</u> |" in text
+    assert "| M0 | 1 | 70.0 |" in text
+    assert r"M1 & 1 & \textbf{90.0} &" in tex
+    assert r"M2 & 1 & \underline{80.0} &" in tex
+    assert "<u>" not in ranked(0.7, 0.9)[0]
+    assert "**" not in ranked(0.7)[0]
+
+
+def test_what_is_printed_alike_is_marked_alike() -> None:
+    text, _ = ranked(0.90004, 0.90001, 0.8, 0.8)
+    assert text.count("**90.0**") == 2 * 8
+    assert text.count("<u>80.0</u>") == 2 * 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -68,21 +68,21 @@ def numbers(spec: TableSpec, groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
-    """A Markdown table in percent, best of each column bold, with its notes below."""
+    """A Markdown table in percent, best of each column bold and the second underlined, with its notes below."""
     lines = [
         f"### {title}",
         "",
         f"| {spec.rows.capitalize()} | n | {' | '.join(_heads(spec))} |",
         f"|:--|--:|{'--:|' * len(_heads(spec))}",
     ]
-    cells = _cells(spec, frame, " ± ", lambda text: f"**{text}**")
+    cells = _cells(spec, frame, " ± ", ("**{}**", "<u>{}</u>"))
     lines += [f"| {row.replace('|', chr(92) + '|')} | {n} | {' | '.join(values)} |" for row, n, values in cells]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
 
 
 def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
-    """A LaTeX table with booktabs rules, best of each column bold."""
-    cells = _cells(spec, frame, r"\,$\pm$\,", lambda text: rf"\textbf{{{text}}}")
+    """A LaTeX table with booktabs rules, best of each column bold and the second underlined."""
+    cells = _cells(spec, frame, r"\,$\pm$\,", (r"\textbf{{{}}}", r"\underline{{{}}}"))
     body = [f"{_escaped(row)} & {n} & {' & '.join(values)} \\\\" for row, n, values in cells]
     if spec.rows == "category":
         body.insert(-1, r"\midrule")
@@ -196,26 +196,32 @@ def _interval(value: float, ends: tuple[float, float] | None) -> str:
 
 
 def _cells(
-    spec: TableSpec, frame: pd.DataFrame, plus_minus: str, bold: Callable[[str], str]
+    spec: TableSpec, frame: pd.DataFrame, plus_minus: str, marks: tuple[str, str]
 ) -> list[tuple[str, int, list[str]]]:
-    """Each row's label, n and cells. Best is marked among methods or variants, and only where there are two; never an upper
-    bound, nor what is under another protocol.
+    """Each row's label, n and cells. marks: of the best and of the second, which are marked among methods or variants, the best
+    only where there are two and the second where there are three; never an upper bound, nor what is under another protocol.
     """
     none = [False] * len(frame)
     differs = frame.attrs.get(DIFFERS, none)
     bound = [any(pair) for pair in zip(frame.attrs.get(UPPER_BOUND, none), differs, strict=True)]
     rivals = frame[[not each for each in bound]]
-    compare = spec.rows != "category" and len(rivals) > 1
-    best = {key: rivals[key].round(3).max() if compare else math.inf for key in spec.columns}
+    ranked = {key: _first_two(rivals[key]) if spec.rows != "category" else [] for key in spec.columns}
     rows = []
     for (_, row), beyond, other in zip(frame.iterrows(), bound, differs, strict=True):
         texts = []
         for key in spec.columns:
             text = _percent(float(row[key]), float(row[f"{key}_std"]), plus_minus)
-            texts.append(bold(text) if not beyond and round(float(row[key]), 3) == best[key] else text)
+            marked = {value: mark.format(text) for value, mark in zip(ranked[key], marks, strict=False)}
+            texts.append(text if beyond else marked.get(round(float(row[key]), 3), text))
         texts += [shown_cost(float(row[key]), key) for key in spec.costs]
         rows.append((f"{row['row']}{f' {OTHER}' if other else ''}", int(row["n"]), texts))
     return rows
+
+
+def _first_two(values: pd.Series) -> list[float]:
+    """The best value, and the second best if there are three, as they are printed; nothing if there is one value only."""
+    distinct = sorted({round(float(value), 3) for value in values if not math.isnan(value)}, reverse=True)
+    return distinct[: 2 if len(values) > 2 else 1] if len(values) > 1 else []
 
 
 def _percent(value: float, deviation: float, plus_minus: str) -> str:
