@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.groups import group_by_protocol
 from mddbench.report.spec import load_table
 from mddbench.report.tables import latex, markdown, numbers, protocol_notes
-from support import record
+from support import ROOT, record
 
 
 def test_a_record_survives_a_file(tmp_path: Path) -> None:
@@ -240,3 +242,21 @@ def test_what_is_printed_alike_is_marked_alike() -> None:
     text, _ = ranked(0.90004, 0.90001, 0.8, 0.8)
     assert text.count("**90.0**") == 2 * 8
     assert text.count("<u>80.0</u>") == 2 * 8
+
+
+def test_the_committed_tables_compile(tmp_path: Path) -> None:
+    """With a real TeX, where there is one (Debian: texlive-latex-recommended)."""
+    pdflatex = shutil.which("pdflatex")
+    if pdflatex is None:
+        pytest.skip("pdflatex is not installed")
+    tables = sorted((ROOT / "paper_tables" / "rendered" / "mini").glob("*.tex"))
+    for table in tables:
+        shutil.copy(table, tmp_path)
+    body = "\n".join(rf"\input{{{table.name}}}" for table in tables)
+    head = r"\documentclass[landscape]{article}\usepackage{booktabs}\begin{document}\tiny"
+    (tmp_path / "all.tex").write_text(f"{head}\n{body}\n\\end{{document}}\n", encoding="utf-8")
+    command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert ran.returncode == 0, ran.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000
+    assert len(tables) > 10
