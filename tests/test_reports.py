@@ -16,7 +16,7 @@ from PIL import Image
 from mddbench.errors import InputError
 from mddbench.panels import Panel, load_panels, save_panels
 from mddbench.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
-from mddbench.report.build import Entry, build_report, differences, write_report
+from mddbench.report.build import Entry, build_report, differences, trace, write_report
 from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.groups import group_by_protocol
 from mddbench.report.spec import load_table
@@ -215,6 +215,20 @@ def test_a_broken_panel_file_is_one_line(tmp_path: Path) -> None:
 def test_a_report_without_panels_has_no_gallery(tmp_path: Path) -> None:
     _, pictures = write_report(build_report([Entry(record(), tuple)], []), tmp_path)
     assert pictures == []
+
+
+def test_every_row_can_be_traced_to_its_runs() -> None:
+    records = [record(seed) for seed in (0, 1)]
+    variant = record(0, protocol="b" * 12, experiment="ablation/fusion: product")
+    entries = [Entry(each, tuple, f"run{number}") for number, each in enumerate((*records, variant))]
+    lines = [line.split(",") for line in trace(entries).splitlines()]
+    assert lines[0] == ["table", "row", "seed", "experiment", "identity", "protocol", "run"]
+    told = [(line[0], line[1], line[2], line[-1]) for line in lines[1:]]
+    assert told == [
+        ("mini/main", "RD4AD", "0", "run0"),
+        ("mini/main", "RD4AD", "1", "run1"),
+        ("mini", "ablation/fusion: product", "0", "run2"),
+    ]
 
 
 def ranked(*scores: float) -> tuple[str, str]:

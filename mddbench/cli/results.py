@@ -30,14 +30,19 @@ def report(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Rows under different protocols share a table, marked.")
     ] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Print which runs each row is made of, as CSV.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs."""
     from mddbench.ablation import all_ablations
     from mddbench.report.build import build_report, differences, entries_from_folder, write_report
+    from mddbench.report.build import trace as trace_of
 
     folder = to or out / "report"
     entries = entries_from_folder(records) if records else entries_from_store(tracking_uri, out)
+    if trace:
+        print(trace_of(entries, allow_mixed), end="")
+        return
     known = all_ablations(records or out, ablation or [], partial(print, file=sys.stderr))
     built = build_report(entries, known, allow_mixed)
     for line in built.refused:
@@ -115,7 +120,7 @@ def entries_from_store(tracking_uri: str | None, out: Path) -> list[Entry]:
     from mddbench.store import existing_store
 
     store = existing_store(tracking_uri, out)
-    entries = [Entry(record, partial(store.panels, run_id)) for run_id, record in store.records()]
+    entries = [Entry(record, partial(store.panels, run_id), run_id) for run_id, record in store.records()]
     if not entries:
         raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")
     return entries

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Callable, Iterable, Sequence
+from csv import writer
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +31,11 @@ SELECTION = "selection"
 
 @dataclass(frozen=True)
 class Entry:
-    """A record, and how to get the panels that its run kept."""
+    """A record, how to get the panels that its run kept, and where it comes from: a run's id in the store, or a file."""
 
     record: Record
     panels: Callable[[], tuple[Panel, ...]]
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Report:
 
 def entries_from_folder(folder: Path) -> list[Entry]:
     """Entries from the records below a folder: an export, or a run's output folder with its panels."""
-    return [Entry(read_record(file), partial(_beside, file)) for file in record_files(folder)]
+    return [Entry(read_record(file), partial(_beside, file), str(file)) for file in record_files(folder)]
 
 
 def build_report(entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False) -> Report:
@@ -78,6 +81,24 @@ def build_report(entries: list[Entry], ablations: Iterable[Ablation], allow_mixe
         pictures[place.with_name(f"{place.name}.png")] = partial(draw_ablation, study)
         main[f"{study.dataset} {study.name}"] = texts[place.with_name(f"{place.name}.md")]
     return Report(texts, pictures, main, tuple(refusals(found)))
+
+
+def trace(entries: list[Entry], allow_mixed: bool = False) -> str:
+    """CSV: which runs each row of the main tables is made of, a line a run; variants of ablations by their own name."""
+    runs = {entry.record.identity: entry.run for entry in entries}
+    records = [entry.record for entry in entries]
+    rows: list[tuple[str, ...]] = [("table", "row", "seed", "experiment", "identity", "protocol", "run")]
+    for sheet in sheets((one for one in records if not only_of_ablation(one)), allow_mixed):
+        for group in sheet.groups:
+            rows += [_traced(f"{sheet.place}/main", group.label, record, runs) for record in group.records]
+    rows += [_traced(one.dataset, one.experiment, one, runs) for one in records if only_of_ablation(one)]
+    text = io.StringIO()
+    writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _traced(table: str, row: str, record: Record, runs: dict[str, str]) -> tuple[str, ...]:
+    return table, row, str(record.seed), record.experiment, record.identity, record.protocol, runs[record.identity]
 
 
 def write_report(report: Report, out: Path) -> tuple[list[Path], list[Path]]:
