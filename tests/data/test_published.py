@@ -141,6 +141,7 @@ def test_real_iads_release_fits_the_size(size: int, release: str, drawn: Callabl
     tree = read("real_iad", root, size)
     assert tree.faults == ()
     assert {sample.image.relative_to(root).parts[0] for sample in tree.samples} == {f"realiad_{release}"}
+    assert ["smaller than 2000 pixels" in warning for warning in tree.warnings] == [True] * (size == 2000)
 
 
 def test_real_iads_views_share_an_item(drawn: Callable[[str], Path]) -> None:
