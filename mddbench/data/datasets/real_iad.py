@@ -55,7 +55,9 @@ def read(root: Path, size: int) -> Tree:
     all_found = [_category(root, base, file) for file in files]
     warnings = []
     if SIDES.get(base.name, size) < size:
-        warnings.append(f"{base}: its images are smaller than {size} pixels and will be enlarged; unpack a larger release")
+        warnings.append(
+            f"{base}: its images are smaller than {size} pixels and will be enlarged; unpack a larger release"
+        )
     for file, found in zip(files, all_found, strict=True):
         if nameless := sum(not sample.item for sample in found.samples if sample.split == "test"):
             warnings.append(
