@@ -8,6 +8,7 @@ import runpy
 import pytest
 
 from mddbench.plugins import DATASETS, modules
+from mddbench.report.reported import load_reported
 from support import ROOT
 
 
@@ -30,6 +31,12 @@ def test_the_table_of_datasets_follows_from_the_code() -> None:
     assert shown == draw["dataset_table"](), "run: python docs/draw.py"
     for name in modules(DATASETS):
         assert f"| `{name}`" in page.partition(draw["END"])[2] or f", `{name}` |" in page, f"nothing is said of {name}"
+
+
+def test_the_page_says_how_many_published_rows_there_are() -> None:
+    rows = load_reported()
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    assert f"holds {len(rows)} published rows ({len({row.method for row in rows})} methods'" in page
 
 
 def test_pictures_that_pages_show_are_there() -> None:

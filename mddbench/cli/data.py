@@ -40,7 +40,7 @@ def check(
     """
     add_plugins(plugins)
     from mddbench.data.cache import decode_faults
-    from mddbench.data.counts import fabricated_counts, fabricated_mark
+    from mddbench.data.counts import expected_counts, fabricated_mark
     from mddbench.data.dataset import copies, dataset_manifest, load_source, read_dataset, root_of
     from mddbench.data.files import readable
     from mddbench.progress import reporter
@@ -57,7 +57,7 @@ def check(
         if manifest is not None:
             manifest.write_text(files.text(), encoding="utf-8")
     fabricated = root is not None and fabricated_mark(root) is not None
-    published = fabricated_counts(root) if fabricated and root else source.published
+    published = expected_counts(source, root)
     rows = _rows(tree, published.categories if published else {})
     if as_json:
         found = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated, "categories": rows}

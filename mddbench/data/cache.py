@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -34,42 +34,26 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
-def decoded_split(
-    samples: tuple[Sample, ...],
+def decoded_splits(
+    parts: Sequence[tuple[Sample, ...]],
     size: int,
     folder: Path,
     files: Manifest,
     reporter: Reporter,
     rule: MaskRule = ABOVE_ZERO,
-) -> tuple[Pixels, Masks]:
-    """Images (N, size, size, 3) uint8 and masks (N, size, size) bool of some samples, in their order, memory-mapped.
+) -> list[tuple[Pixels, Masks]]:
+    """Of each part, images (N, size, size, 3) uint8 and masks (N, size, size) bool in the samples' order, memory-mapped.
 
-    Decoded now if the folder does not hold them yet, each file checked against the manifest. Written beside and renamed, by
-    one process while others wait, so that neither a killed run nor a full disk leaves a half-written array.
-    Raises InputError for a faulty file or too small a disk.
+    Decoded now if the folder does not hold them yet, each file checked against the manifest; what all parts will need on the
+    disk is said before. Written beside and renamed, by one process while others wait, so that neither a killed run nor a full
+    disk leaves a half-written array. Raises InputError for a faulty file or too small a disk.
     """
-    arrays = _Arrays(samples, size, folder, _key(samples, size, files, rule))
-    found = arrays.load()
-    if found is None:
-        _free(folder, 0)
-        with _alone(folder / f"{arrays.key}.lock", reporter):
-            found = arrays.load()  # by the process that was waited for
-            if found is None:
-                arrays.write(files, rule, reporter)
-                found = arrays.load()
-    assert found is not None
-    return found
-
-
-def room_for(
-    parts: Iterable[tuple[Sample, ...]], size: int, folder: Path, files: Manifest, rule: MaskRule, reporter: Reporter
-) -> None:
-    """Say what all splits that are not decoded yet will need on the disk. Raises InputError if it does not have that."""
     arrays = [_Arrays(samples, size, folder, _key(samples, size, files, rule)) for samples in parts]
     needed = sum(each.needed for each in arrays if each.load() is None)
     if needed:
         free = _free(folder, needed)
         reporter.say(f"decoded images will take {needed / 2**20:.0f} MiB of {free / 2**20:.0f} MiB free in {folder}")
+    return [each.load() or each.make(files, rule, reporter) for each in arrays]
 
 
 def decode_faults(
@@ -131,7 +115,17 @@ class _Arrays:
             return None
         return images, np.broadcast_to(np.False_, images.shape[:3])
 
-    def write(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> None:
+    def make(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> tuple[Pixels, Masks]:
+        """Decode them, or wait for the process that does."""
+        with _alone(self.folder / f"{self.key}.lock", reporter):
+            found = self.load()  # by the process that was waited for
+            if found is None:
+                self._write(files, rule, reporter)
+                found = self.load()
+        assert found is not None
+        return found
+
+    def _write(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> None:
         for stale in self.folder.glob(f"{self.key}-*.part"):  # of a killed process: the lock is ours
             stale.unlink()
         _free(self.folder, self.needed)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mddbench.data.counts import Comparison, compare, fabricated_counts, fabricated_mark
+from mddbench.data.counts import Comparison, compare, expected_counts
 from mddbench.data.files import file_faults, leads_out
 from mddbench.data.names import is_text, shown
 from mddbench.data.samples import DatasetSource, Tree
@@ -30,8 +30,7 @@ def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
     told = Comparison()
     if tree.samples:
         faults += [*_names(tree), *_lacking(tree), *file_faults(tree)]
-        marked = fabricated_mark(root) is not None
-        expected = fabricated_counts(root) if marked else source.published
+        expected = expected_counts(source, root)
         told = compare(tree, expected) if expected is not None else told
     elif not faults:
         faults.append(f"no image below {root}; give the folder where they lie by --data-root")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mddbench.data.samples import Counts, Published, SecondHand, Tree
+from mddbench.data.samples import Counts, DatasetSource, Published, SecondHand, Tree
 from mddbench.data.splits import SplitError, read_json
 from mddbench.errors import InputError
 
@@ -35,6 +35,13 @@ def fabricated_counts(root: Path) -> Published | None:
         return Published(f"fabricated {content['dataset']}", dict(counts))
     except (SplitError, ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{file}: not as `mddbench data fabricate` writes it; fabricate the tree anew") from None
+
+
+def expected_counts(source: DatasetSource, root: Path | None) -> Published | None:
+    """What the numbers of a tree are compared with: those of the dataset, or what a fabricated tree says of itself; None for a
+    part of a fabricated tree. root: None for a dataset that is embedded.
+    """
+    return source.published if root is None or fabricated_mark(root) is None else fabricated_counts(root)
 
 
 def mark_fabricated(root: Path, dataset: str, counts: Counts) -> None:

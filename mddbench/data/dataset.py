@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.data.cache import decoded_split, room_for
+from mddbench.data.cache import decoded_splits
 from mddbench.data.check import read_source
 from mddbench.data.counts import fabricated_mark
 from mddbench.data.fingerprint import Manifest, manifest
@@ -134,18 +134,16 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     files = dataset_manifest(tree, cache, reporter)
     reporter.say(f"{name}: {len(files.entries)} files below {tree.root}, fingerprint {files.fingerprint[:16]}")
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
-    splits, parts = [], (tree.select("train"), tree.select("test"))
-    room_for(parts, size, cache / "decoded", files, source.mask_rule, reporter)
-    for samples in parts:
-        images, masks = decoded_split(samples, size, cache / "decoded", files, reporter, source.mask_rule)
-        splits.append(Split(samples, images, masks))
+    parts = tree.select("train"), tree.select("test")
+    arrays = decoded_splits(parts, size, cache / "decoded", files, reporter, source.mask_rule)
+    train, test = (Split(samples, images, masks) for samples, (images, masks) in zip(parts, arrays, strict=True))
     return Dataset(
         name,
         tree.categories,
         files.fingerprint,
         len(files.entries),
-        train=splits[0],
-        test=splits[1],
+        train=train,
+        test=test,
         mask_rule=str(source.mask_rule),
         fabricated=root is not None and fabricated_mark(root) is not None,
     )

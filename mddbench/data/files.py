@@ -40,6 +40,8 @@ def file_faults(tree: Tree) -> Iterator[str]:
 
 def readable(tree: Tree) -> tuple[Sample, ...]:
     """The samples whose files have no fault that can be seen from outside."""
+    if not tree.faults:
+        return tree.samples
     files = _Files(tree.root)
     return tuple(s for s in tree.samples if not any(files.fault(path) for path in (s.image, *s.masks)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.data.cache import decoded_split
+from mddbench.data.cache import decoded_splits
 from mddbench.data.fingerprint import manifest
 from mddbench.data.samples import Sample
 from mddbench.data.tree import IMAGE_SUFFIXES
@@ -34,5 +34,5 @@ def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> T
         raise InputError(f"--textures {folder}: expected a folder of pictures, as images/ of DTD; found none there")
     samples = tuple(Sample(path, "textures", "train") for path in found)
     files = manifest(folder, found, reporter, remembered=cache / "manifests")
-    images, _ = decoded_split(samples, size, cache / "decoded", files, reporter)
+    ((images, _),) = decoded_splits([samples], size, cache / "decoded", files, reporter)
     return Textures(images, files.fingerprint)

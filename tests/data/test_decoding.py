@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mddbench.data import cache
-from mddbench.data.cache import decoded_split
+from mddbench.data.cache import decoded_splits
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.data.images import decode_image, decode_mask
 from mddbench.errors import InputError
@@ -119,7 +119,7 @@ def test_too_small_a_disk_is_said_before(tree: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("mddbench.data.cache.shutil.disk_usage", lambda _: usage._replace(free=10))
     samples = read("folder", tree).select("train")
     with pytest.raises(InputError, match=r"decoded images need 0 MiB, 0 MiB are free"):
-        decoded_split(samples, 32, tmp_path / "cache", manifest_of("folder", tree), QUIET)
+        decoded_splits([samples], 32, tmp_path / "cache", manifest_of("folder", tree), QUIET)
 
 
 def test_the_fingerprint_depends_on_content_and_paths_not_on_the_place(tree: Path, tmp_path: Path) -> None:
