@@ -14,6 +14,8 @@ from mddbench.batch import as_images
 from mddbench.data.dataset import Dataset, Split
 from mddbench.detector import Detector
 from mddbench.errors import CellError
+from mddbench.evidence import Evidence, evidence_of
+from mddbench.maps import MapKeeper
 from mddbench.metrics.bootstrap import confidence
 from mddbench.metrics.names import ITEM, Engine
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
@@ -28,13 +30,14 @@ MOST_EXACT_PIXELS = 2**30
 @dataclass(frozen=True)
 class Evaluation:
     """metrics: 'mean' and each category -> the seven metrics, NaN where not defined, and S-AUROC where several images show one
-    item; panels: images worth looking at; metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds
-    the exact value, of the histogram engine; confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if
-    resamples were asked for.
+    item; panels: images worth looking at; evidence: image scores and curves, category by category;
+    metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds the exact value, of the histogram engine;
+    confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if resamples were asked for.
     """
 
     metrics: dict[str, dict[str, float]]
     panels: tuple[Panel, ...]
+    evidence: tuple[Evidence, ...] = ()
     metric_seconds: float = 0.0
     bounds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     confidence: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
@@ -43,13 +46,14 @@ class Evaluation:
 @dataclass(frozen=True)
 class EvaluationOptions:
     """engine: of the pixel metrics; resamples: bootstrap samples, 0 for no intervals; seed: of the first category's samples;
-    before: called with each category before it is evaluated.
+    before: called with each category before it is evaluated; keeper: keeps all maps, if they are wanted.
     """
 
     engine: Engine = "exact"
     resamples: int = 0
     seed: int = 0
     before: Callable[[str], object] = lambda _: None
+    keeper: MapKeeper | None = None
 
 
 def evaluate(
@@ -64,6 +68,7 @@ def evaluate(
     bounds: dict[str, dict[str, tuple[float, float]]] = {}
     replicates: dict[str, dict[str, NDArray[np.float64]]] = {}
     panels: list[Panel] = []
+    evidence: list[Evidence] = []
     metric_seconds = 0.0
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
@@ -71,9 +76,14 @@ def evaluate(
             options.before(category)
             detector.told_category = min(number, detector.categories - 1) if detector.wants_test_labels else None
             found, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
+            if options.keeper is not None:
+                options.keeper.begin(
+                    category, len(split), split.images.shape[1], split.masks if split.has_masks else None
+                )
             stays = _fits_device(len(split), split.images.shape[1], next(detector.parameters()).device)
+            taker = _Taker(found, choice, options.keeper, stays)
             for part, maps, scores in _infer(detector, split, precision):
-                metric_seconds += _take(found, choice, part, maps if stays else maps.cpu(), scores)
+                metric_seconds += taker.take(part, maps, scores)
                 task.advance(len(scores))
             started = time.perf_counter()
             metrics[category] = found.compute()
@@ -87,10 +97,12 @@ def evaluate(
                 replicates[category] = found.replicates(options.resamples, options.seed + number)
             metric_seconds += time.perf_counter() - started
             panels += choice.panels()
+            evidence.append(evidence_of(category, split.samples, found.images.all()[0], found.curves()))
     detector.told_category = None
     return Evaluation(
         metrics={"mean": mean_over_categories(metrics), **metrics},
         panels=tuple(panels),
+        evidence=tuple(evidence),
         metric_seconds=metric_seconds,
         bounds=bounds,
         confidence=confidence(replicates) if replicates else {},
@@ -109,30 +121,39 @@ def _fits_device(images: int, size: int, device: torch.device) -> bool:
     return device.type == "cuda" and 4 * images * size**2 <= torch.cuda.mem_get_info(device)[0] // 4
 
 
-def _take(
-    metrics: CategoryMetrics, choice: PanelChoice, part: slice, maps: torch.Tensor, scores: NDArray[np.float32]
-) -> float:
-    """Hand one batch to the metrics, on the GPU if it lies there, and its images to the choice of panels; the metrics'
-    seconds.
+@dataclass(frozen=True)
+class _Taker:
+    """Hands a category's batches on: to the metrics, the choice of panels and the keeper of maps. stays: whether the metrics
+    take the maps where they lie, instead of on the host.
     """
-    split, host = choice.split, maps.cpu().numpy()
-    started = time.perf_counter()
-    try:
-        metrics.update(
-            maps=maps,
-            masks=np.asarray(split.masks[part]) if split.has_masks else None,
-            image_scores=scores,
-            image_labels=np.array([sample.anomalous for sample in split.samples[part]]),
-        )
-    except BrokenScoreError as fault:
-        sample = split.samples[fault.image]
-        raise CellError(
-            f"evaluating {choice.category}: the {fault.what} of {sample.image.name} ({sample.defect}) holds NaN"
-        ) from None
-    seconds = time.perf_counter() - started
-    for offset, (values, score) in enumerate(zip(host, scores, strict=True)):
-        choice.see(part.start + offset, values, float(score))
-    return seconds
+
+    metrics: CategoryMetrics
+    choice: PanelChoice
+    keeper: MapKeeper | None
+    stays: bool
+
+    def take(self, part: slice, maps: torch.Tensor, scores: NDArray[np.float32]) -> float:
+        """One batch; the metrics' seconds. Raises CellError, naming the image, for a NaN."""
+        split, host = self.choice.split, maps.cpu()
+        started = time.perf_counter()
+        try:
+            self.metrics.update(
+                maps=maps if self.stays else host,
+                masks=np.asarray(split.masks[part]) if split.has_masks else None,
+                image_scores=scores,
+                image_labels=np.array([sample.anomalous for sample in split.samples[part]]),
+            )
+        except BrokenScoreError as fault:
+            sample = split.samples[fault.image]
+            raise CellError(
+                f"evaluating {self.choice.category}: the {fault.what} of {sample.image.name} ({sample.defect}) holds NaN"
+            ) from None
+        seconds = time.perf_counter() - started
+        if self.keeper is not None:
+            self.keeper.keep(part, host.numpy())
+        for offset, (values, score) in enumerate(zip(host.numpy(), scores, strict=True)):
+            self.choice.see(part.start + offset, values, float(score))
+        return seconds
 
 
 @torch.inference_mode()

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mddbench.cells import Prepared, metric_engine
 from mddbench.detector import Detector
+from mddbench.errors import CellError
 from mddbench.evaluate import Evaluation, EvaluationOptions, evaluate
+from mddbench.maps import MapKeeper
 from mddbench.plan import RunOptions, build_detector
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.records import CurvePoint, EpochLog, Record, nullable, read_record
@@ -22,6 +24,7 @@ from mddbench.seeding import derived_seed
 from mddbench.train import Trainer, TrainingImages
 
 RECORD, MODEL, CHECKPOINT, TEST_CURVE = "record.json", "model.safetensors", "checkpoint.pt", "test_curve.json"
+MAPS = "maps"
 TRAINING = "mddbench.training"
 """Where a model's file says what it was trained as."""
 WHOLE = ""
@@ -72,8 +75,16 @@ class Fit:
             on_epoch(log)
         return Trained(history, states)
 
+    def again(self) -> Trained:
+        """What the finished cell has learned, from its own file. Raises CellError if that is not there."""
+        if not (self.folder / MODEL).exists():
+            raise CellError(
+                f"{self.folder / MODEL} is not there, so its maps cannot be made again; --force trains it again"
+            )
+        return self._stored(self.folder / MODEL, read_record(self.folder / RECORD))
+
     def evaluate(self, trained: Trained) -> Evaluation:
-        """The evaluation of all categories, each by its model."""
+        """The evaluation of all categories, each by its model; the maps are kept if that is asked for."""
         cell, detector = self.prepared.cell, self.prepared.detector
         asked = EvaluationOptions(
             metric_engine(cell.experiment, self.prepared.dataset),
@@ -82,7 +93,12 @@ class Fit:
         )
         if WHOLE not in trained.states:
             asked = replace(asked, before=lambda category: detector.load_learned_state(trained.states[category]))
-        return evaluate(detector, self.prepared.dataset, cell.experiment.precision, self.reporter, asked)
+        keeper = MapKeeper(self.folder / MAPS) if self.options.keep_maps else None
+        asked = replace(asked, keeper=keeper)
+        found = evaluate(detector, self.prepared.dataset, cell.experiment.precision, self.reporter, asked)
+        if keeper is not None:
+            keeper.finish()
+        return found
 
     def save(self, trained: Trained) -> None:
         """Write the model's file."""
@@ -142,14 +158,19 @@ class Fit:
         for file in sorted((self.options.out / "cells").glob(f"*/{MODEL}")):
             if _trained_as(file) == wanted and file.with_name(RECORD).exists():
                 self.reporter.say(f"{self.prepared.cell.name}: trained before, as {file.parent.name}")
-                donor, flat = read_record(file.with_name(RECORD)), load_file(file)
-                states = {model: _part(flat, model) for model in self.models}
-                if WHOLE in states:
-                    self.prepared.detector.load_learned_state(states[WHOLE])
+                donor = read_record(file.with_name(RECORD))
                 for log in donor.history:
                     on_epoch(log)
-                return Trained(donor.history, states, donor=donor)
+                return self._stored(file, donor)
         return None
+
+    def _stored(self, file: Path, donor: Record) -> Trained:
+        """What a model's file holds; the detector has learned it, too."""
+        flat = load_file(file)
+        states = {model: _part(flat, model) for model in self.models}
+        if WHOLE in states:
+            self.prepared.detector.load_learned_state(states[WHOLE])
+        return Trained(donor.history, states, donor=donor)
 
 
 def _together(logs: tuple[EpochLog, ...]) -> EpochLog:

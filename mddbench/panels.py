@@ -1,4 +1,6 @@
-"""The images of a category that a person should look at: the best and the worst found defect, and the worst false alarm."""
+"""The images of a category that a person should look at: the best and the worst found defect, the worst false alarm, and a
+typical defect, which is the same for all methods.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from mddbench.metrics.steps import average_precision, steps_of_items
 class Panel:
     """One image with what a method made of it.
 
-    role: 'best', 'worst' (defects) or 'normal' (the normal image with the highest score).
+    role: 'best', 'worst' (defects), 'typical' (the defect of median area, whatever the method) or 'normal' (the normal image
+    with the highest score).
     image (H, W, 3) uint8; mask (H, W) bool; map (H, W) float16; score: the image score.
     """
 
@@ -33,7 +36,7 @@ class Panel:
 
 
 class PanelChoice:
-    """Chooses at most three panels of a category while its images pass by; keeps no map but theirs.
+    """Chooses at most four panels of a category while its images pass by; keeps no map but theirs.
 
     Defects are ranked by pixel AP within the image, or by score without masks; of equals the first is taken.
     """
@@ -45,6 +48,9 @@ class PanelChoice:
         if split.has_masks:  # a mask can vanish when it is made smaller; such a defect has no place to be found in
             defective = {index for index in defective if split.masks[index].any()} or defective
         self.defective = defective
+        areas = {index: int(split.masks[index].sum()) if split.has_masks else 0 for index in sorted(defective)}
+        by_area = sorted(areas, key=lambda index: areas[index])
+        self.typical = by_area[(len(by_area) - 1) // 2] if by_area else None
 
     def see(self, index: int, values: NDArray[np.float32], score: float) -> None:
         """Consider the image at `index` of the split. values: its map (H, W)."""
@@ -55,12 +61,14 @@ class PanelChoice:
                 quality = -1.0 if np.isnan(found) else found
             self._keep("best", quality, index, values, score)
             self._keep("worst", -quality, index, values, score)
+            if index == self.typical:
+                self._keep("typical", 0.0, index, values, score)
         elif not self.split.samples[index].anomalous:
             self._keep("normal", score, index, values, score)
 
     def panels(self) -> list[Panel]:
-        """What was chosen: best, worst, normal, those that there are."""
-        return [self._panel(role) for role in ("best", "worst", "normal") if role in self.best]
+        """What was chosen: best, worst, typical, normal, those that there are."""
+        return [self._panel(role) for role in ("best", "worst", "typical", "normal") if role in self.best]
 
     def _keep(self, role: str, merit: float, index: int, values: NDArray[np.float32], score: float) -> None:
         if role not in self.best or merit > self.best[role][0]:

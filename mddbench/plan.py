@@ -31,7 +31,7 @@ class RunOptions:
 
     resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only;
     textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
-    epochs, 0 for never.
+    epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder.
     """
 
     out: Path
@@ -44,6 +44,7 @@ class RunOptions:
     held_out: bool = False
     textures: Path | None = None
     test_curve: int = 0
+    keep_maps: bool = False
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,10 @@ from filelock import FileLock, Timeout
 from mddbench.cells import Cell, Prepared, facts_of
 from mddbench.cost import start_memory
 from mddbench.errors import CellError, InputError
-from mddbench.fit import RECORD, Fit
+from mddbench.evaluate import Evaluation
+from mddbench.evidence import save_evidence
+from mddbench.fit import MAPS, RECORD, Fit
+from mddbench.metrics.names import SEVEN
 from mddbench.nn.weights import digest
 from mddbench.panels import save_panels
 from mddbench.plan import Datasets, RunOptions, build_detector
@@ -22,7 +25,11 @@ from mddbench.progress import Reporter
 from mddbench.records import EpochLog, Record, read_record, write_record
 from mddbench.tracking import Tracker
 
-PANELS, ERROR = "panels.npz", "error.txt"
+PANELS, EVIDENCE, PICTURE, ERROR = "panels.npz", "scores.npz", "gallery.png", "error.txt"
+DRIFT = 1e-3
+"""A model that is evaluated again is another one if a metric differs by more; by less if the machine is another."""
+Draw = Callable[[Path], object]
+"""Draws the panels in a finished cell's folder into its PICTURE."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,13 @@ class Outcome:
 
 
 class Runner:
-    """Runs checked cells with one set of options."""
+    """Runs checked cells with one set of options. draw: makes the picture of a cell that its run in the store shows."""
 
-    def __init__(self, options: RunOptions, datasets: Datasets, tracker: Tracker, reporter: Reporter) -> None:
+    def __init__(
+        self, options: RunOptions, datasets: Datasets, tracker: Tracker, reporter: Reporter, draw: Draw | None = None
+    ) -> None:
         self.options, self.datasets, self.tracker, self.reporter = options, datasets, tracker, reporter
+        self.draw = draw
 
     def run(self, cells: list[Cell]) -> list[Outcome]:
         """Run all cells; a failed one does not stop the others."""
@@ -83,13 +93,16 @@ class Runner:
         if (folder / RECORD).exists():
             record = read_record(folder / RECORD)
             if not self.tracker.has(record.identity):
-                self.tracker.start(facts_of(record), folder).finish(record, _kept(folder))
+                self.tracker.start(facts_of(record), folder).finish(record, kept_files(folder))
+            if self.options.keep_maps and not (folder / MAPS).exists():
+                self._evaluate_again(prepared, folder, record)
+                return Outcome(prepared.cell, "finished", folder)
             return Outcome(
                 prepared.cell, "skipped", folder, f"finished before{self._lacking(record)}; --force runs it again"
             )
         run = self.tracker.start(prepared.facts(), folder)
         try:
-            run.finish(self._train_and_evaluate(prepared, folder, run.epoch), _kept(folder))
+            run.finish(self._train_and_evaluate(prepared, folder, run.epoch), kept_files(folder))
         except KeyboardInterrupt:
             run.stop("KILLED", "interrupted")
             raise
@@ -110,16 +123,48 @@ class Runner:
         start_memory(self.options.device)
         trained = fit.train(on_epoch)
         evaluation = fit.evaluate(trained)
-        save_panels(evaluation.panels, folder / PANELS)
         fit.save(trained)
         record = prepared.record(
             trained.history, evaluation, digest(trained.flat()), donor=trained.donor, test_curve=trained.test_curve
         )
+        self._save(evaluation, folder)
         write_record(record, folder / RECORD)
+        if self.draw is not None:
+            self.draw(folder)
         fit.clean()
         return record
 
+    def _evaluate_again(self, prepared: Prepared, folder: Path, record: Record) -> None:
+        """Keep what a finished cell's evaluation did not: its model is evaluated once more, and the record stays.
 
-def _kept(folder: Path) -> list[Path]:
-    """The files of a cell that go into the tracking store beside the record."""
-    return [folder / PANELS] if (folder / PANELS).exists() else []
+        Raises CellError if the model is gone, or if it turns out to be another one than the record's.
+        """
+        self.reporter.say(f"{prepared.cell.name}: finished before; evaluating its model again to keep the maps")
+        fit = Fit(prepared, replace(self.options, resamples=0), folder, self.reporter)
+        evaluation = fit.evaluate(fit.again())
+        off = max(
+            abs(value - record.value("mean", key)) for key, value in evaluation.metrics["mean"].items() if key in SEVEN
+        )
+        if off > DRIFT:
+            shutil.rmtree(folder / MAPS)
+            raise CellError(
+                f"evaluated again, a metric differs by {off:.4f} from {folder / RECORD}; --force runs the cell anew"
+            )
+        if off > 0:
+            self.reporter.say(
+                f"{prepared.cell.name}: evaluated again, metrics differ by up to {off:.1e}; the record stays"
+            )
+        self._save(evaluation, folder)
+        if self.draw is not None:
+            self.draw(folder)
+        self.tracker.add(record.identity, kept_files(folder))
+
+    @staticmethod
+    def _save(evaluation: Evaluation, folder: Path) -> None:
+        save_panels(evaluation.panels, folder / PANELS)
+        save_evidence(evaluation.evidence, folder / EVIDENCE)
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """The files of a cell that go into the tracking store beside the record; maps do not, being large."""
+    return [folder / name for name in (PANELS, EVIDENCE, PICTURE) if (folder / name).exists()]

@@ -104,10 +104,13 @@ class MlflowStore:
             if not token:
                 return runs
 
-    def records(self) -> Iterator[tuple[str, Record]]:
-        """(run id, record) of every finished cell, newest first; of a cell that ran twice, the newest run only."""
+    def records(self, only: str | None = None) -> Iterator[tuple[str, Record]]:
+        """(run id, record) of every finished cell, newest first; of a cell that ran twice, the newest run only.
+
+        only: the identity of one cell, if no other is wanted.
+        """
         seen: set[str] = set()
-        for run in self.search("attributes.status = 'FINISHED'"):
+        for run in self.finished(only):
             identity = run.data.tags.get(IDENTITY_TAG)
             if identity is None or identity in seen:
                 continue
@@ -121,6 +124,15 @@ class MlflowStore:
                 text = file.read_text(encoding="utf-8")
             yield run.info.run_id, parse_record(text, f"run {run.info.run_id}: record.json")
 
+    def finished(self, only: str | None = None) -> list[Any]:
+        """Runs that finished, newest first: of all cells, or of one."""
+        one = f" AND tags.`{IDENTITY_TAG}` = '{only}'" if only else ""
+        return self.search(f"attributes.status = 'FINISHED'{one}")
+
+    def files(self, run_id: str) -> frozenset[str]:
+        """The names of a run's artifacts."""
+        return frozenset(entry.path for entry in self.client.list_artifacts(run_id))
+
     def panels(self, run_id: str) -> tuple[Panel, ...]:
         """The panels that a run kept; none if it was imported without them."""
         with self._artifact(run_id, "panels.npz") as file:
@@ -128,7 +140,7 @@ class MlflowStore:
 
     @contextmanager
     def _artifact(self, run_id: str, name: str) -> Iterator[Path | None]:
-        if not any(entry.path == name for entry in self.client.list_artifacts(run_id)):
+        if name not in self.files(run_id):
             yield None
             return
         with TemporaryDirectory() as folder:

@@ -46,6 +46,7 @@ class Tracker(Protocol):
 
     def start(self, facts: CellFacts, place: Path | None) -> CellRun: ...
     def has(self, identity: str) -> bool: ...
+    def add(self, identity: str, files: list[Path]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -64,6 +65,8 @@ class NoTracker:
     def has(self, identity: str) -> bool:
         return True
 
+    def add(self, identity: str, files: list[Path]) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -76,7 +79,15 @@ class MlflowTracker:
 
     def has(self, identity: str) -> bool:
         """Whether a finished run of this cell is in the store."""
-        return bool(self.store.search(f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status = 'FINISHED'"))
+        return bool(self._finished(identity))
+
+    def add(self, identity: str, files: list[Path]) -> None:
+        """Put files to the newest finished run of a cell, in the place of those of the same name."""
+        for file in files:
+            self.store.client.log_artifact(self._finished(identity)[0].info.run_id, str(file))
+
+    def _finished(self, identity: str) -> list[Any]:
+        return self.store.search(f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status = 'FINISHED'")
 
     def start(self, facts: CellFacts, place: Path | None) -> CellRun:
         """A run for the cell: its own that was interrupted, if there is one."""

@@ -45,6 +45,10 @@ HeldOut = Annotated[
 TestCurve = Annotated[
     int, typer.Option(min=0, help="Look at the test split every N epochs, for the selection gap: a diagnostic only.")
 ]
+KeepMaps = Annotated[
+    bool,
+    typer.Option("--keep-maps", help="Keep all anomaly maps in half precision, for `rescore`; also of finished cells."),
+]
 TexturesFolder = Annotated[
     Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
 ]
@@ -68,6 +72,7 @@ def run(
     held_out: HeldOut = False,
     textures: TexturesFolder = None,
     test_curve: TestCurve = 0,
+    keep_maps: KeepMaps = False,
     plugins: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     as_json: Json = False,
@@ -99,6 +104,7 @@ def run(
         held_out=held_out,
         textures=textures,
         test_curve=test_curve,
+        keep_maps=keep_maps,
     )
     speaker = _speaker(quiet)
     if dry_run:
@@ -161,12 +167,13 @@ def _chosen_suite(names: list[str] | None, everything: bool, suite: str | None) 
 def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, speaker: Reporter) -> list[Outcome]:
     """Check, then run all cells. uri: of the store; '' for the default, None for none."""
     from mddbench.plan import check_cells
+    from mddbench.report.gallery import draw_cell
     from mddbench.runner import Runner
 
     datasets = check_cells(cells, options, speaker)
     tracker = _tracker(uri, options.out, suite, speaker)
     try:
-        return Runner(options, datasets, tracker, speaker).run(cells)
+        return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
     finally:
         tracker.close()
 

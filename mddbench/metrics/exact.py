@@ -97,6 +97,10 @@ class ExactPixels:
             self._ranked = thresholds, steps
         return self._ranked
 
+    def steps(self) -> Steps:
+        """What all pixels count."""
+        return self.ranked()[1]
+
     def by_image(self) -> list[tuple[Any, NDArray[np.floating], NDArray[np.uint32]]]:
         """For each image the scores of its pixels, and the scores and region areas of its anomalous ones, as views."""
         images = []

@@ -197,6 +197,10 @@ class HistogramPixels:
         slack = _slack(steps)
         return {key: (value - slack[key], value + slack[key]) for key, value in self.values().items()}
 
+    def steps(self) -> Steps:
+        """What all pixels count, as if all scores of a bin were one score."""
+        return self._steps()[0]
+
     def _steps(self) -> tuple[Steps, NDArray[np.bool_]]:
         """The steps as if all scores of a bin were one score, and for which of them they are."""
         for part in self.parts[1:]:

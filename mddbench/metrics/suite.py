@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.metrics.bootstrap import PixelGrid, draw, image_replicates
+from mddbench.metrics.curves import precision_recall, region_overlap
 from mddbench.metrics.device import as_floats, images_with_nan, is_elsewhere, is_tensor, on_host
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.histogram import HistogramPixels
 from mddbench.metrics.images import ImageScores
 from mddbench.metrics.names import ITEM, MAD, METRIC_VERSIONS, PIXEL_LEVEL, SEVEN, Engine
+from mddbench.metrics.steps import steps_of_items
 from mddbench.metrics.threads import in_threads, workers
 
 if TYPE_CHECKING:
@@ -126,6 +128,13 @@ class CategoryMetrics:
             if self.has_masks and isinstance(self.pixels, HistogramPixels)
             else bounds
         )
+
+    def curves(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Precision against recall, and region overlap against false-positive rate, of the pixels: (2, `curves.POINTS`) each,
+        NaN where they are not defined.
+        """
+        steps = self.pixels.steps() if self.has_masks else steps_of_items(np.empty(0), np.empty(0, dtype=np.bool_))
+        return precision_recall(steps), region_overlap(steps)
 
     def replicates(self, resamples: int, seed: int) -> dict[str, NDArray[np.float64]]:
         """Each metric on `resamples` bootstrap samples of the images: (resamples,) values, NaN where not defined.

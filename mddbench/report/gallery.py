@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.panels import Panel
+from mddbench.panels import Panel, load_panels
+from mddbench.records import read_record
 
 ROLES = {
     "best": "best found defect",
@@ -62,6 +63,13 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path) -> None:
     figure.suptitle(title, fontsize=11, parse_math=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Software": None})
+
+
+def draw_cell(folder: Path) -> None:
+    """Write the gallery of a finished cell into its folder, from the record and the panels there."""
+    record = read_record(folder / "record.json")
+    title = f"{record.label} on {record.dataset}, seed {record.seed}"
+    draw_gallery(load_panels(folder / "panels.npz"), title, folder / "gallery.png")
 
 
 def colour_limits(panels: tuple[Panel, ...]) -> tuple[float, float]:

@@ -1,0 +1,102 @@
+"""What lies behind the metrics of a category, small enough to be kept of every run: image scores, and curves of the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mddbench.data.samples import Sample
+from mddbench.errors import InputError
+
+ARRAYS = ("categories", "counts", "names", "defects", "items", "labels", "scores", "precision_recall", "region_overlap")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A category's test images in the order of the split, and its pixels' curves.
+
+    names: of the images' files; defects: their kinds; items: what each shows, '' where that is not known; labels: (N,) True for
+    defective; scores: (N,) float32; precision_recall, region_overlap: (2, P) x and y, NaN where there are no masks.
+    """
+
+    category: str
+    names: tuple[str, ...]
+    defects: tuple[str, ...]
+    items: tuple[str, ...]
+    labels: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    precision_recall: NDArray[np.float32]
+    region_overlap: NDArray[np.float32]
+
+
+def evidence_of(
+    category: str,
+    samples: Sequence[Sample],
+    scores: NDArray[np.generic],
+    curves: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> Evidence:
+    """The evidence of a category's samples. scores: (N,); curves: as `CategoryMetrics.curves` gives them."""
+    return Evidence(
+        category=category,
+        names=tuple(sample.image.name for sample in samples),
+        defects=tuple(sample.defect for sample in samples),
+        items=tuple(sample.item for sample in samples),
+        labels=np.array([sample.anomalous for sample in samples], dtype=np.bool_),
+        scores=scores.astype(np.float32),
+        precision_recall=curves[0].astype(np.float32),
+        region_overlap=curves[1].astype(np.float32),
+    )
+
+
+def save_evidence(evidence: Sequence[Evidence], file: Path) -> None:
+    """Write the evidence of all categories as one compressed .npz of plain arrays."""
+
+    def texts(field: str) -> NDArray[np.str_]:
+        return np.array([text for part in evidence for text in getattr(part, field)], dtype=np.str_)
+
+    np.savez_compressed(
+        file,
+        categories=np.array([part.category for part in evidence], dtype=np.str_),
+        counts=np.array([len(part.scores) for part in evidence], dtype=np.int64),
+        names=texts("names"),
+        defects=texts("defects"),
+        items=texts("items"),
+        labels=np.concatenate([part.labels for part in evidence]),
+        scores=np.concatenate([part.scores for part in evidence]),
+        precision_recall=np.array([part.precision_recall for part in evidence]),
+        region_overlap=np.array([part.region_overlap for part in evidence]),
+    )
+
+
+def load_evidence(file: Path) -> tuple[Evidence, ...]:
+    """Read what `save_evidence` wrote; no pickle is loaded. Raises InputError for a broken file."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in ARRAYS}
+        ends = np.cumsum(arrays["counts"])
+        if not len(ends) or any(len(arrays[name]) != ends[-1] for name in ARRAYS[2:7]):
+            raise ValueError("arrays of different lengths")
+    except (OSError, ValueError, KeyError, BadZipFile) as fault:
+        raise InputError(f"{file}: cannot be read as scores ({type(fault).__name__}); run the cell again") from None
+    found = []
+    for number, category in enumerate(arrays["categories"]):
+        part = slice(int(ends[number] - arrays["counts"][number]), int(ends[number]))
+        names, defects, items = (tuple(map(str, arrays[name][part])) for name in ("names", "defects", "items"))
+        found.append(
+            Evidence(
+                category=str(category),
+                names=names,
+                defects=defects,
+                items=items,
+                labels=arrays["labels"][part],
+                scores=arrays["scores"][part],
+                precision_recall=arrays["precision_recall"][number],
+                region_overlap=arrays["region_overlap"][number],
+            )
+        )
+    return tuple(found)
