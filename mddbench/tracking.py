@@ -87,7 +87,7 @@ class MlflowTracker:
             self.store.client.log_artifact(self._finished(identity)[0].info.run_id, str(file))
 
     def _finished(self, identity: str) -> list[Any]:
-        return self.store.search(f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status = 'FINISHED'")
+        return self.store.finished(identity)
 
     def start(self, facts: CellFacts, place: Path | None) -> CellRun:
         """A run for the cell: its own that was interrupted, if there is one."""
@@ -104,7 +104,8 @@ class MlflowTracker:
         left = self._interrupted(facts.identity, place)
         if left is not None:
             return self._resumed(left, tags)
-        run_id = client.create_run(experiment, run_name=facts.name, tags=tags).info.run_id
+        started = self._start_time(facts.identity)
+        run_id = client.create_run(experiment, start_time=started, run_name=facts.name, tags=tags).info.run_id
         entities = self.store.mlflow.entities
         params = [entities.Param(key, value[:6000]) for key, value in facts.params.items()]
         for first in range(0, len(params), BATCH):
@@ -120,6 +121,11 @@ class MlflowTracker:
         """End the parent runs."""
         for parent in self.parents.values():
             self.store.client.set_terminated(parent)
+
+    def _start_time(self, identity: str) -> int:
+        """Now, in ms, or later than the cell's finished runs, whatever clocks they were started by: the newest run counts."""
+        now = int(time.time() * 1000)
+        return max([now, *(int(run.info.start_time) + 1 for run in self.store.finished(identity)[:1])])
 
     def _interrupted(self, identity: str, place: Path | None) -> Any:
         """The cell's own unfinished run in this store, by the file in its folder; None if there is none."""

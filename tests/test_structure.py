@@ -18,7 +18,7 @@ from support import ROOT
 LAYERS = {
     1: ("allocator", "errors", "batch", "metrics", "progress", "seeding"),
     2: ("ablation", "catalogue", "data", "nn", "config", "plugins", "environment", "records"),
-    3: ("detector",),
+    3: ("detector", "merge"),
     4: ("methods", "baselines"),
     5: ("cost", "train", "evaluate", "holdout", "panels", "store", "tracking"),
     6: ("cells", "plan", "fit", "runner", "estimate"),

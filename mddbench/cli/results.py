@@ -13,15 +13,21 @@ from mddbench.cli.options import OUT, Out, TrackingUri
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
+    from mddbench.ablation import Ablation
+    from mddbench.merge import Found
     from mddbench.records import Record
     from mddbench.report.build import Entry
+    from mddbench.store import MlflowStore
 
 
 def report(
     out: Out = OUT,
     tracking_uri: TrackingUri = None,
     records: Annotated[
-        Path | None, typer.Option(help="Read records from a folder (an export, or a run's output) instead of MLflow.")
+        list[Path] | None,
+        typer.Option(
+            help="Read records from a folder (an export, or a run's output) instead of MLflow; may be repeated."
+        ),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="<out>/report")] = None,
     ablation: Annotated[
@@ -34,17 +40,15 @@ def report(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs."""
-    from mddbench.ablation import all_ablations
-    from mddbench.report.build import build_report, differences, entries_from_folder, write_report
+    from mddbench.report.build import build_report, differences, write_report
     from mddbench.report.build import trace as trace_of
 
     folder = to or out / "report"
-    entries = entries_from_folder(records) if records else entries_from_store(tracking_uri, out)
+    entries = entries_from_folders(records) if records else entries_from_store(tracking_uri, out)
     if trace:
         print(trace_of(entries, allow_mixed), end="")
         return
-    known = all_ablations(records or out, ablation or [], partial(print, file=sys.stderr))
-    built = build_report(entries, known, allow_mixed)
+    built = build_report(entries, _ablations(records or [out], ablation or []), allow_mixed)
     for line in built.refused:
         print(line, file=sys.stderr)
     if check:
@@ -87,24 +91,93 @@ def export(
 
 
 def import_records(
-    folder: Annotated[Path, typer.Argument(help="Folder with records, as `export` writes them or a run leaves them.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders with records: exports, or runs' output folders.")],
     out: Out = OUT,
     tracking_uri: TrackingUri = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Of records in conflict keep the last, not the first.")
+    ] = False,
 ) -> None:
-    """Bring records made elsewhere into the store; those it already has are left as they are."""
+    """Bring records made elsewhere into the store, with the panels that lie beside them.
+
+    Those it already has are left as they are. Records of one cell with different metrics or weights are conflicts: each is
+    told, what is in the store or in the first folder is kept, and the exit status is 1.
+    """
     from mddbench.cells import facts_of
-    from mddbench.records import read_records
+    from mddbench.merge import merge_into
     from mddbench.store import MlflowStore, tracking_place
     from mddbench.tracking import MlflowTracker
 
-    records = {record.identity: record for record in read_records(folder)}
-    tracker = MlflowTracker(MlflowStore(*tracking_place(tracking_uri, out)), "imported", f"import of {folder.name}")
-    new = [record for record in records.values() if not tracker.has(record.identity)]
-    for record in new:
-        tracker.start(facts_of(record), None).finish(record, [])
-        print(f"{record.method}/{record.dataset}/seed{record.seed}")
+    incoming = [one for folder in folders for one in _found(folder)]
+    store = MlflowStore(*tracking_place(tracking_uri, out))
+    cells = dict.fromkeys(one.record.identity for one in incoming)
+    merged = merge_into([one for cell in cells for one in _stored(store, cell)], incoming, replace)
+    tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
+    for one in merged.kept:
+        files = [Path(one.place).with_name(name) for name in sorted(one.files)]
+        tracker.start(facts_of(one.record), None).finish(one.record, files)
+        print(f"{one.record.method}/{one.record.dataset}/seed{one.record.seed}")
     tracker.close()
-    print(f"{len(new)} imported, {len(records) - len(new)} already there", file=sys.stderr)
+    for conflict in merged.conflicts:
+        print(f"conflict: {conflict}; kept {conflict.kept.place}", file=sys.stderr)
+    print(f"{len(merged.kept)} imported, {len(cells) - len(merged.kept)} already there", file=sys.stderr)
+    if merged.conflicts and not replace:
+        print(
+            f"mddbench: {len(merged.conflicts)} in conflict; --replace keeps the last, not the first", file=sys.stderr
+        )
+        raise typer.Exit(1)
+
+
+def _found(folder: Path) -> list[Found]:
+    """The records of a folder; with a cell's record the files that a store keeps beside it."""
+    from mddbench.fit import RECORD
+    from mddbench.merge import Found
+    from mddbench.records import read_record, record_files
+    from mddbench.runner import kept_files
+
+    files = record_files(folder)
+    beside = {file: kept_files(file.parent) if file.name == RECORD else [] for file in files}
+    return [Found(read_record(file), str(file), frozenset(each.name for each in beside[file])) for file in files]
+
+
+def _stored(store: MlflowStore, cell: str) -> list[Found]:
+    """What a store has of a cell: nothing, or its newest run's record."""
+    from mddbench.merge import Found
+
+    found = store.records(only=cell)
+    return [Found(record, f"run {run} of {store.uri}", store.files(run) - {"record.json"}) for run, record in found]
+
+
+def entries_from_folders(folders: list[Path]) -> list[Entry]:
+    """An entry for each cell in some folders, whatever their order. Raises InputError if two records contradict each other."""
+    from mddbench.merge import Found, in_fixed_order, merge
+    from mddbench.report.build import entries_from_folder
+
+    entries = {entry.run: entry for folder in folders for entry in entries_from_folder(folder)}
+    found = [Found(entry.record, place, _panels_beside(place)) for place, entry in entries.items()]
+    merged = merge(in_fixed_order(found))
+    if merged.conflicts:
+        more = f" ({len(merged.conflicts) - 1} more conflicts)" if len(merged.conflicts) > 1 else ""
+        raise InputError(f"{merged.conflicts[0]}{more}; leave one out: a table does not choose between two results")
+    return [entries[one.place] for one in merged.kept]
+
+
+def _panels_beside(place: str) -> frozenset[str]:
+    return frozenset(name for name in ("panels.npz",) if Path(place).with_name(name).exists())
+
+
+def _ablations(folders: list[Path], files: list[Path]) -> list[Ablation]:
+    """Ablations of the package, of output folders and of files. Raises InputError if two folders' own share a name."""
+    from mddbench.ablation import all_ablations
+
+    known: dict[str, Ablation] = {}
+    for folder in folders:
+        for one in all_ablations(folder, files, partial(print, file=sys.stderr)):
+            if known.setdefault(one.name, one) != one:
+                raise InputError(
+                    f"{folder}: its ablation '{one.name}' is not the one of the folders before; rename one"
+                )
+    return list(known.values())
 
 
 def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list[Record]:
