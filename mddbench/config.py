@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mddbench.errors import InputError
 from mddbench.plugins import nearest
@@ -60,10 +60,20 @@ class ScheduleSettings(Strict):
     warmup: Fraction = 0.0
 
 
+def _known_convention(name: str) -> str:
+    from mddbench.metrics.conventions import CONVENTIONS
+
+    known = ("exact", *CONVENTIONS)
+    if name not in known:
+        raise ValueError(f"expected one of {', '.join(known)}")
+    return name
+
+
 class ReportedSettings(Strict):
     """Where the published numbers of an experiment's protocol stand in paper_tables/reported.csv: the method's name there, how
     the source begins, and the epochs as it says them. Measured means count as reproduced within `tolerance` percent points, or
-    within `sigmas` standard deviations over the seeds.
+    within `sigmas` standard deviations over the seeds. convention: by which the source computes its metrics; known: what else
+    is known to differ, in words.
     """
 
     method: str
@@ -71,6 +81,8 @@ class ReportedSettings(Strict):
     epochs: str = ""
     tolerance: Positive = 1.0
     sigmas: Positive = 2.0
+    convention: Annotated[str, AfterValidator(_known_convention)] = "exact"
+    known: tuple[str, ...] = ()
 
 
 class Experiment(Strict):

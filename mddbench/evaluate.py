@@ -31,8 +31,8 @@ MOST_EXACT_PIXELS = 2**30
 class Evaluation:
     """metrics: 'mean' and each category -> the seven metrics, NaN where not defined, and S-AUROC where several images show one
     item; panels: images worth looking at; evidence: image scores and curves, category by category;
-    metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds the exact value, of the histogram engine;
-    confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if resamples were asked for.
+    metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds the exact value, of the histogram
+    engine; confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if resamples were asked for.
     """
 
     metrics: dict[str, dict[str, float]]

@@ -76,7 +76,7 @@ def save_evidence(evidence: Sequence[Evidence], file: Path) -> None:
 def load_evidence(file: Path) -> tuple[Evidence, ...]:
     """Read what `save_evidence` wrote; no pickle is loaded. Raises InputError for a broken file."""
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             arrays = {name: content[name] for name in ARRAYS}
         ends = np.cumsum(arrays["counts"])
         if not len(ends) or any(len(arrays[name]) != ends[-1] for name in ARRAYS[2:7]):

@@ -106,7 +106,13 @@ def test_metrics_and_panels_are_those_of_all_maps_at_once(
         expected = seven_metrics(maps=maps, masks=split.masks, image_scores=scores, image_labels=labels)
         assert found.metrics[category] == pytest.approx(expected, abs=1e-6)
         panels = {panel.role: panel for panel in found.panels if panel.category == category}
-        assert set(panels) == {"best", "worst", "normal"}
+        assert set(panels) == {"best", "worst", "typical", "normal"}
+        areas = split.masks.sum(axis=(1, 2))
+        assert panels["typical"].mask.sum() == np.sort(areas[labels])[(labels.sum() - 1) // 2]
+        evidence = next(part for part in found.evidence if part.category == category)
+        assert evidence.names == tuple(sample.image.name for sample in split.samples)
+        np.testing.assert_array_equal(evidence.labels, labels)
+        np.testing.assert_allclose(evidence.scores, scores, atol=1e-6)
         assert panels["normal"].score == pytest.approx(scores[~labels].max(), abs=1e-6)
         assert not panels["normal"].mask.any()
         assert panels["best"].mask.any()

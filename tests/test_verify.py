@@ -181,3 +181,30 @@ def test_the_command(experiment: Experiment, tmp_path: Path) -> None:
     assert ran.returncode == 1  # each category has the mean's numbers here
     assert re.search(r"mvtec/rd4ad_ader (bottle|cable) \S+: off by [+-]", ran.stdout)
     assert "mvtec/rd4ad_ader carpet AUPRO: not run" in ran.stdout
+
+
+def rescored(records: list[Record], shift: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """All metrics `shift` points off the published ones, by the convention of ADer."""
+    values = {key: (PUBLISHED[key] + shift) / 100 for key in SEVEN}
+    return {one.identity: {"ader": {"mean": values}} for one in records}
+
+
+def test_a_source_is_compared_by_its_own_convention(experiment: Experiment) -> None:
+    records = [measured(experiment, seed, -3.0) for seed in (0, 1)]
+    judgements, _ = verify([experiment], records, False, rescored(records, 0.1))
+    assert {(each.verdict, each.convention) for each in judgements} == {("reproduced", "ader")}
+    assert "as ader counts" in str(judgements[0])
+    judgements, _ = verify([experiment], records, False, rescored(records[:1], 0.1))
+    assert {(each.verdict, each.convention) for each in judgements} == {("off", "exact")}
+
+
+def test_what_is_off_is_explained(experiment: Experiment) -> None:
+    judgements, _ = verify([experiment], [measured(experiment, 0, -3.1)], False)
+    first = str(judgements[0]).splitlines()
+    assert first[0].startswith("mvtec/rd4ad_ader I-AUROC: off by -3.1")
+    assert "mddbench run mvtec/rd4ad_ader --keep-maps" in first[1]
+    assert "published elsewhere after 300 epochs: 90.5 (ADer" in first[2]
+    assert first[-1].strip() == f"known: {experiment.reported.known[0]}"  # type: ignore[union-attr]
+    assert judgements[0].as_dict()["hints"] == list(judgements[0].hints)
+    agreeing, _ = verify([experiment], [measured(experiment, 0)], False)
+    assert not any(each.hints for each in agreeing)

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from mddbench import __version__
-from mddbench.cli import data, inspect, results, run, verdicts
+from mddbench.cli import data, inspect, rescore, results, run, verdicts
 from mddbench.errors import InputError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(data.app, name="data")
 app.command("report")(results.report)
 app.command("verify")(verdicts.verify)
 app.command("regress")(verdicts.regress)
+app.command("rescore")(rescore.rescore)
 app.command("export")(results.export)
 app.command("import")(results.import_records)
 

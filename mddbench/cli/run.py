@@ -85,13 +85,12 @@ def run(
     Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
     add_plugins(plugins)
-    suite = _chosen_suite(names, everything, suite)
+    suite, uri = _chosen_suite(names, everything, suite), _uri(tracking, tracking_uri)
     from mddbench.cells import choose_device
     from mddbench.config import parse_override
     from mddbench.plan import RunOptions, plan
 
     _set_up_process()
-    uri = _uri(tracking, tracking_uri)
     cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
     options = RunOptions(
         out=out,

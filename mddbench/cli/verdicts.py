@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mddbench.cli.options import OUT, Json, Out, TrackingUri
 from mddbench.errors import InputError
+
+if TYPE_CHECKING:
+    from mddbench.config import Experiment
+    from mddbench.report.verify import Rescored
 
 
 def verify(
@@ -29,7 +33,8 @@ def verify(
     """Compare measured means with the published ones of the same protocol; exit status 1 if one is off.
 
     Reproduced is what is as near as the experiment's tolerance, within the spread what is as near as two standard deviations
-    over the seeds. Runs under another protocol than the experiment's file are left out, and told.
+    over the seeds. Runs under another protocol than the experiment's file are left out, and told. Where a source counts by
+    another convention and the output folder keeps the runs' maps, they are compared by that convention.
     """
     from mddbench.ablation import PREFIX
     from mddbench.catalogue import experiment_names, load_experiment
@@ -44,7 +49,7 @@ def verify(
     chosen = [load_experiment(name) for name in names or known]
     if not names:
         chosen = [one for one in chosen if one.reported is not None or one.name in ran]
-    judgements, left_out = judge(chosen, found, categories)
+    judgements, left_out = judge(chosen, found, categories, _rescored(chosen, out))
     if as_json:
         print(json.dumps({"judgements": [each.as_dict() for each in judgements], "left_out": left_out}, indent=1))
     else:
@@ -59,6 +64,26 @@ def verify(
     if off:
         print(f"mddbench: {len(off)} of {len(judgements)} metrics are off", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _rescored(experiments: list[Experiment], out: Path) -> Rescored:
+    """What the kept maps below an output folder give by the conventions that the experiments' sources count by."""
+    ways = {
+        one.name: one.reported.convention for one in experiments if one.reported and one.reported.convention != "exact"
+    }
+    kept = [index.parents[1] for index in (out / "cells").glob("*/maps/index.json")] if ways else []
+    if not kept:
+        return {}
+    from mddbench.progress import reporter
+    from mddbench.records import read_record
+    from mddbench.rescore import rescore
+
+    found: dict[str, dict[str, Any]] = {}
+    for folder in kept:
+        record = read_record(folder / "record.json")
+        if record.experiment in ways:
+            found[record.identity] = rescore(folder, (ways[record.experiment],), reporter(quiet=False)).values
+    return found
 
 
 def regress(

@@ -52,6 +52,15 @@ def find(dataset: str, method: str, source: str, epochs: str, setting: str) -> d
     return found
 
 
+def means(dataset: str, setting: str) -> list[Published]:
+    """The rows of a dataset's means under a setting, without doubtful ones, and without those that repeat another's numbers."""
+    rows: dict[tuple[str, str, tuple[tuple[str, float], ...]], Published] = {}
+    for row in load_reported():
+        if (row.dataset, row.setting, row.category) == (dataset, setting, MEAN) and not row.doubt:
+            rows.setdefault((row.method, row.epochs, tuple(sorted(row.values.items()))), row)
+    return list(rows.values())
+
+
 @lru_cache
 def load_reported() -> tuple[Published, ...]:
     """All published rows. Raises InputError if the file is not as it should be."""

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from mddbench.config import Experiment
+from mddbench.config import Experiment, ReportedSettings
 from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.records import UNIFIED, Record
-from mddbench.report.reported import MEAN, find
+from mddbench.report.reported import MEAN, Published, find, means
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
 """Settings of a record that must be those of its experiment's file for the published protocol to be the same."""
 Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not run"]
+Rescored = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+"""Identity of a cell -> convention -> 'mean' and each category -> metric -> value in [0, 1], of cells that kept their maps."""
+EXACT = "exact"
+MOST_HINTS = 2
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One metric of an experiment's mean, or of a category's, in [0, 1]; NaN where there is none."""
+    """One metric of an experiment's mean, or of a category's, in [0, 1]; NaN where there is none. convention: by which the
+    measured value was computed; hints: what may explain that it is off.
+    """
 
     experiment: str
     place: str
@@ -32,6 +38,8 @@ class Judgement:
     published: float
     tolerance: float
     sigmas: float
+    convention: str = EXACT
+    hints: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -53,8 +61,10 @@ class Judgement:
         spread = "" if math.isnan(self.deviation) else f" ± {100 * self.deviation:.1f}"
         distance = 100 * (self.measured - self.published)
         by = f" by {distance:+.1f}" if self.verdict == "off" else ""
-        seeds = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
-        return f"{told}{by}: {100 * self.measured:.1f}{spread} ({seeds}), published {100 * self.published:.1f}"
+        counted = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
+        counted += "" if self.convention == EXACT else f", as {self.convention} counts"
+        line = f"{told}{by}: {100 * self.measured:.1f}{spread} ({counted}), published {100 * self.published:.1f}"
+        return "\n".join([line, *(f"    {hint}" for hint in self.hints)])
 
     def as_dict(self) -> dict[str, Any]:
         """For a script; null where there is no value."""
@@ -66,15 +76,16 @@ class Judgement:
         }
         shown = {key: None if math.isnan(value) else value for key, value in values.items()}
         named = {"experiment": self.experiment, "place": self.place, "metric": self.metric, "seeds": self.seeds}
-        return {**named, **shown, "verdict": self.verdict}
+        return {**named, **shown, "convention": self.convention, "verdict": self.verdict, "hints": list(self.hints)}
 
 
 def verify(
-    experiments: Iterable[Experiment], records: Sequence[Record], categories: bool
+    experiments: Iterable[Experiment], records: Sequence[Record], categories: bool, rescored: Rescored | None = None
 ) -> tuple[list[Judgement], list[str]]:
     """A judgement of each metric of each experiment that names published numbers, and lines about records that were left out.
 
-    categories: of each category, too, where the source has it. Raises InputError if an experiment's words fit several sources.
+    categories: of each category, too, where the source has it; rescored: what kept maps give by other conventions, which is
+    compared where the source counts so. Raises InputError if an experiment's words fit several sources.
     """
     judgements: list[Judgement] = []
     left_out: list[str] = []
@@ -84,12 +95,17 @@ def verify(
         for reason in sorted(set(filter(None, reasons))):
             left_out.append(f"{experiment.name}: left out what is under another protocol ({reason})")
         fitting = [record for record, reason in zip(own, reasons, strict=True) if not reason]
-        judgements += _of_experiment(experiment, fitting, categories)
+        judgements += _of_experiment(experiment, fitting, categories, rescored or {})
     return judgements, left_out
 
 
-def _of_experiment(experiment: Experiment, records: list[Record], categories: bool) -> list[Judgement]:
+def _of_experiment(
+    experiment: Experiment, records: list[Record], categories: bool, rescored: Rescored
+) -> list[Judgement]:
     told = experiment.reported
+    way = told.convention if told else EXACT
+    others = [rescored[record.identity][way] for record in records if way in rescored.get(record.identity, {})]
+    convention = way if records and len(others) == len(records) else EXACT
     rows = {}
     if told is not None:
         rows = find(experiment.dataset, told.method, told.source, told.epochs, experiment.setting)
@@ -98,20 +114,51 @@ def _of_experiment(experiment: Experiment, records: list[Record], categories: bo
     for place in places:
         for key in SEVEN:
             values = [record.value(place, key) for record in records]
-            judgements.append(
-                Judgement(
-                    experiment.name,
-                    place,
-                    key,
-                    measured=float(np.mean(values)) if values else math.nan,
-                    deviation=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
-                    seeds=len(values),
-                    published=rows[place].values.get(key, math.nan) if place in rows else math.nan,
-                    tolerance=told.tolerance / 100 if told else math.nan,
-                    sigmas=told.sigmas if told else math.nan,
-                )
+            if convention != EXACT:
+                values = [tables.get(place, {}).get(key, math.nan) for tables in others]
+            judgement = Judgement(
+                experiment.name,
+                place,
+                key,
+                measured=float(np.mean(values)) if values else math.nan,
+                deviation=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+                seeds=len(values),
+                published=rows[place].values.get(key, math.nan) if place in rows else math.nan,
+                tolerance=told.tolerance / 100 if told else math.nan,
+                sigmas=told.sigmas if told else math.nan,
+                convention=convention,
             )
+            if told is not None and judgement.verdict == "off":
+                judgement = replace(judgement, hints=_hints(judgement, experiment, told))
+            judgements.append(judgement)
     return judgements
+
+
+def _hints(judgement: Judgement, experiment: Experiment, told: ReportedSettings) -> tuple[str, ...]:
+    """What may explain that it is off: the convention of its metrics, other published numbers, what is known."""
+    hints = []
+    if told.convention not in (EXACT, judgement.convention):
+        hints.append(
+            f"the source's metrics are of another convention ({told.convention}); what that explains shows from kept maps: "
+            f"mddbench run {experiment.name} --keep-maps"
+        )
+    near = [
+        row
+        for row in means(experiment.dataset, experiment.setting)
+        if row.method == told.method and judgement.place == MEAN and _near(row, judgement)
+    ]
+    hints += [_elsewhere(row, judgement.metric) for row in near[:MOST_HINTS]]
+    return (*hints, *(f"known: {text}" for text in told.known))
+
+
+def _near(row: Published, judgement: Judgement) -> bool:
+    value = row.values.get(judgement.metric, math.nan)
+    return value != judgement.published and abs(value - judgement.measured) <= judgement.tolerance
+
+
+def _elsewhere(row: Published, metric: str) -> str:
+    budget = f"after {row.epochs} epochs" if row.epochs.isdigit() else f"({row.epochs or 'epochs not told'})"
+    return f"published elsewhere {budget}: {100 * row.values[metric]:.1f} ({row.source})"
 
 
 def _differs(record: Record, experiment: Experiment) -> str:
