@@ -1,0 +1,236 @@
+"""The HTML report as text: what stands in it, and what can never."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from page_examples import HOSTILE, gallery, hostile_page, page, panel, table
+from PIL import Image
+
+from mddbench.report.page import Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, Section, render_page
+from mddbench.report.page_pictures import WIDTH, gallery_of, merged
+
+VOID = {"br", "img", "input", "link", "meta"}
+
+
+class Parsed(HTMLParser):
+    """Elements in order, with their texts; fails where a tag is closed that was not opened, or left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(attrs) == len(dict(attrs)), f"an attribute of <{tag}> stands twice"
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag in tags]
+
+
+def one_table(table: PageTable) -> str:
+    return render_page(Page("t", (Section("a", "A", tables=(table,)),)))
+
+
+def test_labels_from_outside_are_text_and_nothing_else() -> None:
+    parsed = Parsed(render_page(hostile_page()))
+    assert len(parsed.all("script")) == len(parsed.all("style")) == 1
+    for tag, attributes in parsed.found:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], f"<{tag}>"
+    told = [text for text in parsed.texts if HOSTILE in text or HOSTILE.replace("_", " ") in text]
+    assert len(told) > 15
+    assert all(image["alt"] != "x" and str(image["src"]).startswith("data:") for image in parsed.all("img"))
+
+
+@pytest.mark.parametrize(
+    "href",
+    ["javascript:alert(1)", " javascript:alert(1)", "data:text/html,x", "//elsewhere/x", "a b", "", "ftp://x", "x:y"],
+)
+def test_a_link_that_is_none_is_only_told(href: str) -> None:
+    row = PageRow("r", 1, (), runs=(RunLink("0123abcd", 0, href),))
+    text = one_table(PageTable("t", "Method", (), (row,)))
+    assert "<code>0123abcd</code>" in text
+    assert "<a href" not in text.partition("<main")[2]
+
+
+@pytest.mark.parametrize("href", ["http://localhost:5000/#/experiments/1/runs/0123", "cells/a-seed0/record.json"])
+def test_a_run_is_linked(href: str) -> None:
+    row = PageRow("r", 1, (), runs=(RunLink("0123abcd", 0, href),))
+    assert f'<a href="{href}" rel="noreferrer"><code>0123abcd</code></a>' in one_table(
+        PageTable("t", "Method", (), (row,))
+    )
+
+
+def test_only_its_own_style_and_script_may_act() -> None:
+    text = render_page(page())
+    policy = str(next(each["content"] for each in Parsed(text).all("meta") if "http-equiv" in each))
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert content is not None
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_nothing_is_asked_of_anybody() -> None:
+    text = render_page(page())
+    runs = {"http://localhost:5000/#/runs/1"}
+    for tag, attributes in Parsed(text).found:
+        for name in ("src", "href", "srcset", "action", "poster", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")) or (tag == "a" and value in runs), (
+                f"<{tag}> {value}"
+            )
+    assert "@import" not in text
+    assert "url(" not in text
+    assert not re.search(r"\b(fetch|XMLHttpRequest|sendBeacon|WebSocket|import)\s*\(", text)
+
+
+def test_who_does_not_see_it_is_told() -> None:
+    text = render_page(page())
+    parsed = Parsed(text)
+    assert len(parsed.all("img")) > 50
+    assert all("alt" in image for image in parsed.all("img"))
+    assert all(head.get("scope") in ("col", "row") for head in parsed.all("th"))
+    assert len(parsed.all("caption")) == len(parsed.all("table")) == 2
+    ids = [attributes["id"] for _, attributes in parsed.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    named = [a[name] for _, a in parsed.found for name in ("aria-labelledby", "for") if name in a]
+    assert set(named) <= set(ids)
+    assert [tag for tag, _ in parsed.found if tag in ("header", "nav", "main")] == ["header", "nav", "main"]
+    assert next(attributes for tag, attributes in parsed.found if tag == "a")["href"] == "#content"
+
+
+def test_a_page_with_nothing_on_it() -> None:
+    assert "There is nothing to show yet." in Parsed(render_page(Page("t", ()))).texts
+    empty = Section("a", "A", gallery=merged([Gallery(), gallery_of([], "mini", "M")]))
+    parsed = Parsed(render_page(Page("t", (empty, replace(empty, anchor="b")))))
+    assert not parsed.all("dialog", "table", "figure", "img", "select")
+    assert "<tbody>" in one_table(PageTable("t", "Method", ("x",), ()))
+
+
+def test_published_rows_are_marked_and_can_be_hidden() -> None:
+    text, plain = one_table(table()), one_table(table(published=False))
+    assert text.count('<tr class="published">') == 1
+    assert re.search(r"quoted <abbr title=\"published, not measured here\">‡</abbr>", text)
+    assert text.count('class="hide-published"') == 1
+    assert "Somebody, table 1" in text
+    for absent in ('class="hide-published"', '<tr class="published">', "‡"):
+        assert absent not in plain
+
+
+def test_what_sorts_is_a_number_or_nothing() -> None:
+    values = (0.1 + 0.2, None, float("nan"), float("inf"), -1e-9)
+    row = PageRow("r", None, tuple(Cell("x", value) for value in values))
+    text = one_table(PageTable("t", "Method", ("h",) * 5, (row,)))
+    assert re.findall(r'<td data-value="(.*?)"', text) == ["0.30000000000000004", "-1e-09"]
+
+
+def test_a_mean_stays_below_the_rest() -> None:
+    text = one_table(table())
+    assert text.index("<tfoot>") < text.index(">mean<") < text.index("</tfoot>")
+
+
+def test_what_cannot_be_a_page() -> None:
+    with pytest.raises(ValueError, match="row 'r' has 1 cells, not 2"):
+        PageTable("t", "Method", ("a", "b"), (PageRow("r", 1, (Cell("x"),)),))
+    for anchors in (("a", "a"), ("a b",), ("",)):
+        with pytest.raises(ValueError, match="cannot be the anchor of a section"):
+            render_page(Page("t", tuple(Section(anchor, "A") for anchor in anchors)))
+    with pytest.raises(ValueError, match="Curves: not a PNG"):
+        render_page(Page("t", (Section("a", "A", figures=(Figure("Curves", "x", b"GIF89a"),)),)))
+
+
+def test_a_name_that_is_no_text_can_be_written() -> None:
+    shown = gallery_of([panel(name="\udcff.png")], "mini", "M")
+    render_page(Page("t", (Section("a", "A", gallery=shown),))).encode("utf-8")
+
+
+def test_one_page_is_one_text() -> None:
+    assert render_page(page()) == render_page(page())
+
+
+def test_a_page_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from mddbench.report.page import Page, Section, render_page\n"
+        "render_page(Page('t', (Section('a', 'A'),)))\n"
+        "print(sorted({'torch', 'mlflow', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_worst_come_first() -> None:
+    clear, vague = (
+        merged([gallery_of([panel("c", "worst", hit=hit)], "mini", name)]) for hit, name in ((2, "A"), (0, "B"))
+    )
+    alarms = gallery_of([panel(name, "normal", score) for name, score in (("low", 1.0), ("high", 5.0))], "mini", "A")
+    others = gallery_of([panel("c", role) for role in ("best", "strange", "typical")], "mini", "A")
+    tiles = merged([others, alarms, clear, vague]).shown
+    assert [(tile.role, tile.method, tile.category) for tile in tiles] == [
+        ("worst found defect", "B", "c"),
+        ("worst found defect", "A", "c"),
+        ("worst false alarm", "A", "high"),
+        ("worst false alarm", "A", "low"),
+        ("typical defect", "A", "c"),
+        ("best found defect", "A", "c"),
+        ("strange", "A", "c"),
+    ]
+    assert tiles[0].quality is not None
+    assert tiles[1].quality == pytest.approx(1.0)
+    assert tiles[2].quality is None
+    assert tiles[2].truth == b""
+
+
+def test_a_method_has_one_colour_scale_on_a_dataset() -> None:
+    scales = merged(gallery(name, ("bolt", "gear")) for name in ("A", "B")).scales
+    assert [(scale.dataset, scale.method) for scale in scales] == [("mini", "A"), ("mini", "B")]
+    text = render_page(Page("t", (Section("a", "A", gallery=gallery("A", ("bolt", "gear"))),)))
+    assert f'A on mini: <span class="ends">{scales[0].low:.3g} <img' in text
+    assert f"> {scales[0].high:.3g}</span>" in text
+    assert all(scale.low < 0.1 and 1.9 < scale.high <= 2.0 for scale in scales)
+
+
+def test_an_outline_leaves_the_defect_in_sight() -> None:
+    one = panel()
+    with Image.open(io.BytesIO(gallery_of([one], "mini", "A").shown[0].truth)) as file:
+        clear = np.asarray(file.convert("RGBA"))[..., 3] == 0
+    assert clear[one.mask].all()
+    assert clear.mean() > 0.8
+    assert not clear[18, 18:38].any()
+
+
+def test_hundreds_of_pictures_fit_into_a_file() -> None:
+    generator, one = np.random.default_rng(0), panel()
+    noise = np.clip(generator.normal(128, 40, (256, 256, 3)), 0, 255).astype(np.uint8)  # hardly anything is harder
+    big = replace(
+        one, image=noise, mask=np.kron(one.mask, np.ones((4, 4), dtype=bool)), map=np.kron(one.map, np.ones((4, 4)))
+    )
+    shown = gallery_of([big], "mini", "A").shown[0]
+    with Image.open(io.BytesIO(shown.image)) as image, Image.open(io.BytesIO(shown.heat)) as heat:
+        assert image.size == heat.size == (WIDTH, WIDTH)
+    tile = 4 / 3 * (len(shown.image) + len(shown.heat) + 2 * len(shown.truth)) + 1500
+    assert 15 * 5 * 4 * tile < 15e6
