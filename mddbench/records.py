@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from mddbench.config import Strict, validated
 from mddbench.errors import InputError
-from mddbench.metrics.names import ITEM, expected_keys
+from mddbench.metrics.names import ITEM, MAD, SEVEN, expected_keys
 
 
 def _plain_name(value: str) -> str:
@@ -98,7 +98,11 @@ class Record(Strict):
         return [name for name in self.metrics if name != "mean"]
 
     def value(self, place: str, key: str) -> float:
-        """A metric of 'mean' or of a category, NaN if it is not defined or there is no such category."""
+        """A metric of 'mean' or of a category, NaN if it is not defined or there is no such category. A category's mAD is the
+        mean of its seven.
+        """
+        if key == MAD.key and place != "mean":
+            return sum(self.value(place, each) for each in SEVEN) / len(SEVEN)
         found = self.metrics.get(place, {}).get(key)
         return math.nan if found is None else found
 

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from mddbench.errors import InputError
+from mddbench.evidence import Evidence, load_evidence
 from mddbench.panels import Panel, load_panels
 from mddbench.records import Record, parse_record
 
@@ -137,6 +138,11 @@ class MlflowStore:
         """The panels that a run kept; none if it was imported without them."""
         with self._artifact(run_id, "panels.npz") as file:
             return load_panels(file) if file is not None else ()
+
+    def evidence(self, run_id: str) -> tuple[Evidence, ...]:
+        """Scores and curves that a run kept; none if it was imported without them."""
+        with self._artifact(run_id, "scores.npz") as file:
+            return load_evidence(file) if file is not None else ()
 
     @contextmanager
     def _artifact(self, run_id: str, name: str) -> Iterator[Path | None]:

@@ -19,7 +19,8 @@ from mddbench.errors import InputError
 from mddbench.plan import plan
 from mddbench.records import UPPER_BOUND, EpochLog, Record
 from mddbench.report.ablations import studies
-from mddbench.report.build import Entry, build_report, differences, write_report
+from mddbench.report.build import build_report, differences, write_report
+from mddbench.report.entries import Entry
 from mddbench.report.groups import group_by_protocol
 from mddbench.report.spec import load_table
 from mddbench.report.tables import markdown, numbers

@@ -17,8 +17,9 @@ from PIL import Image
 from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
 from mddbench.records import CurvePoint, Record, parse_record
-from mddbench.report.build import Entry, build_report, write_report
+from mddbench.report.build import build_report, write_report
 from mddbench.report.comparison import differences_csv, differences_markdown, interval, paired_differences, statement
+from mddbench.report.entries import Entry
 from mddbench.report.groups import MUST_AGREE, Group, refusals, sheets
 from mddbench.report.plots import draw_test_curves
 from mddbench.report.selection import best_gap, chosen_gap, selection_markdown, with_curves

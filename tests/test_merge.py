@@ -17,7 +17,8 @@ from mddbench.merge import Found, Merged, in_fixed_order, largest_difference, me
 from mddbench.metrics.names import SEVEN
 from mddbench.panels import Panel, save_panels
 from mddbench.records import Record, read_record, write_record
-from mddbench.report.build import Entry, build_report
+from mddbench.report.build import build_report
+from mddbench.report.entries import Entry
 from mddbench.store import MlflowStore
 from support import record
 

@@ -16,7 +16,8 @@ from PIL import Image
 from mddbench.errors import InputError
 from mddbench.panels import Panel, load_panels, save_panels
 from mddbench.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
-from mddbench.report.build import Entry, build_report, differences, trace, write_report
+from mddbench.report.build import build_report, differences, trace, write_report
+from mddbench.report.entries import Entry
 from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.groups import group_by_protocol
 from mddbench.report.spec import load_table

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mddbench.ablation import all_ablations
-from mddbench.report.build import build_report, differences, entries_from_folder
+from mddbench.report.build import build_report, differences
+from mddbench.report.entries import entries_from_folder
 from support import ROOT
 
 LAYERS = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mddbench.ablation import Ablation
     from mddbench.merge import Found
     from mddbench.records import Record
-    from mddbench.report.build import Entry
+    from mddbench.report.entries import Entry
     from mddbench.store import MlflowStore
 
 
@@ -151,7 +151,7 @@ def _stored(store: MlflowStore, cell: str) -> list[Found]:
 def entries_from_folders(folders: list[Path]) -> list[Entry]:
     """An entry for each cell in some folders, whatever their order. Raises InputError if two records contradict each other."""
     from mddbench.merge import Found, in_fixed_order, merge
-    from mddbench.report.build import entries_from_folder
+    from mddbench.report.entries import entries_from_folder
 
     entries = {entry.run: entry for folder in folders for entry in entries_from_folder(folder)}
     found = [Found(entry.record, place, _panels_beside(place)) for place, entry in entries.items()]
@@ -189,11 +189,14 @@ def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list
 
 def entries_from_store(tracking_uri: str | None, out: Path) -> list[Entry]:
     """Every finished cell in the store, with its panels. Raises InputError if there is none."""
-    from mddbench.report.build import Entry
+    from mddbench.report.entries import Entry
     from mddbench.store import existing_store
 
     store = existing_store(tracking_uri, out)
-    entries = [Entry(record, partial(store.panels, run_id), run_id) for run_id, record in store.records()]
+    entries = [
+        Entry(record, partial(store.panels, run_id), run_id, partial(store.evidence, run_id))
+        for run_id, record in store.records()
+    ]
     if not entries:
         raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")
     return entries

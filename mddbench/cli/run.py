@@ -192,7 +192,8 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str
     """Write the report of all that is in the store and say where everything is; its tables of means."""
     from mddbench.ablation import all_ablations
     from mddbench.cli.results import entries_from_store
-    from mddbench.report.build import build_report, entries_from_folder, write_report
+    from mddbench.report.build import build_report, write_report
+    from mddbench.report.entries import entries_from_folder
     from mddbench.store import tracking_place
 
     speaker.say("rendering the report")
@@ -207,9 +208,10 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str
     if uri is not None:
         place, _ = tracking_place(uri or None, options.out)
         speaker.say(f"MLflow     {place}")
-        beside = Path(sys.argv[0]).with_name("mlflow")
-        command = beside if beside.exists() and beside.parent != Path() else "mlflow"
-        speaker.say(f"           open its page with: {command} ui --backend-store-uri {place}")
+        if not place.startswith("http"):  # a server's address is its page's
+            beside = Path(sys.argv[0]).with_name("mlflow")
+            command = beside if beside.exists() and beside.parent != Path() else "mlflow"
+            speaker.say(f"           open its page with: {command} ui --backend-store-uri {place}")
     speaker.say(f"Everything {options.out}")
     return list(report.main.values())
 

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from csv import writer
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mddbench.ablation import Ablation
-from mddbench.panels import Panel, load_panels
-from mddbench.records import Record, read_record, record_files
+from mddbench.records import Record
 from mddbench.report.ablations import only_of_ablation, studies
 from mddbench.report.comparison import differences_csv, differences_markdown, paired_differences
 from mddbench.report.costs import cost_note
-from mddbench.report.gallery import draw_gallery
+from mddbench.report.entries import Entry
 from mddbench.report.groups import Group, Sheet, group_by_protocol, refusals, sheets
-from mddbench.report.plots import draw_ablation, draw_diagnostics, draw_differences, draw_test_curves, has_diagnostics
+from mddbench.report.pictures import PATTERNS, Draw, file_name, sheet_pictures
+from mddbench.report.plots import draw_ablation, draw_differences, draw_test_curves
 from mddbench.report.selection import selection_markdown, with_curves
 from mddbench.report.spec import TableSpec, load_table, table_names
 from mddbench.report.tables import confidence_table, csv, latex, markdown, numbers, protocol_notes
 
-Draw = Callable[[Path], None]
 CONFIDENCE = "confidence.md"
 DIFFERENCES = "differences"
 SELECTION = "selection"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A record, how to get the panels that its run kept, and where it comes from: a run's id in the store, or a file."""
-
-    record: Record
-    panels: Callable[[], tuple[Panel, ...]]
-    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,25 +42,20 @@ class Report:
     refused: tuple[str, ...] = ()
 
 
-def entries_from_folder(folder: Path) -> list[Entry]:
-    """Entries from the records below a folder: an export, or a run's output folder with its panels."""
-    return [Entry(read_record(file), partial(_beside, file), str(file)) for file in record_files(folder)]
-
-
 def build_report(entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False) -> Report:
     """All tables of `paper_tables/` for each sheet of the entries, with paired differences, galleries and diagnostics, and
     table and plot of each of the ablations.
 
     allow_mixed: rows whose protocol cards do not agree share a table, marked.
     """
-    panels = {entry.record.identity: entry.panels for entry in entries}
+    by_identity = {entry.record.identity: entry for entry in entries}
     texts: dict[Path, str] = {}
     pictures: dict[Path, Draw] = {}
     main: dict[str, str] = {}
     records = [entry.record for entry in entries]
     found = sheets((one for one in records if not only_of_ablation(one)), allow_mixed)
     for sheet in found:
-        more_texts, more_pictures = _sheet(sheet, panels)
+        more_texts, more_pictures = _sheet(sheet, by_identity)
         texts.update(more_texts)
         pictures.update(more_pictures)
         main[sheet.place] = texts[Path(sheet.place) / "main.md"]
@@ -128,26 +113,21 @@ def differences(report: Report, folder: Path) -> list[str]:
 
 def _strangers(report: Report, folder: Path) -> list[Path]:
     """Files below a report's folder that only a report writes and this one does not."""
-    known = {folder / name for name in (*report.texts, *report.pictures)}
+    vectors = {name.with_suffix(".pdf") for name in report.pictures}
+    known = {folder / name for name in (*report.texts, *report.pictures, *vectors)}
     patterns = [f"*/{name}{suffix}" for name in table_names() for suffix in ("*.md", "*.tex", "*.csv")]
-    patterns += [f"*/{name}" for name in (CONFIDENCE, "gallery-*.png", "diagnostics-*.png", "ablation-*.png")]
-    patterns += [f"*/{name}.*" for name in (DIFFERENCES, SELECTION)]
+    patterns += [f"*/{name}{suffix}" for name in (*PATTERNS, "ablation-*") for suffix in (".png", ".pdf")]
+    patterns += [f"*/{name}.*" for name in (DIFFERENCES, SELECTION)] + [f"*/{CONFIDENCE}"]
     return sorted({file for pattern in patterns for file in folder.glob(pattern)} - known)
 
 
-def _sheet(
-    sheet: Sheet, panels: dict[str, Callable[[], tuple[Panel, ...]]]
-) -> tuple[dict[Path, str], dict[Path, Draw]]:
+def _sheet(sheet: Sheet, entries: Mapping[str, Entry]) -> tuple[dict[Path, str], dict[Path, Draw]]:
     """The texts and pictures of a sheet."""
     place, texts = Path(sheet.place), _tables(sheet)
-    pictures: dict[Path, Draw] = {}
+    pictures = {place / name: draw for name, draw in sheet_pictures(sheet, entries).items()}
     intervals = confidence_table(sheet.dataset, sheet.groups)
     if intervals is not None:
         texts[place / CONFIDENCE] = intervals
-    for group in sheet.groups:
-        pictures[place / f"gallery-{_file_name(group)}.png"] = _gallery(group, panels[group.first.identity])
-        if has_diagnostics(group):
-            pictures[place / f"diagnostics-{_file_name(group)}.png"] = partial(draw_diagnostics, group)
     pairs = paired_differences(sheet.groups)
     if pairs:
         texts[place / f"{DIFFERENCES}.md"] = differences_markdown(sheet.dataset, pairs)
@@ -168,7 +148,7 @@ def _tables(sheet: Sheet) -> dict[Path, str]:
             continue
         parts = [sheet.groups] if spec.rows == "method" else [(group,) for group in sheet.groups]
         for part in parts:
-            suffix = "" if spec.rows == "method" else f"-{_file_name(part[0])}"
+            suffix = "" if spec.rows == "method" else f"-{file_name(part[0])}"
             texts.update(_table(spec, part, sheet.dataset, Path(sheet.place) / f"{name}{suffix}"))
     return texts
 
@@ -185,24 +165,3 @@ def _table(spec: TableSpec, groups: Sequence[Group], dataset: str, place: Path, 
         place.with_name(f"{place.name}.tex"): latex(spec, title, frame, notes),
         place.with_name(f"{place.name}.csv"): csv(frame),
     }
-
-
-def _gallery(group: Group, load: Callable[[], tuple[Panel, ...]]) -> Draw:
-    def draw(file: Path) -> None:
-        panels = load()
-        if panels:
-            draw_gallery(panels, f"{group.label} on {group.first.dataset}, seed {group.first.seed}", file)
-
-    return draw
-
-
-def _beside(file: Path) -> tuple[Panel, ...]:
-    panels = file.with_name("panels.npz")
-    return load_panels(panels) if panels.exists() else ()
-
-
-def _file_name(group: Group) -> str:
-    """A row's label as part of a file's name; where the label says more than the method, its protocol keeps names apart."""
-    kept = "".join(sign if sign.isalnum() else "-" for sign in group.label.lower())
-    plain = "-".join(part for part in kept.split("-") if part)
-    return plain if group.label == group.first.label else f"{plain}-{group.first.protocol[:8]}"

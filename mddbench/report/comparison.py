@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mddbench.metrics.names import COLUMNS, LABELS, MAD, SEVEN
-from mddbench.records import Record
+from mddbench.metrics.names import COLUMNS, LABELS, MAD
 from mddbench.report.groups import Group
 
 RESAMPLES, LEVEL = 10_000, 0.95
@@ -130,7 +129,7 @@ def _pair(one: Group, other: Group) -> list[Pair]:
         return []
     found = {}
     for key in COLUMNS:
-        values = [[_value(left[s], name, key) - _value(right[s], name, key) for name in shared] for s in seeds]
+        values = [[left[s].value(name, key) - right[s].value(name, key) for name in shared] for s in seeds]
         table = np.array(values, dtype=np.float64)
         table = table[:, np.isfinite(table).all(axis=0)]
         if table.shape[1]:
@@ -138,13 +137,6 @@ def _pair(one: Group, other: Group) -> list[Pair]:
         else:
             found[key] = Difference(math.nan, math.nan, math.nan, 0)
     return [Pair(one.shown, other.shown, seeds, found)]
-
-
-def _value(record: Record, category: str, key: str) -> float:
-    """A metric of a category; its mAD is the mean of its seven."""
-    if key == MAD.key:
-        return sum(record.value(category, each) for each in SEVEN) / len(SEVEN)
-    return record.value(category, key)
 
 
 def _level(group: Group) -> float:

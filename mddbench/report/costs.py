@@ -47,14 +47,20 @@ def shown_cost(value: float, key: str) -> str:
 def cost_note(groups: Sequence[Group]) -> str:
     """Where and how the costs were measured."""
     records = [record for group in groups for record in group.records]
-    places = sorted({_place(record) for record in records})
     batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
-    where = places[0] if len(places) == 1 else f"several machines, so not to be compared ({'; '.join(places)})"
     return (
-        f"Cost: means over seeds, measured on {where}; multiply-adds are of one image's maps; inference in "
+        f"Cost: means over seeds, {cost_place(records)}; multiply-adds are of one image's maps; inference in "
         f"batches of {' and '.join(batches) or '?'}, the median of synchronised calls after a first one; peaks from a cell's "
         "start to its end."
     )
+
+
+def cost_place(records: Sequence[Record]) -> str:
+    """Where the costs of records were measured, in words."""
+    places = sorted({_place(record) for record in records})
+    if len(places) == 1:
+        return f"measured on {places[0]}"
+    return f"measured on several machines, so not to be compared ({'; '.join(places)})"
 
 
 def _place(record: Record) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mddbench.panels import Panel, load_panels
 from mddbench.records import read_record
+from mddbench.report.canvas import save
 
 ROLES = {
     "best": "best found defect",
@@ -19,8 +20,8 @@ ROLES = {
 TILE, GAP = 96, 4
 
 
-def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path) -> None:
-    """Write a picture: a row a category; for each role the image, its ground truth and its anomaly map."""
+def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path, vector: bool = True) -> None:
+    """Write a picture: a row a category; for each role the image, its ground truth and its anomaly map. vector: a PDF, too."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -61,15 +62,14 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path) -> None:
             spine.set_visible(False)
     figure.colorbar(scale, ax=list(axes), fraction=0.015, pad=0.01, label="anomaly score, one scale for all")
     figure.suptitle(title, fontsize=11, parse_math=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Software": None})
+    save(figure, file, vector)
 
 
 def draw_cell(folder: Path) -> None:
     """Write the gallery of a finished cell into its folder, from the record and the panels there."""
     record = read_record(folder / "record.json")
     title = f"{record.label} on {record.dataset}, seed {record.seed}"
-    draw_gallery(load_panels(folder / "panels.npz"), title, folder / "gallery.png")
+    draw_gallery(load_panels(folder / "panels.npz"), title, folder / "gallery.png", vector=False)
 
 
 def colour_limits(panels: tuple[Panel, ...]) -> tuple[float, float]:
@@ -90,11 +90,11 @@ def _strip(panels: list[Panel | None], scale: Any) -> NDArray[np.uint8]:
         truth = np.repeat(panel.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         for column, picture in enumerate((panel.image, truth, heat)):
             top, left = row * (TILE + GAP), column * (TILE + GAP)
-            canvas[top : top + TILE, left : left + TILE] = _resized(picture)
+            canvas[top : top + TILE, left : left + TILE] = resized(picture)
     return canvas
 
 
-def _resized(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def resized(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from PIL import Image
 
     return np.asarray(Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.BILINEAR))

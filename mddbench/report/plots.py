@@ -11,6 +11,7 @@ import pandas as pd
 
 from mddbench.metrics.names import COLUMNS, LABELS, MAD
 from mddbench.report.ablations import Study
+from mddbench.report.canvas import ACCENT, INK, canvas, save, series
 from mddbench.report.comparison import MINUS, Pair
 from mddbench.report.groups import Group
 from mddbench.report.tables import MEAN
@@ -20,8 +21,6 @@ SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
 LEAST_SPAN = 4.0
 """Of a curve's axis in percent, so that noise between seeds does not look like a trend."""
 MOST_PAIRS = 6
-SERIES = [("#3b6ea5", "-"), ("#c46a1b", "--"), ("#3f8f5f", ":"), ("#8a4fa3", "-.")]
-INK, ACCENT = "#3b6ea5", "#1b1b1b"
 PER_CATEGORY = re.compile(r"(.+)_(\d+)")
 
 
@@ -32,11 +31,11 @@ def draw_ablation(study: Study, file: Path) -> None:
     frame = _values(study)
     if study.values is None:
         height = 1.3 + 0.34 * len(study.groups)
-        figure, axes = _canvas((11.0, height), (1, len(SHOWN)), share_y=True)
+        figure, axes = canvas((11.0, height), (1, len(SHOWN)), share_y=True)
         for axis, key in zip(axes, SHOWN, strict=True):
             _bars(axis, frame[frame.metric == key], [group.label for group in study.groups])
     else:
-        figure, axes = _canvas((11.0, 2.9), (1, len(SHOWN)), share_y=False)
+        figure, axes = canvas((11.0, 2.9), (1, len(SHOWN)), share_y=False)
         for axis, key in zip(axes, SHOWN, strict=True):
             _curve(axis, frame[frame.metric == key])
             axis.set_xlabel(str(study.ablation.axis).removeprefix("settings.").replace("_", " "), fontsize=8)
@@ -48,7 +47,7 @@ def draw_ablation(study: Study, file: Path) -> None:
     figure.suptitle(
         f"{study.title}: {label} on {study.dataset}, {counted} a variant (axes do not start at 0)", fontsize=10
     )
-    _save(figure, file)
+    save(figure, file)
 
 
 def draw_diagnostics(group: Group, file: Path) -> None:
@@ -73,7 +72,7 @@ def draw_diagnostics(group: Group, file: Path) -> None:
     frame = pd.DataFrame(points)
     panels = list(dict.fromkeys(frame.panel))
     rows, columns = -(-len(panels) // 3), min(len(panels), 3)
-    figure, axes = _canvas((2.2 + 3.4 * columns, 0.4 + 2.6 * rows), (rows, columns), share_y=False)
+    figure, axes = canvas((2.2 + 3.4 * columns, 0.4 + 2.6 * rows), (rows, columns), share_y=False)
     for axis, panel in zip(axes, panels, strict=False):
         for number, (line, part) in enumerate(frame[frame.panel == panel].groupby("line", sort=False)):
             style = ("-", "--", ":", "-.")[number // 5 % 4]
@@ -89,13 +88,13 @@ def draw_diagnostics(group: Group, file: Path) -> None:
     if any(labels):
         figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
     figure.suptitle(f"{group.label} on {record.dataset}, seed {record.seed}", fontsize=10)
-    _save(figure, file)
+    save(figure, file)
 
 
 def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
     """Write a picture of paired differences: a panel a pair, a line a metric, its mean as a dot on its interval."""
     shown = pairs[:MOST_PAIRS]
-    figure, axes = _canvas((2.0 + 2.9 * len(shown), 2.9), (1, len(shown)), share_y=True)
+    figure, axes = canvas((2.0 + 2.9 * len(shown), 2.9), (1, len(shown)), share_y=True)
     for axis, pair in zip(axes, shown, strict=True):
         for place, key in enumerate(COLUMNS):
             found = pair.differences[key]
@@ -112,28 +111,27 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
     counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
     most = f", first {len(shown)} of {len(pairs)} pairs" if len(pairs) > len(shown) else ""
     figure.suptitle(f"{dataset}: paired differences over {counted}, 95 % bootstrap intervals{most}", fontsize=10)
-    _save(figure, file)
+    save(figure, file)
 
 
 def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
     """Write a picture of how each method did on the test split while it trained: a line a seed, the last epoch ringed."""
-    figure, axes = _canvas((11.0, 2.9), (1, len(SHOWN)), share_y=False)
-    colours = dict(zip((group.shown for group in groups), SERIES * len(groups), strict=False))
+    figure, axes = canvas((11.0, 2.9), (1, len(SHOWN)), share_y=False)
     for axis, key in zip(axes, SHOWN, strict=True):
-        for group in groups:
+        for place, group in enumerate(groups):
+            style = series(place)
             for number, record in enumerate(group.records):
                 xs = [point.epoch for point in record.test_curve]
                 ys = [100 * point.value(key) for point in record.test_curve]
-                label = group.shown if number == 0 else None
-                axis.plot(xs, ys, colours[group.shown][1], color=colours[group.shown][0], linewidth=1.3, label=label)
-                axis.plot(xs[-1], ys[-1], "o", color=colours[group.shown][0], markersize=5, fillstyle="none")
+                axis.plot(xs, ys, linewidth=1.3, label=group.shown if number == 0 else None, **style)
+                axis.plot(xs[-1], ys[-1], "o", color=style["color"], markersize=5, fillstyle="none")
         axis.set_title(f"{LABELS[key]} [%]", fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
     figure.suptitle(
         f"{dataset}: on the test set while training (a diagnostic; only the ringed epoch counts)", fontsize=10
     )
-    _save(figure, file)
+    save(figure, file)
 
 
 def has_diagnostics(group: Group) -> bool:
@@ -178,25 +176,3 @@ def _curve(axis: Any, frame: pd.DataFrame) -> None:
         axis.set_xscale("log")
     axis.set_xticks(xs, [f"{x:g}" for x in xs])
     axis.minorticks_off()
-
-
-def _canvas(size: tuple[float, float], grid: tuple[int, int], share_y: bool) -> tuple[Any, Any]:
-    """A figure of so many inches and its axes, row by row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(*grid, sharey=share_y, squeeze=False).reshape(-1)
-    for axis in axes:
-        axis.tick_params(labelsize=8)
-        axis.grid(True, color="#ddd", linewidth=0.6)
-        axis.set_axisbelow(True)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    return figure, axes
-
-
-def _save(figure: Any, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Software": None})

@@ -1,0 +1,88 @@
+"""The pictures of a sheet by the names of their files; each is drawn when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from mddbench.report.entries import Entry
+from mddbench.report.evidence_plots import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
+from mddbench.report.figures import draw_dots, draw_prices, draw_training
+from mddbench.report.gallery import draw_gallery
+from mddbench.report.groups import Group, Sheet
+from mddbench.report.plots import draw_diagnostics, has_diagnostics
+from mddbench.report.qualitative import draw_qualitative
+
+Draw = Callable[[Path], None]
+PER_METHOD = ("gallery", "scores", "diagnostics")
+PER_SHEET = ("training", "per-category", "cost-quality", "curves", "qualitative")
+PATTERNS = (*(f"{name}-*" for name in PER_METHOD), *PER_SHEET, "curves-*")
+"""What the names of these files' stems look like."""
+
+
+def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:
+    """File name -> what draws it; it writes nothing if the runs kept too little. entries: by their records' identity."""
+    groups, dataset = sheet.groups, sheet.dataset
+    pictures: dict[str, Draw] = {}
+    for group in groups:
+        entry, name = entries[group.first.identity], file_name(group)
+        pictures[f"gallery-{name}.png"] = partial(_gallery, group, entry)
+        pictures[f"scores-{name}.png"] = partial(_scores, group, entry)
+        if has_diagnostics(group):
+            pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
+    pictures["training.png"] = partial(draw_training, groups, dataset)
+    pictures["per-category.png"] = partial(draw_dots, groups, dataset)
+    pictures["cost-quality.png"] = partial(draw_prices, groups, dataset)
+    pictures["curves.png"] = partial(_curves, sheet, entries)
+    for kind, (field, *_) in enumerate(KINDS):
+        pictures[f"curves-{field.replace('_', '-')}.png"] = partial(_category_curves, sheet, entries, kind)
+    pictures["qualitative.png"] = partial(_qualitative, sheet, entries)
+    return pictures
+
+
+def file_name(group: Group) -> str:
+    """A row's label as part of a file's name; where the label says more than the method, its protocol keeps names apart."""
+    kept = "".join(sign if sign.isalnum() else "-" for sign in group.label.lower())
+    plain = "-".join(part for part in kept.split("-") if part)
+    return plain if group.label == group.first.label else f"{plain}-{group.first.protocol[:8]}"
+
+
+def _gallery(group: Group, entry: Entry, file: Path) -> None:
+    panels = entry.panels()
+    if panels:
+        draw_gallery(panels, f"{group.label} on {group.first.dataset}, seed {group.first.seed}", file)
+
+
+def _scores(group: Group, entry: Entry, file: Path) -> None:
+    evidence = entry.evidence()
+    if evidence:
+        draw_scores(group.first, group.label, evidence, file)
+
+
+def _curves(sheet: Sheet, entries: Mapping[str, Entry], file: Path) -> None:
+    shown = _shown(sheet, entries)
+    if has_curves(shown):
+        draw_curves(shown, sheet.dataset, file)
+
+
+def _category_curves(sheet: Sheet, entries: Mapping[str, Entry], kind: int, file: Path) -> None:
+    shown = _shown(sheet, entries)
+    if has_curves(shown):
+        draw_category_curves(shown, sheet.dataset, kind, file)
+
+
+def _qualitative(sheet: Sheet, entries: Mapping[str, Entry], file: Path) -> None:
+    found = [(group.label, entries[group.first.identity].panels()) for group in sheet.groups]
+    methods = [(label, panels) for label, panels in found if panels]
+    if methods:
+        draw_qualitative(methods, sheet.dataset, file)
+
+
+def _shown(sheet: Sheet, entries: Mapping[str, Entry]) -> list[Shown]:
+    """The rows whose runs kept their curves."""
+    rows = [
+        Shown(group.label, tuple(filter(None, (entries[record.identity].evidence() for record in group.records))))
+        for group in sheet.groups
+    ]
+    return [row for row in rows if row.runs]
