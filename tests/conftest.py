@@ -9,7 +9,7 @@ import torch
 
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
 from mddbench.seeding import use_deterministic_algorithms
-from support import REAL, REAL_IMAGE_LEVEL, write_tree
+from support import REAL, REAL_IMAGE_LEVEL, Done, write_tree
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -60,6 +60,21 @@ def fresh_store(migrated: Path, tmp_path: Path) -> Callable[[str], Path]:
         return out
 
     return make
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command, in this process."""
+    from mddbench.cli.main import main
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr("sys.argv", ["mddbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Done(int(ended.value.code or 0), said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def record(seed: int = 0, score: float = 0.5, **changes: Any) -> Record:
         "history": [{"epoch": 1, "loss": 1.0, "terms": {}, "lr": 0.1, "seconds": 1.0, "images": 4}],
     }
     return Record(**{**content, **changes})
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
 
 
 def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

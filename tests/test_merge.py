@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mddbench.ablation import all_ablations
-from mddbench.cli.main import main
 from mddbench.merge import Found, Merged, in_fixed_order, largest_difference, merge, merge_into
 from mddbench.metrics.names import SEVEN
 from mddbench.panels import Panel, save_panels
@@ -20,7 +18,7 @@ from mddbench.records import Record, read_record, write_record
 from mddbench.report.build import build_report
 from mddbench.report.entries import Entry
 from mddbench.store import MlflowStore
-from support import record
+from support import Done, record
 
 CONFIDENCE = {"mean": dict.fromkeys(SEVEN, (0.4, 0.6))}
 
@@ -136,27 +134,6 @@ def test_replacing_keeps_the_last() -> None:
     taken = merge_into([first], [second, third], replace=True)
     assert taken.kept == (third,)
     assert {str(each.other.place) for each in taken.conflicts} == {"a", "b"}
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """The command, in this process."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr("sys.argv", ["mddbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return Done(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 Command = Callable[..., Done]
