@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
@@ -144,6 +146,19 @@ class MlflowStore:
         """Scores and curves that a run kept; none if it was imported without them."""
         with self._artifact(run_id, "scores.npz") as file:
             return load_evidence(file) if file is not None else ()
+
+    def page(self, run_id: str) -> str:
+        """The address of a run's page, if the store is a server; '' else."""
+        if not self.uri.startswith(("http://", "https://")):
+            return ""
+        experiment = self.client.get_run(run_id).info.experiment_id
+        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+    def record_file(self, run_id: str) -> Path | None:
+        """Where a run's record lies, if its artifacts are files of this machine."""
+        place = str(self.client.get_run(run_id).info.artifact_uri)
+        file = Path(url2pathname(urlparse(place).path)) / "record.json"
+        return file if place.startswith(("file:", "/")) and file.exists() else None
 
     @contextmanager
     def _artifact(self, run_id: str, name: str) -> Iterator[Path | None]:

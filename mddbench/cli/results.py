@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mddbench.cli.entries import ablations_of, entries_from_folders, entries_from_store
 from mddbench.cli.options import OUT, Out, TrackingUri
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
-    from mddbench.ablation import Ablation
     from mddbench.merge import Found
-    from mddbench.records import Record
-    from mddbench.report.entries import Entry
     from mddbench.store import MlflowStore
 
 
@@ -36,19 +33,24 @@ def report(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Rows under different protocols share a table, marked.")
     ] = False,
+    rank_published: Annotated[
+        bool, typer.Option("--rank-published", help="The best of a column may be a published number.")
+    ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Print which runs each row is made of, as CSV.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
 ) -> None:
-    """Render tables, galleries, ablations and plots from finished runs."""
-    from mddbench.report.build import build_report, differences, write_report
+    """Render tables, galleries, ablations and plots from finished runs, and a page that holds all of them in one file."""
+    from mddbench.progress import reporter
+    from mddbench.report.build import build_report, differences
     from mddbench.report.build import trace as trace_of
+    from mddbench.report.write import PAGE, write_report
 
     folder = to or out / "report"
-    entries = entries_from_folders(records) if records else entries_from_store(tracking_uri, out)
+    entries = entries_from_folders(records, folder) if records else entries_from_store(tracking_uri, out, folder)
     if trace:
         print(trace_of(entries, allow_mixed), end="")
         return
-    built = build_report(entries, _ablations(records or [out], ablation or []), allow_mixed)
+    built = build_report(entries, ablations_of(records or [out], ablation or []), allow_mixed, rank_published)
     for line in built.refused:
         print(line, file=sys.stderr)
     if check:
@@ -61,10 +63,10 @@ def report(
             )
             raise typer.Exit(1)
         return
-    tables, pictures = write_report(built, folder)
+    tables, pictures = write_report(built, folder, reporter(quiet=False))
     for text in built.main.values():
         print(text)
-    for file in (*tables, *pictures):
+    for file in (*tables, *pictures, folder / PAGE):
         print(file, file=sys.stderr)
 
 
@@ -146,57 +148,3 @@ def _stored(store: MlflowStore, cell: str) -> list[Found]:
 
     found = store.records(only=cell)
     return [Found(record, f"run {run} of {store.uri}", store.files(run) - {"record.json"}) for run, record in found]
-
-
-def entries_from_folders(folders: list[Path]) -> list[Entry]:
-    """An entry for each cell in some folders, whatever their order. Raises InputError if two records contradict each other."""
-    from mddbench.merge import Found, in_fixed_order, merge
-    from mddbench.report.entries import entries_from_folder
-
-    entries = {entry.run: entry for folder in folders for entry in entries_from_folder(folder)}
-    found = [Found(entry.record, place, _panels_beside(place)) for place, entry in entries.items()]
-    merged = merge(in_fixed_order(found))
-    if merged.conflicts:
-        more = f" ({len(merged.conflicts) - 1} more conflicts)" if len(merged.conflicts) > 1 else ""
-        raise InputError(f"{merged.conflicts[0]}{more}; leave one out: a table does not choose between two results")
-    return [entries[one.place] for one in merged.kept]
-
-
-def _panels_beside(place: str) -> frozenset[str]:
-    return frozenset(name for name in ("panels.npz",) if Path(place).with_name(name).exists())
-
-
-def _ablations(folders: list[Path], files: list[Path]) -> list[Ablation]:
-    """Ablations of the package, of output folders and of files. Raises InputError if two folders' own share a name."""
-    from mddbench.ablation import all_ablations
-
-    known: dict[str, Ablation] = {}
-    for folder in folders:
-        for one in all_ablations(folder, files, partial(print, file=sys.stderr)):
-            if known.setdefault(one.name, one) != one:
-                raise InputError(
-                    f"{folder}: its ablation '{one.name}' is not the one of the folders before; rename one"
-                )
-    return list(known.values())
-
-
-def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list[Record]:
-    """The records of a folder, or else of a store. Raises InputError if there is none."""
-    from mddbench.records import read_records
-
-    return read_records(folder) if folder else [entry.record for entry in entries_from_store(tracking_uri, out)]
-
-
-def entries_from_store(tracking_uri: str | None, out: Path) -> list[Entry]:
-    """Every finished cell in the store, with its panels. Raises InputError if there is none."""
-    from mddbench.report.entries import Entry
-    from mddbench.store import existing_store
-
-    store = existing_store(tracking_uri, out)
-    entries = [
-        Entry(record, partial(store.panels, run_id), run_id, partial(store.evidence, run_id))
-        for run_id, record in store.records()
-    ]
-    if not entries:
-        raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")
-    return entries

@@ -191,20 +191,24 @@ def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Track
 def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
     """Write the report of all that is in the store and say where everything is; its tables of means."""
     from mddbench.ablation import all_ablations
-    from mddbench.cli.results import entries_from_store
-    from mddbench.report.build import build_report, write_report
-    from mddbench.report.entries import entries_from_folder
+    from mddbench.cli.entries import entries_from_folders, entries_from_store
+    from mddbench.report.build import build_report
+    from mddbench.report.write import PAGE, write_report
     from mddbench.store import tracking_place
 
-    speaker.say("rendering the report")
-    entries = entries_from_folder(options.out) if uri is None else entries_from_store(uri or None, options.out)
+    folder = options.out / "report"
+    if uri is None:
+        entries = entries_from_folders([options.out], folder)
+    else:
+        entries = entries_from_store(uri or None, options.out, folder)
     report = build_report(entries, all_ablations(options.out, (), speaker.say))
     for line in report.refused:
         speaker.say(line)
-    tables, pictures = write_report(report, options.out / "report")
+    tables, pictures = write_report(report, folder, speaker)
     main = [file for file in tables if file.name == "main.md" or file.match("ablation-*.md")]
     speaker.say("\n".join(f"Table      {file}" for file in main))
-    speaker.say("\n".join(f"Pictures   {file}" for file in pictures))
+    speaker.say(f"Pictures   {len(pictures)} below {folder}, each as PNG and PDF")
+    speaker.say(f"Page       {folder / PAGE}: all tables, plots and heat maps in one file")
     if uri is not None:
         place, _ = tracking_place(uri or None, options.out)
         speaker.say(f"MLflow     {place}")

@@ -38,7 +38,7 @@ def verify(
     """
     from mddbench.ablation import PREFIX
     from mddbench.catalogue import experiment_names, load_experiment
-    from mddbench.cli.results import records_of
+    from mddbench.cli.entries import records_of
     from mddbench.report.verify import verify as judge
 
     found = records_of(records, tracking_uri, out)

@@ -1,4 +1,4 @@
-"""Builds a report: tables for each dataset, a gallery for each method. Numbers come from records and from nowhere else."""
+"""Builds a report: tables and pictures for each dataset. Numbers come from records and from nowhere else."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import difflib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from csv import writer
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
+
+import pandas as pd
 
 from mddbench.ablation import Ablation
 from mddbench.records import Record
-from mddbench.report.ablations import only_of_ablation, studies
+from mddbench.report.ablations import Study, only_of_ablation, studies
 from mddbench.report.comparison import differences_csv, differences_markdown, paired_differences
+from mddbench.report.confidence import confidence_table
 from mddbench.report.costs import cost_note
 from mddbench.report.entries import Entry
+from mddbench.report.formats import csv, latex, markdown
 from mddbench.report.groups import Group, Sheet, group_by_protocol, refusals, sheets
 from mddbench.report.pictures import PATTERNS, Draw, file_name, sheet_pictures
 from mddbench.report.plots import draw_ablation, draw_differences, draw_test_curves
+from mddbench.report.published import COST_NOTE, PublishedRow, published_rows, source_notes
 from mddbench.report.selection import selection_markdown, with_curves
 from mddbench.report.spec import TableSpec, load_table, table_names
-from mddbench.report.tables import confidence_table, csv, latex, markdown, numbers, protocol_notes
+from mddbench.report.tables import numbers, protocol_notes
 
 CONFIDENCE = "confidence.md"
 DIFFERENCES = "differences"
@@ -29,43 +34,92 @@ SELECTION = "selection"
 
 
 @dataclass(frozen=True)
-class Report:
-    """The files of a report below its folder, tables as text; pictures are drawn when they are asked for.
+class Table:
+    """A table before it is text. groups: of its measured rows; published: its rows behind them."""
 
-    main: what to show in a terminal, dataset -> its main table, dataset and ablation -> its table; refused: lines about rows
-    that could not share a table.
+    spec: TableSpec
+    title: str
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+    groups: tuple[Group, ...]
+    published: tuple[PublishedRow, ...] = ()
+
+    def texts(self, place: Path) -> dict[Path, str]:
+        """The table in three formats. place: of its files, without a suffix."""
+        notes = list(self.notes)
+        return {
+            place.with_name(f"{place.name}.md"): markdown(self.spec, self.title, self.frame, notes),
+            place.with_name(f"{place.name}.tex"): latex(self.spec, self.title, self.frame, notes),
+            place.with_name(f"{place.name}.csv"): csv(self.frame),
+        }
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is told of one sheet, or of the ablations of a dataset. tables, texts, pictures: by their files, tables' without a
+    suffix, other texts' with; main: of its tables the one for a terminal.
     """
 
-    texts: dict[Path, str]
+    title: str
+    groups: tuple[Group, ...]
+    tables: dict[Path, Table]
     pictures: dict[Path, Draw]
-    main: dict[str, str]
+    texts: dict[Path, str] = field(default_factory=dict)
+    main: Path | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All sections, and where their runs are; refused: lines about rows that could not share a table."""
+
+    sections: tuple[Section, ...]
+    entries: dict[str, Entry]
     refused: tuple[str, ...] = ()
 
+    @cached_property
+    def texts(self) -> dict[Path, str]:
+        """All files of text below the report's folder."""
+        texts: dict[Path, str] = {}
+        for section in self.sections:
+            for place, table in section.tables.items():
+                texts.update(table.texts(place))
+            texts.update(section.texts)
+        return texts
 
-def build_report(entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False) -> Report:
+    @property
+    def pictures(self) -> dict[Path, Draw]:
+        """All pictures below the report's folder; each is drawn when it is asked for, and beside it a PDF."""
+        return {place: draw for section in self.sections for place, draw in section.pictures.items()}
+
+    @property
+    def main(self) -> dict[str, str]:
+        """What to show in a terminal: of each sheet its main table, and the tables of ablations: 'mini', 'mini fusion'."""
+        places = [place for section in self.sections for place in ([section.main] if section.main else section.tables)]
+        names = [f"{place.parent} {place.name.removeprefix('ablation-')}".removesuffix(" main") for place in places]
+        return {
+            name: self.texts[place.with_name(f"{place.name}.md")] for name, place in zip(names, places, strict=True)
+        }
+
+
+def build_report(
+    entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False, rank_published: bool = False
+) -> Report:
     """All tables of `paper_tables/` for each sheet of the entries, with paired differences, galleries and diagnostics, and
     table and plot of each of the ablations.
 
-    allow_mixed: rows whose protocol cards do not agree share a table, marked.
+    allow_mixed: rows whose protocol cards do not agree share a table, marked; rank_published: the best of a column may be a
+    published number.
     """
     by_identity = {entry.record.identity: entry for entry in entries}
-    texts: dict[Path, str] = {}
-    pictures: dict[Path, Draw] = {}
-    main: dict[str, str] = {}
     records = [entry.record for entry in entries]
     found = sheets((one for one in records if not only_of_ablation(one)), allow_mixed)
-    for sheet in found:
-        more_texts, more_pictures = _sheet(sheet, by_identity)
-        texts.update(more_texts)
-        pictures.update(more_pictures)
-        main[sheet.place] = texts[Path(sheet.place) / "main.md"]
+    sections = [_sheet(sheet, by_identity, rank_published) for sheet in found]
     spec = next(each for each in map(load_table, table_names()) if each.rows == "variant")
+    by_dataset: dict[str, list[Study]] = {}
     for study in studies(ablations, group_by_protocol(records)):
-        place = Path(study.dataset) / f"ablation-{study.name}"
-        texts.update(_table(spec, study.groups, study.dataset, place, study.title))
-        pictures[place.with_name(f"{place.name}.png")] = partial(draw_ablation, study)
-        main[f"{study.dataset} {study.name}"] = texts[place.with_name(f"{place.name}.md")]
-    return Report(texts, pictures, main, tuple(refusals(found)))
+        by_dataset.setdefault(study.dataset, []).append(study)
+    sections += [_ablations(spec, dataset, members) for dataset, members in by_dataset.items()]
+    return Report(tuple(sections), by_identity, tuple(refusals(found)))
 
 
 def trace(entries: list[Entry], allow_mixed: bool = False) -> str:
@@ -86,21 +140,6 @@ def _traced(table: str, row: str, record: Record, runs: dict[str, str]) -> tuple
     return table, row, str(record.seed), record.experiment, record.identity, record.protocol, runs[record.identity]
 
 
-def write_report(report: Report, out: Path) -> tuple[list[Path], list[Path]]:
-    """Write tables and pictures below `out`; the files of each. A run without panels has no gallery.
-
-    Files of an earlier report that are not part of this one are removed.
-    """
-    for stale in _strangers(report, out):
-        stale.unlink()
-    for name, text in report.texts.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(text, encoding="utf-8")
-    for name, draw in report.pictures.items():
-        draw(out / name)
-    return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
-
-
 def differences(report: Report, folder: Path) -> list[str]:
     """Lines of a diff between the tables in a folder and those that follow from the records; none if they agree."""
     lines: list[str] = []
@@ -108,10 +147,10 @@ def differences(report: Report, folder: Path) -> list[str]:
         file = folder / name
         stored = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         lines += difflib.unified_diff(stored, text.splitlines(), str(file), "from the records", lineterm="")
-    return lines + [f"{file}: follows from no record" for file in _strangers(report, folder)]
+    return lines + [f"{file}: follows from no record" for file in strangers(report, folder)]
 
 
-def _strangers(report: Report, folder: Path) -> list[Path]:
+def strangers(report: Report, folder: Path) -> list[Path]:
     """Files below a report's folder that only a report writes and this one does not."""
     vectors = {name.with_suffix(".pdf") for name in report.pictures}
     known = {folder / name for name in (*report.texts, *report.pictures, *vectors)}
@@ -121,9 +160,8 @@ def _strangers(report: Report, folder: Path) -> list[Path]:
     return sorted({file for pattern in patterns for file in folder.glob(pattern)} - known)
 
 
-def _sheet(sheet: Sheet, entries: Mapping[str, Entry]) -> tuple[dict[Path, str], dict[Path, Draw]]:
-    """The texts and pictures of a sheet."""
-    place, texts = Path(sheet.place), _tables(sheet)
+def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> Section:
+    place, texts = Path(sheet.place), {}
     pictures = {place / name: draw for name, draw in sheet_pictures(sheet, entries).items()}
     intervals = confidence_table(sheet.dataset, sheet.groups)
     if intervals is not None:
@@ -137,31 +175,51 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry]) -> tuple[dict[Path, str],
     if curves:
         texts[place / f"{SELECTION}.md"] = selection_markdown(sheet.dataset, curves)
         pictures[place / f"{SELECTION}.png"] = partial(draw_test_curves, sheet.dataset, curves)
-    return texts, pictures
+    return Section(sheet.dataset, sheet.groups, _tables(sheet, rank_published), pictures, texts, place / "main")
 
 
-def _tables(sheet: Sheet) -> dict[Path, str]:
-    texts: dict[Path, str] = {}
+def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Table]:
+    tables: dict[Path, Table] = {}
     for name in table_names():
         spec = load_table(name)
         if spec.rows == "variant":
             continue
-        parts = [sheet.groups] if spec.rows == "method" else [(group,) for group in sheet.groups]
-        for part in parts:
-            suffix = "" if spec.rows == "method" else f"-{file_name(part[0])}"
-            texts.update(_table(spec, part, sheet.dataset, Path(sheet.place) / f"{name}{suffix}"))
-    return texts
+        if spec.rows == "category":
+            for group in sheet.groups:
+                place = Path(sheet.place) / f"{name}-{file_name(group)}"
+                tables[place] = _table(spec, (group,), sheet.dataset)
+            continue
+        published = published_rows(sheet.groups[0].first, spec.published, not spec.columns)
+        if published or spec.published != "all":
+            tables[Path(sheet.place) / name] = _table(spec, sheet.groups, sheet.dataset, published, rank_published)
+    return tables
 
 
-def _table(spec: TableSpec, groups: Sequence[Group], dataset: str, place: Path, ablation: str = "") -> dict[Path, str]:
-    """One table in three formats. place: of its files, without a suffix."""
+def _ablations(spec: TableSpec, dataset: str, members: Sequence[Study]) -> Section:
+    tables: dict[Path, Table] = {}
+    pictures: dict[Path, Draw] = {}
+    for study in members:
+        place = Path(dataset) / f"ablation-{study.name}"
+        first = study.groups[0].first
+        title = spec.title.format(
+            dataset=dataset, setting=first.card.get("setting"), method=first.label, ablation=study.title
+        )
+        tables[place] = replace(_table(spec, tuple(study.groups), dataset), title=title)
+        pictures[place.with_name(f"{place.name}.png")] = partial(draw_ablation, study)
+    return Section(f"{dataset}: ablations", (), tables, pictures)
+
+
+def _table(
+    spec: TableSpec,
+    groups: tuple[Group, ...],
+    dataset: str,
+    published: Sequence[PublishedRow] = (),
+    rank_published: bool = False,
+) -> Table:
     first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
-    method = first.label if ablation else groups[0].label
-    title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=method, ablation=ablation)
-    frame, notes = numbers(spec, groups), protocol_notes(groups)
+    title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=groups[0].label, ablation="")
+    notes = protocol_notes(groups) + source_notes(published)
     notes += [cost_note(groups)] if spec.costs else []
-    return {
-        place.with_name(f"{place.name}.md"): markdown(spec, title, frame, notes),
-        place.with_name(f"{place.name}.tex"): latex(spec, title, frame, notes),
-        place.with_name(f"{place.name}.csv"): csv(frame),
-    }
+    notes += [COST_NOTE] if spec.costs and any(row.costs for row in published) else []
+    frame = numbers(spec, groups, published, rank_published)
+    return Table(spec, title, frame, tuple(notes), groups, tuple(published))

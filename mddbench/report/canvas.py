@@ -8,7 +8,7 @@ from typing import Any
 INK, ACCENT = "#3b6ea5", "#1b1b1b"
 SERIES = (
     ("#12355b", "-", "o"),
-    ("#d1662c", "--", "s"),
+    ("#b5471b", "--", "s"),
     ("#6aa84f", ":", "^"),
     ("#a64d79", "-.", "D"),
     ("#e0a400", (0, (5, 1)), "v"),
@@ -44,6 +44,17 @@ def marks(number: int) -> dict[str, Any]:
     """How the points of a series are drawn."""
     colour, _, marker = SERIES[number % len(SERIES)]
     return {"color": colour, "marker": marker, "linestyle": "none"}
+
+
+def logarithmic(axes: Any, which: str) -> None:
+    """Make the 'x' or 'y' axis of some axes logarithmic, with plain numbers."""
+    from matplotlib.ticker import StrMethodFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_tick_params(which="minor", labelsize=7)
 
 
 def save(figure: Any, file: Path, vector: bool = True) -> None:

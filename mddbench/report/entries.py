@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from mddbench.evidence import Evidence, load_evidence
 from mddbench.panels import Panel, load_panels
@@ -16,7 +18,7 @@ from mddbench.records import Record, read_record, record_files
 class Entry:
     """A record, how to get what its run kept (nothing, if it kept nothing), and where it comes from.
 
-    run: its run's id in the store, or its file; link: where a reader finds the run, '' if that is not known.
+    run: its run's id in the store, or its file; link: where a reader of the report finds the run, '' if that is not known.
     """
 
     record: Record
@@ -26,18 +28,25 @@ class Entry:
     link: str = ""
 
 
-def entries_from_folder(folder: Path) -> list[Entry]:
-    """Entries from the records below a folder: an export, or a run's output folder with what its cells kept."""
+def entries_from_folder(folder: Path, report: Path | None = None) -> list[Entry]:
+    """Entries from the records below a folder: an export, or a run's output folder with what its cells kept. report: the folder
+    from which the records are linked.
+    """
     return [
         Entry(
             read_record(file),
             partial(_panels, file),
             str(file),
             partial(_evidence, file),
-            file.resolve().as_uri(),
+            relative_link(file, report) if report else "",
         )
         for file in record_files(folder)
     ]
+
+
+def relative_link(file: Path, report: Path) -> str:
+    """A link from a page in the report's folder to a file."""
+    return quote(Path(os.path.relpath(file.resolve(), report.resolve())).as_posix())
 
 
 def _panels(record: Path) -> tuple[Panel, ...]:

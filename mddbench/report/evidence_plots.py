@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from mddbench.metrics.names import LABELS
 from mddbench.records import Record
 from mddbench.report.canvas import canvas, save, series
 
-BINS = 24
+MOST_BINS = 24
 KINDS = (
     ("precision_recall", "recall", "precision", "p_ap"),
     ("region_overlap", "false-positive rate", "region overlap", "aupro"),
@@ -37,7 +38,8 @@ def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: 
     rows = -(-len(evidence) // columns)
     figure, axes = canvas((1.0 + 2.1 * columns, 0.7 + 1.7 * rows), (rows, columns))
     for axis, part in zip(axes, evidence, strict=False):
-        edges = np.histogram_bin_edges(part.scores.astype(np.float64), BINS)
+        bins = min(MOST_BINS, 2 * math.isqrt(len(part.scores)))
+        edges = np.histogram_bin_edges(part.scores.astype(np.float64), bins)
         axis.hist(part.scores[~part.labels], edges, color="#9db7d5", label="normal images")
         axis.hist(
             part.scores[part.labels], edges, histtype="step", color="#1b1b1b", linewidth=1.4, label="with a defect"

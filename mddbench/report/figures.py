@@ -10,7 +10,7 @@ from typing import Any
 
 from mddbench.metrics.names import LABELS, MAD
 from mddbench.records import EpochLog
-from mddbench.report.canvas import ACCENT, canvas, marks, save, series
+from mddbench.report.canvas import ACCENT, canvas, logarithmic, marks, save, series
 from mddbench.report.costs import COSTS, cost_place, mean_cost
 from mddbench.report.groups import Group
 from mddbench.report.tables import MEAN
@@ -38,7 +38,7 @@ def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
             axis.plot(xs, [_mean_term(logs, term) for logs in epochs], linewidth=1.2, label=term, **series(number + 1))
         shown = [value for line in axis.get_lines() for value in line.get_ydata()]
         if min(shown, default=0.0) > 0 and max(shown) / min(shown) > LOGARITHMIC:
-            axis.set_yscale("log")
+            logarithmic(axis, "y")
         axis.set_title(group.shown, fontsize=9, parse_math=False)
         axis.set_xlabel("epoch", fontsize=8)
         axis.set_ylabel("training loss, mean of an epoch", fontsize=8)
@@ -102,14 +102,16 @@ def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
         )
         prices = [x for x, _ in points if x > 0]
         if prices and max(prices) / min(prices) > LOGARITHMIC:
-            axis.set_xscale("log")
+            logarithmic(axis, "x")
         axis.margins(0.15)
         axis.set_xlabel(COSTS[key].label, fontsize=8)
     axes[0].set_ylabel(f"{LABELS[MAD.key]} [%]", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     where = cost_place([record for group in groups for record in group.records])
     figure.suptitle(
-        f"{dataset}: quality against cost, {where}; grey: not beaten in both", fontsize=10, parse_math=False
+        f"{dataset}: quality against cost, {where}; grey line: what no method beats in both",
+        fontsize=10,
+        parse_math=False,
     )
     save(figure, file)
 

@@ -17,6 +17,20 @@ from mddbench.report.qualitative import draw_qualitative
 Draw = Callable[[Path], None]
 PER_METHOD = ("gallery", "scores", "diagnostics")
 PER_SHEET = ("training", "per-category", "cost-quality", "curves", "qualitative")
+TITLES = {
+    "training": "Training curves",
+    "per-category": "Each category",
+    "cost-quality": "Quality against cost",
+    "curves": "Curves of the pixels",
+    "curves-precision-recall": "Precision against recall of each category",
+    "curves-region-overlap": "Region overlap of each category",
+    "qualitative": "The same defects by each method",
+    "scores": "Image scores",
+    "diagnostics": "What the method says of itself",
+    "differences": "Paired differences",
+    "selection": "The selection gap",
+    "ablation": "Ablation",
+}
 PATTERNS = (*(f"{name}-*" for name in PER_METHOD), *PER_SHEET, "curves-*")
 """What the names of these files' stems look like."""
 
@@ -25,20 +39,31 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
     """File name -> what draws it; it writes nothing if the runs kept too little. entries: by their records' identity."""
     groups, dataset = sheet.groups, sheet.dataset
     pictures: dict[str, Draw] = {}
+    pictures["qualitative.png"] = partial(_qualitative, sheet, entries)
+    pictures["per-category.png"] = partial(draw_dots, groups, dataset)
+    pictures["cost-quality.png"] = partial(draw_prices, groups, dataset)
+    pictures["curves.png"] = partial(_curves, sheet, entries)
+    for kind, (field, *_) in enumerate(KINDS):
+        pictures[f"curves-{field.replace('_', '-')}.png"] = partial(_category_curves, sheet, entries, kind)
+    pictures["training.png"] = partial(draw_training, groups, dataset)
     for group in groups:
         entry, name = entries[group.first.identity], file_name(group)
         pictures[f"gallery-{name}.png"] = partial(_gallery, group, entry)
         pictures[f"scores-{name}.png"] = partial(_scores, group, entry)
         if has_diagnostics(group):
             pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
-    pictures["training.png"] = partial(draw_training, groups, dataset)
-    pictures["per-category.png"] = partial(draw_dots, groups, dataset)
-    pictures["cost-quality.png"] = partial(draw_prices, groups, dataset)
-    pictures["curves.png"] = partial(_curves, sheet, entries)
-    for kind, (field, *_) in enumerate(KINDS):
-        pictures[f"curves-{field.replace('_', '-')}.png"] = partial(_category_curves, sheet, entries, kind)
-    pictures["qualitative.png"] = partial(_qualitative, sheet, entries)
     return pictures
+
+
+def picture_title(file: Path) -> str:
+    """What a picture shows, from its file's name.
+
+    >>> picture_title(Path("mini/scores-mdd-net.png"))
+    'Image scores: mdd net'
+    """
+    kind, _, rest = file.stem.partition("-")
+    words = TITLES.get(file.stem) or TITLES.get(kind) or kind.capitalize()
+    return words if file.stem in TITLES or not rest else f"{words}: {rest.replace('-', ' ').replace('_', ' ')}"
 
 
 def file_name(group: Group) -> str:

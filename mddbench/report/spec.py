@@ -16,7 +16,8 @@ from mddbench.report.costs import COSTS
 
 class TableSpec(Strict):
     """title: may hold {dataset}, {setting}, {method} and {ablation}; rows: what a row is; columns: metric keys; optional:
-    those that are shown only where a record has them; costs: keys of costs, shown behind them.
+    those that are shown only where a record has them; costs: keys of costs, shown behind them; published: which published rows
+    stand below the measured ones; a table of all of them is left out where there is none.
     """
 
     title: str
@@ -24,6 +25,7 @@ class TableSpec(Strict):
     columns: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     costs: tuple[str, ...] = ()
+    published: Literal["none", "same epochs", "all"] = "none"
 
     def shown_for(self, records: Iterable[Record]) -> TableSpec:
         """The spec with those of the optional columns that some record has."""

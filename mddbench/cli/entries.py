@@ -1,0 +1,87 @@
+"""Where commands get finished runs from: a store, or folders of records."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mddbench.errors import InputError
+
+if TYPE_CHECKING:
+    from mddbench.ablation import Ablation
+    from mddbench.records import Record
+    from mddbench.report.entries import Entry
+    from mddbench.store import MlflowStore
+
+
+def entries_from_folders(folders: list[Path], report: Path) -> list[Entry]:
+    """An entry for each cell in some folders, whatever their order. report: the folder from which their files are linked.
+
+    Raises InputError if two records contradict each other.
+    """
+    from mddbench.merge import Found, in_fixed_order, merge
+    from mddbench.report.entries import entries_from_folder
+
+    entries = {entry.run: entry for folder in folders for entry in entries_from_folder(folder, report)}
+    found = [Found(entry.record, place, _panels_beside(place)) for place, entry in entries.items()]
+    merged = merge(in_fixed_order(found))
+    if merged.conflicts:
+        more = f" ({len(merged.conflicts) - 1} more conflicts)" if len(merged.conflicts) > 1 else ""
+        raise InputError(f"{merged.conflicts[0]}{more}; leave one out: a table does not choose between two results")
+    return [entries[one.place] for one in merged.kept]
+
+
+def _panels_beside(place: str) -> frozenset[str]:
+    return frozenset(name for name in ("panels.npz",) if Path(place).with_name(name).exists())
+
+
+def ablations_of(folders: list[Path], files: list[Path]) -> list[Ablation]:
+    """Ablations of the package, of output folders and of files. Raises InputError if two folders' own share a name."""
+    from mddbench.ablation import all_ablations
+
+    known: dict[str, Ablation] = {}
+    for folder in folders:
+        for one in all_ablations(folder, files, partial(print, file=sys.stderr)):
+            if known.setdefault(one.name, one) != one:
+                raise InputError(
+                    f"{folder}: its ablation '{one.name}' is not the one of the folders before; rename one"
+                )
+    return list(known.values())
+
+
+def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list[Record]:
+    """The records of a folder, or else of a store. Raises InputError if there is none."""
+    from mddbench.records import read_records
+
+    return read_records(folder) if folder else [entry.record for entry in entries_from_store(tracking_uri, out, out)]
+
+
+def entries_from_store(tracking_uri: str | None, out: Path, report: Path) -> list[Entry]:
+    """Every finished cell in the store, with what it kept. report: the folder from which runs are linked.
+
+    Raises InputError if there is none.
+    """
+    from mddbench.report.entries import Entry
+    from mddbench.store import existing_store
+
+    store = existing_store(tracking_uri, out)
+    entries = [
+        Entry(
+            record, partial(store.panels, run_id), run_id, partial(store.evidence, run_id), _link(store, run_id, report)
+        )
+        for run_id, record in store.records()
+    ]
+    if not entries:
+        raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")
+    return entries
+
+
+def _link(store: MlflowStore, run_id: str, report: Path) -> str:
+    """A run's page on a server, or else its record's file."""
+    from mddbench.report.entries import relative_link
+
+    page = store.page(run_id)
+    file = None if page else store.record_file(run_id)
+    return relative_link(file, report) if file else page

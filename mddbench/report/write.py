@@ -1,0 +1,115 @@
+"""Writes a report: its texts, its pictures, and the page that holds all of it in one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from mddbench.progress import Reporter, SilentReporter
+from mddbench.report.build import Report, Section, Table, strangers
+from mddbench.report.entries import Entry
+from mddbench.report.formats import heads, printed
+from mddbench.report.groups import Group
+from mddbench.report.page import Card, Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, render_page
+from mddbench.report.page import Section as PageSection
+from mddbench.report.page_pictures import gallery_of, merged
+from mddbench.report.pictures import picture_title
+from mddbench.report.tables import MEAN, card_fields
+
+PAGE = "index.html"
+LEAD = (
+    "Each tile: an image with the outline of its ground truth, and its anomaly map. Worst found defects come first, by pixel "
+    "AP within the image; then false alarms, typical defects and best found ones. One run of each method."
+)
+
+
+def write_report(report: Report, out: Path, reporter: Reporter | None = None) -> tuple[list[Path], list[Path]]:
+    """Write tables, pictures and the page below `out`; the files of tables, and of pictures. A run without panels has no
+    gallery.
+
+    Files of an earlier report that are not part of this one are removed.
+    """
+    for stale in strangers(report, out):
+        stale.unlink()
+    for name, text in report.texts.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text, encoding="utf-8")
+    with (reporter or SilentReporter()).task("drawing", len(report.pictures) + 1) as task:
+        for name, draw in report.pictures.items():
+            draw(out / name)
+            task.advance(1)
+        (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
+        task.advance(1)
+    return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
+
+
+def page_of(report: Report, out: Path) -> Page:
+    """The report as a page. out: where its pictures have been drawn."""
+    sections = [_section(number, section, report.entries, out) for number, section in enumerate(report.sections)]
+    tiles = merged(
+        gallery_of(report.entries[group.first.identity].panels(), section.title, group.shown)
+        for section in report.sections
+        for group in section.groups
+    )
+    if tiles.shown:
+        sections.append(PageSection("gallery", "Heat maps", LEAD, gallery=tiles))
+    runs, datasets = len(report.entries), len({entry.record.dataset for entry in report.entries.values()})
+    told = (
+        f"{runs} runs on {datasets} {'dataset' if datasets == 1 else 'datasets'}; metrics in percent, means over seeds."
+    )
+    return Page("mddbench report", tuple(sections), (told, *report.refused))
+
+
+def _section(number: int, section: Section, entries: Mapping[str, Entry], out: Path) -> PageSection:
+    first, last = (section.main,), tuple(place for place in section.tables if place != section.main)
+    places = [place for place in (*first, *last) if place is not None]
+    figures = [
+        Figure(picture_title(name), f"{picture_title(name)}: {section.title}", (out / name).read_bytes())
+        for name in section.pictures
+        if (out / name).exists() and not name.name.startswith("gallery-")
+    ]
+    return PageSection(
+        anchor=f"section-{number}",
+        title=section.title,
+        tables=tuple(_table(section.tables[place], entries) for place in places),
+        figures=tuple(figures),
+        cards=tuple(Card(group.shown, tuple(card_fields(group.first.card))) for group in section.groups),
+        gallery=Gallery(),
+    )
+
+
+def _table(table: Table, entries: Mapping[str, Entry]) -> PageTable:
+    spec = table.spec.model_copy(update={"costs": ()}) if table.spec.columns else table.spec  # costs have a table
+    keys = (*spec.columns, *spec.costs)
+    rows = []
+    for number, row in enumerate(printed(spec, table.frame)):
+        values = [float(table.frame[key].iloc[number]) for key in keys]
+        cells = [
+            Cell(text, None if math.isnan(value) else value, rank)
+            for (text, rank), value in zip(row.cells, values, strict=True)
+        ]
+        behind = number - len(table.groups)
+        source = table.published[behind].source if row.n == 0 else ""
+        by_row = table.spec.rows != "category" and row.n
+        rows.append(
+            PageRow(
+                label=row.label.removesuffix(" ‡"),
+                n=row.n or None,
+                cells=tuple(cells),
+                published=row.n == 0,
+                source=source,
+                runs=_runs(table.groups[number], entries) if by_row else (),
+                last=table.spec.rows == "category" and row.label == MEAN,
+            )
+        )
+    elsewhere = (
+        ("Protocol: ",) if spec.costs else ("Protocol: ", "Cost: ")
+    )  # cards tell the one, the table of costs the other
+    notes = tuple(note for note in table.notes if not note.startswith(elsewhere))
+    return PageTable(table.title, table.spec.rows.capitalize(), tuple(heads(spec)), tuple(rows), notes)
+
+
+def _runs(group: Group, entries: Mapping[str, Entry]) -> tuple[RunLink, ...]:
+    found = [(record, entries[record.identity]) for record in group.records]
+    return tuple(RunLink(entry.run or record.identity, record.seed, entry.link) for record, entry in found)
