@@ -48,13 +48,13 @@ def marks(number: int) -> dict[str, Any]:
 
 def logarithmic(axes: Any, which: str) -> None:
     """Make the 'x' or 'y' axis of some axes logarithmic, with plain numbers."""
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_tick_params(which="minor", labelsize=7)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Any, file: Path, vector: bool = True) -> None:

@@ -55,15 +55,15 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
     return pictures
 
 
-def picture_title(file: Path) -> str:
-    """What a picture shows, from its file's name.
+def picture_title(file: Path, labels: Mapping[str, str]) -> str:
+    """What a picture shows, from its file's name. labels: of methods by the name that files have of them.
 
-    >>> picture_title(Path("mini/scores-mdd-net.png"))
-    'Image scores: mdd net'
+    >>> picture_title(Path("mini/scores-mdd-net.png"), {"mdd-net": "MDD-Net"})
+    'Image scores: MDD-Net'
     """
     kind, _, rest = file.stem.partition("-")
     words = TITLES.get(file.stem) or TITLES.get(kind) or kind.capitalize()
-    return words if file.stem in TITLES or not rest else f"{words}: {rest.replace('-', ' ').replace('_', ' ')}"
+    return words if file.stem in TITLES or not rest else f"{words}: {labels.get(rest, rest.replace('_', ' '))}"
 
 
 def file_name(group: Group) -> str:

@@ -14,7 +14,7 @@ from mddbench.report.groups import Group
 from mddbench.report.page import Card, Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, render_page
 from mddbench.report.page import Section as PageSection
 from mddbench.report.page_pictures import gallery_of, merged
-from mddbench.report.pictures import picture_title
+from mddbench.report.pictures import file_name, picture_title
 from mddbench.report.tables import MEAN, card_fields
 
 PAGE = "index.html"
@@ -64,11 +64,10 @@ def page_of(report: Report, out: Path) -> Page:
 def _section(number: int, section: Section, entries: Mapping[str, Entry], out: Path) -> PageSection:
     first, last = (section.main,), tuple(place for place in section.tables if place != section.main)
     places = [place for place in (*first, *last) if place is not None]
-    figures = [
-        Figure(picture_title(name), f"{picture_title(name)}: {section.title}", (out / name).read_bytes())
-        for name in section.pictures
-        if (out / name).exists() and not name.name.startswith("gallery-")
-    ]
+    labels = {file_name(group): group.shown for group in section.groups}
+    drawn = [name for name in section.pictures if (out / name).exists() and not name.name.startswith("gallery-")]
+    titles = {name: picture_title(name, labels) for name in drawn}
+    figures = [Figure(title, f"{title}: {section.title}", (out / name).read_bytes()) for name, title in titles.items()]
     return PageSection(
         anchor=f"section-{number}",
         title=section.title,
