@@ -7,13 +7,16 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from compare import REFERENCE
 from mddbench.data.dataset import load_source
 from support import read
 
 pytestmark = pytest.mark.bench
+GROUP = "reading a tree of 12 000 images"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,17 @@ def seconds(work: Callable[[], object]) -> float:
         work()
         times.append(time.process_time() - started)
     return statistics.median(times)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_indexing(benchmark: Any, root: Path) -> None:
+    benchmark.pedantic(lambda: read("real_iad", root), rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_parsing_and_looking(benchmark: Any, root: Path) -> None:
+    benchmark.extra_info["role"] = REFERENCE
+    benchmark.pedantic(lambda: least(root), rounds=5, warmup_rounds=1)
 
 
 def test_indexing_costs_little_more_than_looking(root: Path) -> None:
