@@ -35,7 +35,7 @@ def test_the_table_of_datasets_follows_from_the_code() -> None:
 
 def test_the_page_says_how_many_published_rows_there_are() -> None:
     rows = load_reported()
-    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
     assert f"holds {len(rows)} published rows ({len({row.method for row in rows})} methods'" in page
 
 

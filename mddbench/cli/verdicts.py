@@ -93,7 +93,7 @@ def regress(
 ) -> None:
     """Compare metrics with those of before; exit status 1 if one is worse by more than seeds explain.
 
-    Rows that only the reference has are told and do not fail. How the tolerance is made: docs/protocol.md.
+    Rows that only the reference has are told and do not fail. How the tolerance is made: docs/reports.md.
     """
     from mddbench.records import read_records
     from mddbench.report.regress import as_dict, compare, lines
