@@ -152,7 +152,9 @@ class MlflowStore:
         if not self.uri.startswith(("http://", "https://")):
             return ""
         experiment = self.client.get_run(run_id).info.experiment_id
-        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        place = urlparse(self.uri)
+        bare = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()  # without a user and password
+        return f"{bare.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
     def record_file(self, run_id: str) -> Path | None:
         """Where a run's record lies, if its artifacts are files of this machine."""

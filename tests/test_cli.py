@@ -47,7 +47,7 @@ def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Ma
     ran = mddbench("run", file, "--data-root", tree, "--out", out)
     assert ran.returncode == 0, ran.stderr
     assert "| RD4AD | 1 |" in ran.stdout
-    for said in ("training: 9/9 epoch 3/3 loss", "images/s", "report/folder/main.md", "gallery-rd4ad.png", "mlflow ui"):
+    for said in ("training: 9/9 epoch 3/3 loss", "images/s", "report/folder/main.md", "report/index.html", "mlflow ui"):
         assert said in ran.stderr
     for name in ("main.md", "main.tex", "main.csv", "categories-rd4ad.md", "gallery-rd4ad.png"):
         assert (out / "report" / "folder" / name).stat().st_size > 0
@@ -68,12 +68,17 @@ def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Ma
     assert run.inputs.dataset_inputs[0].dataset.digest == record.fingerprint[:32]
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.info.status == "FINISHED"
-    assert {entry.path for entry in client.list_artifacts(run.info.run_id)} == {"record.json", "panels.npz"}
+    assert {entry.path for entry in client.list_artifacts(run.info.run_id)} == {
+        "record.json",
+        "panels.npz",
+        "scores.npz",
+        "gallery.png",
+    }
 
-    again = mddbench("run", file, "--data-root", tree, "--out", out)
+    again = mddbench("run", file, "--data-root", tree, "--out", out, "--no-report")
     assert again.returncode == 0
     assert "skipped, finished before" in again.stderr
-    assert "training" not in again.stderr
+    assert "training:" not in again.stderr
     assert len(runs(out)) == 1
 
 
@@ -81,7 +86,17 @@ def test_seeds_and_repeats(tree: Path, tmp_path: Path) -> None:
     file, records = own(tmp_path, "own"), []
     for out in (tmp_path / "a", tmp_path / "b"):
         ran = mddbench(
-            "run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "3,4", "--quiet"
+            "run",
+            file,
+            "--data-root",
+            tree,
+            "--out",
+            out,
+            "--tracking",
+            "none",
+            "--seeds",
+            "3,4",
+            "--quiet",
         )
         assert ran.returncode == 0, ran.stderr
         records.append({r.seed: r for r in map(read_record, out.glob("cells/*/record.json"))})
@@ -98,7 +113,7 @@ def test_seeds_and_repeats(tree: Path, tmp_path: Path) -> None:
 def test_a_killed_run_resumes_to_the_same_record(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
     file = own(tmp_path, "own", epochs="epochs: 40")
     undisturbed, killed = tmp_path / "undisturbed", fresh_store("killed")
-    arguments = ["run", file, "--data-root", tree, "--quiet"]
+    arguments = ["run", file, "--data-root", tree, "--quiet", "--no-report"]
     assert mddbench(*arguments, "--out", undisturbed, "--tracking", "none").returncode == 0
 
     command = [str(Path(sys.executable).with_name("mddbench")), *map(str, arguments), "--out", str(killed)]
@@ -111,7 +126,7 @@ def test_a_killed_run_resumes_to_the_same_record(tree: Path, tmp_path: Path, fre
     assert not list(killed.glob("cells/*/record.json")), "killed too late to show anything"
     assert list(killed.glob("cells/*/checkpoint.pt"))
 
-    ran = mddbench("run", file, "--data-root", tree, "--out", killed)
+    ran = mddbench("run", file, "--data-root", tree, "--out", killed, "--no-report")
     assert ran.returncode == 0, ran.stderr
     assert "resuming after epoch" in ran.stderr
     assert only_record(killed).deterministic() == only_record(undisturbed).deterministic()
@@ -127,7 +142,7 @@ def test_a_failed_cell_does_not_stop_the_others(tree: Path, tmp_path: Path, fres
     out = fresh_store("out")
     bad = own(tmp_path, "bad", optimizer="optimizer: {name: sgd, lr: 1.0e+38}")
     good = own(tmp_path, "good", epochs="epochs: 1")
-    ran = mddbench("run", bad, good, "--data-root", tree, "--out", out, "--json", "--quiet")
+    ran = mddbench("run", bad, good, "--data-root", tree, "--out", out, "--json", "--quiet", "--no-report")
     assert ran.returncode == 1
     outcomes = json.loads(ran.stdout)
     assert [outcome["status"] for outcome in outcomes] == ["failed", "finished"]
@@ -141,7 +156,7 @@ def test_a_failed_cell_does_not_stop_the_others(tree: Path, tmp_path: Path, fres
 
 def test_records_go_out_and_come_back(tree: Path, tmp_path: Path) -> None:
     file, first, second = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "first", tmp_path / "second"
-    ran = mddbench("run", file, "--data-root", tree, "--out", first, "--tracking", "none", "--quiet")
+    ran = mddbench("run", file, "--data-root", tree, "--out", first, "--tracking", "none", "--quiet", "--no-report")
     assert ran.returncode == 0, ran.stderr
     imported = mddbench("import", first, "--out", second)
     assert imported.returncode == 0, imported.stderr
@@ -171,7 +186,19 @@ def test_records_go_out_and_come_back(tree: Path, tmp_path: Path) -> None:
 
 def test_force_runs_a_finished_cell_again(tree: Path, tmp_path: Path) -> None:
     file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
-    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--json", "--quiet"]
+    arguments = [
+        "run",
+        file,
+        "--data-root",
+        tree,
+        "--out",
+        out,
+        "--tracking",
+        "none",
+        "--json",
+        "--quiet",
+        "--no-report",
+    ]
     assert json.loads(mddbench(*arguments).stdout)[0]["status"] == "finished"
     first = only_record(out)
     assert json.loads(mddbench(*arguments).stdout)[0]["status"] == "skipped"
@@ -184,7 +211,7 @@ def test_force_runs_a_finished_cell_again(tree: Path, tmp_path: Path) -> None:
 
 def test_holding_out_reads_no_test_image(tree: Path, tmp_path: Path) -> None:
     file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
-    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet", "--no-report"]
     assert mddbench(*arguments, "--held-out").returncode == 0
     record = only_record(out)
     assert record.card["setting"] == "one model for 2 categories, held out"
@@ -209,7 +236,9 @@ def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
     assert drawn.returncode == 0, drawn.stderr
     tables = [folder / "folder/ablation-widths.md" for folder in (out / "report", tmp_path / "again")]
     assert tables[0].read_text() == tables[1].read_text()
-    later = mddbench("run", base, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "1", "--quiet")
+    later = mddbench(
+        "run", base, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "1", "--quiet"
+    )
     assert later.returncode == 0, later.stderr
     assert "### Width" in later.stdout
     assert tables[0].exists(), "a report of a later run has it still"
@@ -220,7 +249,7 @@ def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
 
 def test_cells_that_differ_in_evaluation_only_share_one_training(tree: Path, tmp_path: Path) -> None:
     file, out = own(tmp_path, "own", method="method: mddnet", epochs="epochs: 1"), tmp_path / "out"
-    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none"]
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--no-report"]
     assert "training:" in mddbench(*arguments).stderr
     (out / "cells/aaa").mkdir()
     (out / "cells/aaa/model.safetensors").write_bytes(b"no model")  # is passed over
@@ -379,7 +408,7 @@ def test_names_that_mlflow_does_not_take(tree: Path, tmp_path: Path, fresh_store
 
 def test_a_cell_is_run_by_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
     file, out = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "out"
-    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
+    arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet", "--no-report"]
     assert mddbench(*arguments).returncode == 0
     (folder,) = (record.parent for record in out.glob("cells/*/record.json"))
     with FileLock(folder.with_suffix(".lock")):

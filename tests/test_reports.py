@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import subprocess
+from csv import DictReader
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mddbench.ablation import all_ablations
 from mddbench.errors import InputError
 from mddbench.panels import Panel, load_panels, save_panels
 from mddbench.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
 from mddbench.report.build import build_report, differences, trace
-from mddbench.report.entries import Entry
+from mddbench.report.entries import Entry, entries_from_folder
+from mddbench.report.fill import fill_differences, filled
 from mddbench.report.formats import latex, markdown
 from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.groups import group_by_protocol
+from mddbench.report.published import FIELDS, parse_efficiency
 from mddbench.report.spec import load_table
 from mddbench.report.tables import numbers, protocol_notes
 from mddbench.report.write import write_report
@@ -138,7 +142,7 @@ def test_latex_is_escaped_and_balanced() -> None:
     text = latex(load_table("categories"), r"100% of a_b \x{} ~^$", numbers(load_table("categories"), groups), ["note"])
     assert r"nut\_100\% & 1 &" in text
     assert r"100\% of a\_b \textbackslash{}x\{\} \textasciitilde{}\textasciicircum{}\$" in text
-    for kind in ("table", "tabular"):
+    for kind in ("table*", "tabular"):
         assert text.count(rf"\begin{{{kind}}}") == text.count(rf"\end{{{kind}}}") == 1
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") - line.count(r"\&") for line in rows} == {8}
@@ -224,14 +228,74 @@ def test_every_row_can_be_traced_to_its_runs() -> None:
     records = [record(seed) for seed in (0, 1)]
     variant = record(0, protocol="b" * 12, experiment="ablation/fusion: product")
     entries = [Entry(each, tuple, f"run{number}") for number, each in enumerate((*records, variant))]
-    lines = [line.split(",") for line in trace(entries).splitlines()]
+    lines = [line.split(",") for line in trace(build_report(entries, [])).splitlines()]
     assert lines[0] == ["table", "row", "seed", "experiment", "identity", "protocol", "run"]
     told = [(line[0], line[1], line[2], line[-1]) for line in lines[1:]]
-    assert told == [
-        ("mini/main", "RD4AD", "0", "run0"),
-        ("mini/main", "RD4AD", "1", "run1"),
-        ("mini", "ablation/fusion: product", "0", "run2"),
-    ]
+    assert told == [("mini/main", "RD4AD", "0", "run0"), ("mini/main", "RD4AD", "1", "run1"), ("", "", "0", "run2")]
+
+
+def test_rows_of_ablations_are_traced_by_their_tables() -> None:
+    entries = entries_from_folder(ROOT / "results")
+    lines = list(DictReader(trace(build_report(entries, all_ablations(ROOT / "results", [], print))).splitlines()))
+    rows = {line["row"] for line in lines if line["table"] == "mini/ablation-fusion"}
+    assert rows == {"teacher against restoration", "restoration against identity", "sum of both", "product of both"}
+    assert {line["identity"] for line in lines} == {entry.record.identity for entry in entries}
+    assert all(line["run"].startswith("mini/") for line in lines)
+
+
+def test_a_later_report_shows_no_picture_of_an_earlier_one(tmp_path: Path) -> None:
+    write_report(build_report([Entry(record(), panels)], []), tmp_path)
+    assert (tmp_path / "mini/gallery-rd4ad.pdf").exists()
+    _, pictures = write_report(build_report([Entry(record(), tuple)], []), tmp_path)
+    assert not list((tmp_path / "mini").glob("gallery-*"))
+    assert not any(file.name.startswith("gallery-") for file in pictures)
+
+
+def test_names_that_look_alike_have_files_of_their_own() -> None:
+    records = [record(0, protocol="a" * 12, label="RD"), record(0, protocol="b" * 12, label="RD++", method="rdpp")]
+    report = build_report([Entry(one, tuple) for one in records], [])
+    assert len([name for name in report.texts if name.match("mini/categories-rd*.md")]) == 2
+
+
+def test_marked_tables_are_filled_and_checked(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- table: mini -->\nold\n<!-- end -->\nafter\n")
+    text = filled(page, {"mini": "| new |\n"})
+    assert text == "before\n<!-- table: mini -->\n| new |\n<!-- end -->\nafter\n"
+    assert "-old" in fill_differences(page, {"mini": "| new |"})
+    page.write_text(text)
+    assert fill_differences(page, {"mini": "| new |"}) == []
+    with pytest.raises(InputError, match="no table 'mini'; the records give visa"):
+        filled(page, {"visa": ""})
+    page.write_text("nothing")
+    with pytest.raises(InputError, match="no marked table there"):
+        filled(page, {"mini": ""})
+
+
+def test_a_record_cannot_write_into_latex_or_markdown() -> None:
+    card = {"setting": "one model", "encoder": "x\n\\input{/etc/passwd}"}
+    report = build_report([Entry(record(label="A\nB", card=card), tuple)], [])
+    for name in ("main.tex", "main.md"):
+        text = report.texts[Path("mini") / name]
+        assert not any(line.startswith(("\\input", "B")) for line in text.splitlines())
+    guarded = build_report([Entry(record(label="[x]"), tuple)], []).texts[Path("mini/main.tex")]
+    assert "{}[x] & 1" in guarded
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("btad,CFA,100,abc,5,1,log", "line 2: parameters_million: expected a number above 0, found 'abc'"),
+        ("btad,CFA,100,-5,5,1,log", "expected a number above 0, found '-5'"),
+        ("btad,CFA,100,5,5,1,", "no source for btad, CFA, 100"),
+        ("btad,CFA,100,5,5,1,log\nbtad,CFA,100,5,5,1,log", "line 3: a second row of btad, CFA, 100"),
+    ],
+)
+def test_published_costs_are_checked(line: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "efficiency.csv"
+    file.write_text(f"{','.join(FIELDS)}\n{line}\n")
+    with pytest.raises(InputError, match=message):
+        parse_efficiency(file)
 
 
 def ranked(*scores: float) -> tuple[str, str]:
@@ -267,14 +331,16 @@ def test_the_committed_tables_compile(tmp_path: Path) -> None:
     if pdflatex is None:
         pytest.skip("pdflatex is not installed")
     tables = sorted((ROOT / "paper_tables" / "rendered" / "mini").glob("*.tex"))
-    tables += sorted((ROOT / "tests" / "golden").glob("published.tex"))
+    tables += sorted((ROOT / "tests" / "golden").glob("*.tex"))
     for table in tables:
         shutil.copy(table, tmp_path)
     body = "\n".join(rf"\input{{{table.name}}}" for table in tables)
-    head = r"\documentclass[landscape]{article}\usepackage{booktabs,graphicx}\begin{document}\small"
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
     (tmp_path / "all.tex").write_text(f"{head}\n{body}\n\\end{{document}}\n", encoding="utf-8")
     command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
     assert ran.returncode == 0, ran.stdout[-2000:]
+    assert "Overfull" not in ran.stdout, "a table is wider than the line"
+    assert "Float too large" not in ran.stdout, "a table is longer than a page"
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
     assert len(tables) > 10

@@ -33,6 +33,9 @@ PUBLISHED = {
 """RD4AD on MVTec-AD after 100 epochs. Source: ADer's README."""
 
 
+CATEGORIES = sorted(set(find("mvtec", "RD4AD", "ADer", "100", "unified")) - {"mean"})
+
+
 @pytest.fixture
 def experiment() -> Experiment:
     return load_experiment("mvtec/rd4ad_ader")
@@ -49,7 +52,7 @@ def measured(experiment: Experiment, seed: int, shift: float = 0.0, **changes: o
         "dataset": experiment.dataset,
         "settings": {**settings, "overrides": {}},
         "card": {"setting": "one model for 15 categories"},
-        "metrics": {"mean": {**values, MAD.key: 0.8}, "bottle": dict(values), "cable": dict(values)},
+        "metrics": {"mean": {**values, MAD.key: 0.8}, **{name: dict(values) for name in CATEGORIES}},
     }
     return record(seed, **{**content, **changes})
 
@@ -180,7 +183,7 @@ def test_the_command(experiment: Experiment, tmp_path: Path) -> None:
     ran = mddbench("verify", "mvtec/rd4ad_ader", "--records", tmp_path / "good", "--categories")
     assert ran.returncode == 1  # each category has the mean's numbers here
     assert re.search(r"mvtec/rd4ad_ader (bottle|cable) \S+: off by [+-]", ran.stdout)
-    assert "mvtec/rd4ad_ader carpet AUPRO: not run" in ran.stdout
+    assert "mvtec/rd4ad_ader carpet AUPRO: off" in ran.stdout
 
 
 def rescored(records: list[Record], shift: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
@@ -208,3 +211,28 @@ def test_what_is_off_is_explained(experiment: Experiment) -> None:
     assert judgements[0].as_dict()["hints"] == list(judgements[0].hints)
     agreeing, _ = verify([experiment], [measured(experiment, 0)], False)
     assert not any(each.hints for each in agreeing)
+
+
+def test_protocols_are_judged_apart(experiment: Experiment) -> None:
+    """A good and a broken version of a method are not two seeds of one."""
+    records = [measured(experiment, 0), measured(experiment, 0, -40.0, protocol="b" * 12)]
+    judgements, told = verify([experiment], records, False)
+    assert [each.verdict for each in judgements if each.metric == "p_ap"] == ["reproduced", "off"]
+    assert all(each.seeds == 1 for each in judgements)
+    assert "protocol bbbbbbbb" in str(judgements[-1])
+    assert "2 protocols" in told[0]
+
+
+def test_a_part_of_a_dataset_is_left_out(experiment: Experiment) -> None:
+    part = measured(experiment, 0)
+    metrics = {place: part.metrics[place] for place in ("mean", "bottle", "cable")}
+    judgements, told = verify([experiment], [part.model_copy(update={"metrics": metrics})], False)
+    assert {each.verdict for each in judgements} == {"not run"}
+    assert "2 of 15 categories" in told[0]
+
+
+def test_what_is_not_defined_was_run_nevertheless(experiment: Experiment) -> None:
+    whole = measured(experiment, 0)
+    metrics = {**whole.metrics, "mean": {**whole.metrics["mean"], "p_ap": None}}
+    judgements, _ = verify([experiment], [whole.model_copy(update={"metrics": metrics})], False)
+    assert {each.metric: each.verdict for each in judgements}["p_ap"] == "not defined"

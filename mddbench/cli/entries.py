@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ def entries_from_folders(folders: list[Path], report: Path) -> list[Entry]:
     from mddbench.merge import Found, in_fixed_order, merge
     from mddbench.report.entries import entries_from_folder
 
-    entries = {entry.run: entry for folder in folders for entry in entries_from_folder(folder, report)}
-    found = [Found(entry.record, place, _panels_beside(place)) for place, entry in entries.items()]
+    entries = {str(folder / entry.run): entry for folder in folders for entry in entries_from_folder(folder, report)}
+    found = [Found(entry.record, place, _kept_beside(place)) for place, entry in entries.items()]
     merged = merge(in_fixed_order(found))
     if merged.conflicts:
         more = f" ({len(merged.conflicts) - 1} more conflicts)" if len(merged.conflicts) > 1 else ""
@@ -33,8 +33,9 @@ def entries_from_folders(folders: list[Path], report: Path) -> list[Entry]:
     return [entries[one.place] for one in merged.kept]
 
 
-def _panels_beside(place: str) -> frozenset[str]:
-    return frozenset(name for name in ("panels.npz",) if Path(place).with_name(name).exists())
+def _kept_beside(place: str) -> frozenset[str]:
+    """What of a report's needs lies beside a record."""
+    return frozenset(name for name in ("panels.npz", "scores.npz") if Path(place).with_name(name).exists())
 
 
 def ablations_of(folders: list[Path], files: list[Path]) -> list[Ablation]:
@@ -69,7 +70,11 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path) -> lis
     store = existing_store(tracking_uri, out)
     entries = [
         Entry(
-            record, partial(store.panels, run_id), run_id, partial(store.evidence, run_id), _link(store, run_id, report)
+            record,
+            cache(partial(store.panels, run_id)),
+            run_id,
+            cache(partial(store.evidence, run_id)),
+            _link(store, run_id, report),
         )
         for run_id, record in store.records()
     ]

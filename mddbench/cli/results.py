@@ -14,6 +14,7 @@ from mddbench.errors import InputError
 
 if TYPE_CHECKING:
     from mddbench.merge import Found
+    from mddbench.report.build import Report
     from mddbench.store import MlflowStore
 
 
@@ -38,36 +39,53 @@ def report(
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Print which runs each row is made of, as CSV.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
+    tables_only: Annotated[bool, typer.Option("--tables", help="Write tables only: no pictures and no page.")] = False,
+    fill: Annotated[
+        Path | None, typer.Option(help="Text file whose marked tables (<!-- table: mini -->) are filled, or checked.")
+    ] = None,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs, and a page that holds all of them in one file."""
     from mddbench.progress import reporter
-    from mddbench.report.build import build_report, differences
+    from mddbench.report.build import build_report
     from mddbench.report.build import trace as trace_of
-    from mddbench.report.write import PAGE, write_report
+    from mddbench.report.fill import filled
+    from mddbench.report.write import PAGE, write_report, write_texts
 
     folder = to or out / "report"
     entries = entries_from_folders(records, folder) if records else entries_from_store(tracking_uri, out, folder)
-    if trace:
-        print(trace_of(entries, allow_mixed), end="")
-        return
     built = build_report(entries, ablations_of(records or [out], ablation or []), allow_mixed, rank_published)
+    if trace:
+        print(trace_of(built), end="")
+        return
     for line in built.refused:
         print(line, file=sys.stderr)
     if check:
-        lines = differences(built, folder)
-        for line in lines:
-            print(line)
-        if lines:
-            print(
-                f"mddbench: {folder} does not follow from the records; render it again without --check", file=sys.stderr
-            )
-            raise typer.Exit(1)
+        _check(built, folder, fill)
         return
-    tables, pictures = write_report(built, folder, reporter(quiet=False))
+    if fill:
+        fill.write_text(filled(fill, built.main), encoding="utf-8")
+    if tables_only:
+        files = write_texts(built, folder)
+    else:
+        tables, pictures = write_report(built, folder, reporter(quiet=False))
+        files = [*tables, *pictures, folder / PAGE]
     for text in built.main.values():
         print(text)
-    for file in (*tables, *pictures, folder / PAGE):
+    for file in files:
         print(file, file=sys.stderr)
+
+
+def _check(built: Report, folder: Path, fill: Path | None) -> None:
+    """Print how stored tables differ from those of the report; exit status 1 if they do."""
+    from mddbench.report.build import differences
+    from mddbench.report.fill import fill_differences
+
+    lines = differences(built, folder) + (fill_differences(fill, built.main) if fill else [])
+    for line in lines:
+        print(line)
+    if lines:
+        print(f"mddbench: {folder} does not follow from the records; render it again without --check", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def export(

@@ -42,6 +42,7 @@ HeldOut = Annotated[
     bool,
     typer.Option("--held-out", help="Judge on held-out normal training images with drawn defects: for settings."),
 ]
+WithReport = Annotated[bool, typer.Option(help="Render the report of all that is in the store at the end.")]
 TestCurve = Annotated[
     int, typer.Option(min=0, help="Look at the test split every N epochs, for the selection gap: a diagnostic only.")
 ]
@@ -75,6 +76,7 @@ def run(
     keep_maps: KeepMaps = False,
     plugins: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
+    report: WithReport = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,11 +89,10 @@ def run(
     add_plugins(plugins)
     suite, uri = _chosen_suite(names, everything, suite), _uri(tracking, tracking_uri)
     from mddbench.cells import choose_device
-    from mddbench.config import parse_override
-    from mddbench.plan import RunOptions, plan
+    from mddbench.plan import RunOptions
 
     _set_up_process()
-    cells = plan(names or [], suite, _seeds(seeds), dict(map(parse_override, set_ or [])))
+    cells = _cells(names or [], suite, seeds, set_ or [])
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
@@ -111,9 +112,16 @@ def run(
         return
     outcomes = _run(cells, options, uri, suite, speaker)
     _keep_ablations(names or [], out)
-    tables = [] if all(outcome.status == "failed" for outcome in outcomes) else _render(options, uri, speaker)
+    tables = _render(options, uri, speaker) if report and any(one.status != "failed" for one in outcomes) else []
     print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
     _fail_for(outcomes)
+
+
+def _cells(names: list[str], suite: str, seeds: str | None, overrides: list[str]) -> list[Cell]:
+    from mddbench.config import parse_override
+    from mddbench.plan import plan
+
+    return plan(names, suite, _seeds(seeds), dict(map(parse_override, overrides)))
 
 
 def _uri(tracking: str, uri: str | None) -> str | None:
@@ -204,10 +212,10 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str
     report = build_report(entries, all_ablations(options.out, (), speaker.say))
     for line in report.refused:
         speaker.say(line)
-    tables, pictures = write_report(report, folder, speaker)
-    main = [file for file in tables if file.name == "main.md" or file.match("ablation-*.md")]
-    speaker.say("\n".join(f"Table      {file}" for file in main))
-    speaker.say(f"Pictures   {len(pictures)} below {folder}, each as PNG and PDF")
+    write_report(report, folder, speaker)
+    main = [file for file in report.texts if file.name == "main.md" or file.match("ablation-*.md")]
+    speaker.say("\n".join(f"Table      {folder / file}" for file in main))
+    speaker.say(f"Pictures   below {folder}, each as PNG and PDF")
     speaker.say(f"Page       {folder / PAGE}: all tables, plots and heat maps in one file")
     if uri is not None:
         place, _ = tracking_place(uri or None, options.out)

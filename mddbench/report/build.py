@@ -21,9 +21,9 @@ from mddbench.report.costs import cost_note
 from mddbench.report.entries import Entry
 from mddbench.report.formats import csv, latex, markdown
 from mddbench.report.groups import Group, Sheet, group_by_protocol, refusals, sheets
-from mddbench.report.pictures import PATTERNS, Draw, file_name, sheet_pictures
+from mddbench.report.pictures import PATTERNS, Draw, file_names, sheet_pictures
 from mddbench.report.plots import draw_ablation, draw_differences, draw_test_curves
-from mddbench.report.published import COST_NOTE, PublishedRow, published_rows, source_notes
+from mddbench.report.published import PublishedRow, published_rows, source_notes
 from mddbench.report.selection import selection_markdown, with_curves
 from mddbench.report.spec import TableSpec, load_table, table_names
 from mddbench.report.tables import numbers, protocol_notes
@@ -35,7 +35,7 @@ SELECTION = "selection"
 
 @dataclass(frozen=True)
 class Table:
-    """A table before it is text. groups: of its measured rows; published: its rows behind them."""
+    """A table before it is text. groups: of its measured rows; published: its rows behind them; notes: of its protocol."""
 
     spec: TableSpec
     title: str
@@ -44,14 +44,27 @@ class Table:
     groups: tuple[Group, ...]
     published: tuple[PublishedRow, ...] = ()
 
+    @property
+    def slim(self) -> TableSpec:
+        """The spec for narrow places: a table of metrics without costs, which have a table of their own."""
+        return self.spec.model_copy(update={"costs": ()}) if self.spec.columns else self.spec
+
     def texts(self, place: Path) -> dict[Path, str]:
         """The table in three formats. place: of its files, without a suffix."""
-        notes = list(self.notes)
+        label = f"{place.parent.name}-{place.name}"
         return {
-            place.with_name(f"{place.name}.md"): markdown(self.spec, self.title, self.frame, notes),
-            place.with_name(f"{place.name}.tex"): latex(self.spec, self.title, self.frame, notes),
+            place.with_name(f"{place.name}.md"): markdown(
+                self.spec, self.title, self.frame, self._all_notes(self.spec)
+            ),
+            place.with_name(f"{place.name}.tex"): latex(
+                self.slim, self.title, self.frame, self._all_notes(self.slim), label
+            ),
             place.with_name(f"{place.name}.csv"): csv(self.frame),
         }
+
+    def _all_notes(self, spec: TableSpec) -> list[str]:
+        costs = [cost_note(self.groups)] if spec.costs else []
+        return [*self.notes, *costs, *source_notes(self.published, bool(spec.costs))]
 
 
 @dataclass(frozen=True)
@@ -122,22 +135,22 @@ def build_report(
     return Report(tuple(sections), by_identity, tuple(refusals(found)))
 
 
-def trace(entries: list[Entry], allow_mixed: bool = False) -> str:
-    """CSV: which runs each row of the main tables is made of, a line a run; variants of ablations by their own name."""
-    runs = {entry.record.identity: entry.run for entry in entries}
-    records = [entry.record for entry in entries]
-    rows: list[tuple[str, ...]] = [("table", "row", "seed", "experiment", "identity", "protocol", "run")]
-    for sheet in sheets((one for one in records if not only_of_ablation(one)), allow_mixed):
-        for group in sheet.groups:
-            rows += [_traced(f"{sheet.place}/main", group.label, record, runs) for record in group.records]
-    rows += [_traced(one.dataset, one.experiment, one, runs) for one in records if only_of_ablation(one)]
+def trace(report: Report) -> str:
+    """CSV: which runs each row of the main tables and of ablations is made of, a line a run; those in no table last."""
+    found: list[tuple[str, str, Record]] = []
+    for section in report.sections:
+        for place in [section.main] if section.main else section.tables:
+            groups = section.tables[place].groups
+            found += [(place.as_posix(), group.shown, record) for group in groups for record in group.records]
+    shown = {record.identity for _, _, record in found}
+    found += [("", "", entry.record) for identity, entry in report.entries.items() if identity not in shown]
     text = io.StringIO()
-    writer(text, lineterminator="\n").writerows(rows)
+    table = writer(text, lineterminator="\n")
+    table.writerow(("table", "row", "seed", "experiment", "identity", "protocol", "run"))
+    for place_, row, one in found:
+        run = report.entries[one.identity].run
+        table.writerow((place_, row, one.seed, one.experiment, one.identity, one.protocol, run))
     return text.getvalue()
-
-
-def _traced(table: str, row: str, record: Record, runs: dict[str, str]) -> tuple[str, ...]:
-    return table, row, str(record.seed), record.experiment, record.identity, record.protocol, runs[record.identity]
 
 
 def differences(report: Report, folder: Path) -> list[str]:
@@ -145,7 +158,7 @@ def differences(report: Report, folder: Path) -> list[str]:
     lines: list[str] = []
     for name, text in sorted(report.texts.items()):
         file = folder / name
-        stored = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        stored = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
         lines += difflib.unified_diff(stored, text.splitlines(), str(file), "from the records", lineterm="")
     return lines + [f"{file}: follows from no record" for file in strangers(report, folder)]
 
@@ -180,16 +193,18 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
 
 def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Table]:
     tables: dict[Path, Table] = {}
+    names = file_names(sheet.groups)
     for name in table_names():
         spec = load_table(name)
         if spec.rows == "variant":
             continue
         if spec.rows == "category":
             for group in sheet.groups:
-                place = Path(sheet.place) / f"{name}-{file_name(group)}"
+                place = Path(sheet.place) / f"{name}-{names[group.label]}"
                 tables[place] = _table(spec, (group,), sheet.dataset)
             continue
-        published = published_rows(sheet.groups[0].first, spec.published, not spec.columns)
+        usual = next(group for group in sheet.groups if not group.differs).first
+        published = published_rows(usual, spec.published, not spec.columns)
         if published or spec.published != "all":
             tables[Path(sheet.place) / name] = _table(spec, sheet.groups, sheet.dataset, published, rank_published)
     return tables
@@ -218,8 +233,5 @@ def _table(
 ) -> Table:
     first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
     title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=groups[0].label, ablation="")
-    notes = protocol_notes(groups) + source_notes(published)
-    notes += [cost_note(groups)] if spec.costs else []
-    notes += [COST_NOTE] if spec.costs and any(row.costs for row in published) else []
     frame = numbers(spec, groups, published, rank_published)
-    return Table(spec, title, frame, tuple(notes), groups, tuple(published))
+    return Table(spec, title, frame, tuple(protocol_notes(groups)), groups, tuple(published))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,7 +18,8 @@ from mddbench.records import Record, read_record, record_files
 class Entry:
     """A record, how to get what its run kept (nothing, if it kept nothing), and where it comes from.
 
-    run: its run's id in the store, or its file; link: where a reader of the report finds the run, '' if that is not known.
+    run: its run's id in the store, or its file below its folder; link: where a reader of the report finds the run, '' if that
+    is not known.
     """
 
     record: Record
@@ -35,9 +36,9 @@ def entries_from_folder(folder: Path, report: Path | None = None) -> list[Entry]
     return [
         Entry(
             read_record(file),
-            partial(_panels, file),
-            str(file),
-            partial(_evidence, file),
+            cache(partial(_panels, file)),
+            file.relative_to(folder).as_posix(),
+            cache(partial(_evidence, file)),
             relative_link(file, report) if report else "",
         )
         for file in record_files(folder)

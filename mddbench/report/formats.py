@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +17,23 @@ from mddbench.report.spec import TableSpec
 from mddbench.report.tables import APART
 
 Rank = Literal["", "best", "second"]
+RANKS: tuple[Rank, ...] = ("best", "second")
 DASH = "–"
-WIDE = 9
-"""From so many columns on, LaTeX is told to fit a table to the line."""
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    OTHER: r"$\dagger$",
+    MARK: r"$\ddagger$",
+}
+"""Signs that LaTeX prints in another way."""
+LATIN = 0x250
+"""pdfLaTeX knows the letters below this one."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +58,11 @@ def printed(spec: TableSpec, frame: pd.DataFrame, plus_minus: str = " ± ") -> l
     for (_, row), beyond in zip(frame.iterrows(), apart, strict=True):
         cells: list[tuple[str, Rank]] = []
         for key in spec.columns:
-            value, names = round(float(row[key]), 3), ("best", "second")
-            places: dict[float, Rank] = {} if beyond else dict(zip(ranked[key], names, strict=False))  # type: ignore[arg-type]
-            cells.append((percent(float(row[key]), float(row[f"{key}_std"]), plus_minus), places.get(value, "")))
+            value = float(row[key])
+            place = ranked[key].index(percent(value)) if not beyond and percent(value) in ranked[key] else len(RANKS)
+            cells.append((percent(value, float(row[f"{key}_std"]), plus_minus), (*RANKS, "")[place]))
         cells += [(shown_cost(float(row[key]), key), "") for key in spec.costs]
-        rows.append(Row(str(row["row"]), int(row["n"]), tuple(cells)))
+        rows.append(Row(one_line(str(row["row"])), int(row["n"]), tuple(cells)))
     return rows
 
 
@@ -56,11 +71,11 @@ def heads(spec: TableSpec) -> list[str]:
     return [*(LABELS[key] for key in spec.columns), *(COSTS[key].label for key in spec.costs)]
 
 
-def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
+def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: Sequence[str]) -> str:
     """A Markdown table in percent, best of each column bold and the second underlined, with its notes below."""
     shown = heads(spec)
     lines = [
-        f"### {title}",
+        f"### {one_line(title)}",
         "",
         f"| {spec.rows.capitalize()} | n | {' | '.join(shown)} |",
         f"|:--|--:|{'--:|' * len(shown)}",
@@ -69,41 +84,50 @@ def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str])
     for row in printed(spec, frame):
         cells = " | ".join(ways[rank].format(text) for text, rank in row.cells)
         lines.append(f"| {row.label.replace('|', chr(92) + '|')} | {row.n or DASH} | {cells} |")
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+    return "\n".join([*lines, "", *(f"{one_line(note)}  " for note in notes)]).rstrip() + "\n"
 
 
-def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: list[str]) -> str:
-    """A LaTeX table with booktabs rules, best of each column bold and the second underlined; a wide one is fitted to the line,
-    which needs graphicx.
+def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: Sequence[str], label: str = "") -> str:
+    """A LaTeX table with booktabs rules, best of each column bold and the second underlined, fitted to the line, which needs
+    graphicx. notes: as comments above it; label: to refer to it by. The caption says what the signs in it mean.
     """
     shown, rows = heads(spec), printed(spec, frame, r"\,$\pm$\,")
     ways = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
     body = []
     for row in rows:
         cells = " & ".join(ways[rank].format(text) for text, rank in row.cells)
-        body.append(f"{_escaped(row.label)} & {row.n or '--'} & {cells} \\\\")
+        guard = "{}" if row.label.startswith(("[", "*")) else ""  # which LaTeX would take for a part of the line before
+        body.append(f"{guard}{_escaped(row.label)} & {row.n or '--'} & {cells} \\\\")
     published = sum(row.n == 0 for row in rows)
     if spec.rows == "category" or published:
         body.insert(len(body) - (published or 1), r"\midrule")
-    wide = len(shown) >= WIDE
-    return "\n".join(
+    text = "\n".join(
         [
-            *(f"% {note}" for note in notes),
-            r"\begin{table}",
+            *(f"% {one_line(note)}" for note in notes),
+            r"\begin{table*}",
             r"\centering",
-            rf"\caption{{{_escaped(title)}}}",
-            *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
+            rf"\caption{{{_caption(spec, title, rows)}}}",
+            *([rf"\label{{tab:{label}}}"] if label else []),
+            r"\resizebox{\linewidth}{!}{%",
             rf"\begin{{tabular}}{{lr{'r' * len(shown)}}}",
             r"\toprule",
             f"{spec.rows.capitalize()} & $n$ & {' & '.join(map(_escaped, shown))} \\\\",
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}" + ("}" if wide else ""),
-            r"\end{table}",
+            r"\end{tabular}}",
+            r"\end{table*}",
             "",
         ]
     )
+    plain = "".join(line for line in text.splitlines() if not line.startswith("%"))
+    beyond = any(ord(sign) >= LATIN and sign not in SPECIAL for sign in plain)
+    return f"% Names beyond Latin letters: needs LuaLaTeX or XeLaTeX.\n{text}" if beyond else text
+
+
+def one_line(text: str) -> str:
+    """Text from a record or a file without line breaks and control characters."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -111,13 +135,7 @@ def csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def _first_two(values: pd.Series) -> list[float]:
-    """The best value, and the second best if there are three, as they are printed; nothing if there is one value only."""
-    distinct = sorted({round(float(value), 3) for value in values if not math.isnan(value)}, reverse=True)
-    return distinct[: 2 if len(values) > 2 else 1] if len(values) > 1 else []
-
-
-def percent(value: float, deviation: float, plus_minus: str) -> str:
+def percent(value: float, deviation: float = math.nan, plus_minus: str = "") -> str:
     """One decimal of a percent, as the field prints them."""
     if math.isnan(value):
         return DASH
@@ -125,18 +143,28 @@ def percent(value: float, deviation: float, plus_minus: str) -> str:
     return f"{100 * value:.1f}{spread}"
 
 
+def _first_two(values: pd.Series) -> list[str]:
+    """The best value, and the second best if there are three, as they are printed; nothing if there is one value only."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    distinct = list(dict.fromkeys(percent(value) for value in sorted(known, reverse=True)))
+    return distinct[: 2 if len(values) > 2 else 1] if len(values) > 1 else []
+
+
+def _caption(spec: TableSpec, title: str, rows: list[Row]) -> str:
+    """The title, and what the signs in the table mean."""
+    texts = [text for row in rows for text, _ in row.cells]
+    parts = [one_line(title)]
+    if spec.columns:
+        spread = any("pm" in text for text in texts)
+        parts.append(f"percent{', mean ± standard deviation over n seeds' if spread else ''}")
+    ranks = {rank for row in rows for _, rank in row.cells}
+    parts += ["best bold, second underlined" if "second" in ranks else "best bold"] if "best" in ranks else []
+    labels = "".join(row.label for row in rows)
+    parts += [f"{OTHER}: another protocol"] if OTHER in labels else []
+    parts += [f"{MARK}: published, not measured here"] if MARK in labels else []
+    return _escaped("; ".join(parts)) + "."
+
+
 def _escaped(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "–": "--",
-        "|": r"\textbar{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        OTHER: r"$\dagger$",
-        MARK: r"$\ddagger$",
-    }
-    return "".join(special.get(sign, f"\\{sign}" if sign in "&%#_${}" else sign) for sign in text)
+    return "".join(SPECIAL.get(sign, f"\\{sign}" if sign in "&%#_${}" else sign) for sign in text)

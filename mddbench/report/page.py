@@ -16,7 +16,7 @@ from typing import Literal
 
 PUBLISHED = "‡"
 """Marks a row that is quoted from a publication and was not measured here."""
-SAFE_LINK = re.compile(r"https?://[^\s/]\S*|(?!//)[\w./#?=&%~+-]+")
+SAFE_LINK = re.compile(r"https?://[^\s/@]+(/\S*)?|(?!//)[\w./#?=&%~+-]+")
 """A web address, or a path beside the page; nothing that names another scheme."""
 DASH = "–"
 

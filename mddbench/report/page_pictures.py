@@ -97,7 +97,7 @@ def _colours() -> NDArray[np.uint8]:
     return np.asarray(colours[:, :3], dtype=np.uint8)
 
 
-def _levels(values: NDArray[np.float16], limits: tuple[float, float]) -> NDArray[np.uint8]:
+def _levels(values: NDArray[np.floating[Any]], limits: tuple[float, float]) -> NDArray[np.uint8]:
     low, high = limits
     share = (values.astype(np.float32) - low) / (high - low)
     return np.asarray(np.round(255 * np.clip(share, 0.0, 1.0)), dtype=np.uint8)

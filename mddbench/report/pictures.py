@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ PATTERNS = (*(f"{name}-*" for name in PER_METHOD), *PER_SHEET, "curves-*")
 
 def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:
     """File name -> what draws it; it writes nothing if the runs kept too little. entries: by their records' identity."""
-    groups, dataset = sheet.groups, sheet.dataset
+    groups, dataset, names = sheet.groups, sheet.dataset, file_names(sheet.groups)
     pictures: dict[str, Draw] = {}
     pictures["qualitative.png"] = partial(_qualitative, sheet, entries)
     pictures["per-category.png"] = partial(draw_dots, groups, dataset)
@@ -47,7 +48,7 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
         pictures[f"curves-{field.replace('_', '-')}.png"] = partial(_category_curves, sheet, entries, kind)
     pictures["training.png"] = partial(draw_training, groups, dataset)
     for group in groups:
-        entry, name = entries[group.first.identity], file_name(group)
+        entry, name = entries[group.first.identity], names[group.label]
         pictures[f"gallery-{name}.png"] = partial(_gallery, group, entry)
         pictures[f"scores-{name}.png"] = partial(_scores, group, entry)
         if has_diagnostics(group):
@@ -66,7 +67,15 @@ def picture_title(file: Path, labels: Mapping[str, str]) -> str:
     return words if file.stem in TITLES or not rest else f"{words}: {labels.get(rest, rest.replace('_', ' '))}"
 
 
-def file_name(group: Group) -> str:
+def file_names(groups: Sequence[Group]) -> dict[str, str]:
+    """The label of each of a sheet's rows -> its part of files' names, different for each."""
+    plain = {group.label: _plain_name(group) for group in groups}
+    taken = Counter(plain.values())
+    longer = {group.label: f"{plain[group.label]}-{group.first.protocol[:8]}" for group in groups}
+    return {label: name if taken[name] == 1 else longer[label] for label, name in plain.items()}
+
+
+def _plain_name(group: Group) -> str:
     """A row's label as part of a file's name; where the label says more than the method, its protocol keeps names apart."""
     kept = "".join(sign if sign.isalnum() else "-" for sign in group.label.lower())
     plain = "-".join(part for part in kept.split("-") if part)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,74 +14,105 @@ import pandas as pd
 from mddbench.errors import InputError
 from mddbench.metrics.names import MAD, SEVEN
 from mddbench.records import UNIFIED, Record
-from mddbench.report.reported import Published, means
+from mddbench.report.reported import Published, category_count, means
 
 MARK = "‡"
 FIELDS = ("dataset", "method", "epochs", "parameters_million", "multiply_adds_billion", "train_seconds", "source")
-COST_NOTE = (
-    f"Costs of rows with {MARK} are published: on another machine (one NVIDIA L40S), training with its evaluations, so times "
-    "cannot be compared with measured ones."
+UNITS = {
+    "parameters_million": ("parameters_total", 1e6),
+    "multiply_adds_billion": ("multiply_adds", 1e9),
+    "train_seconds": ("train_seconds", 1.0),
+}
+"""Of a field of the file: the cost that it is, and how many of the record's units make one of its own."""
+NOTE = (
+    f"{MARK} published, not measured here: with the image size, encoder and metric code of their sources, and not ranked with "
+    "the other rows unless somebody asks."
 )
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A row as tables take it. label: without the mark; values: metric -> value in [0, 1]; costs: in the units of records."""
+    """A row as tables take it. label: with the mark and the number of its source in the table; values: metric -> value in
+    [0, 1]; costs: in the units of records, of cost_source.
+    """
 
     label: str
     values: dict[str, float]
     costs: dict[str, float]
     source: str
+    cost_source: str = ""
 
 
 def published_rows(record: Record, which: str, with_costs: bool) -> list[PublishedRow]:
-    """The published rows that may stand beside a record's: of its dataset, one model for all categories, its own images.
+    """The published rows that may stand beside a record's: of its whole dataset, one model for all categories, its own images.
 
     which: 'none', 'same epochs' or 'all', whose labels tell the epochs; with_costs: those of which a cost is known, only.
     """
     setting = str(record.card.get("setting"))
-    if which == "none" or not setting.startswith(UNIFIED) or "," in setting:
+    whole = len(record.categories) == category_count(record.dataset)
+    if which == "none" or not whole or not setting.startswith(UNIFIED) or "," in setting:
         return []
     rows = means(record.dataset, "unified")
     if which == "same epochs":
         rows = [row for row in rows if row.epochs == str(record.card.get("epochs"))]
-    found = [
-        _row(row, which == "all") for row in sorted(rows, key=lambda row: (row.method.lower(), row.epochs, row.source))
-    ]
-    return [row for row in found if row.costs or not with_costs]
+    rows = sorted(rows, key=lambda row: (row.method.lower(), len(row.epochs), row.epochs, row.source))
+    found = [_row(row, which == "all") for row in rows]
+    found = [row for row in found if row.costs or not with_costs]
+    numbers = {source: place for place, source in enumerate(dict.fromkeys(row.source for row in found), 1)}
+    return [replace(row, label=f"{row.label} {MARK}{numbers[row.source]}") for row in found]
 
 
-def source_notes(rows: Sequence[PublishedRow]) -> list[str]:
-    """Where the rows come from: a line a source."""
+def source_notes(rows: Sequence[PublishedRow], with_costs: bool) -> list[str]:
+    """What must be said of published rows, and where they come from. with_costs: whether their costs are shown."""
     if not rows:
         return []
-    by_source: dict[str, list[str]] = {}
-    for row in rows:
-        by_source.setdefault(row.source, []).append(row.label)
-    return [
-        f"{MARK} published, not measured here and not ranked unless asked for:",
-        *(f"{MARK} {', '.join(labels)}: {source}." for source, labels in by_source.items()),
-    ]
+    notes = [NOTE]
+    notes += [f"{MARK}{number} {source}." for number, source in enumerate(dict.fromkeys(row.source for row in rows), 1)]
+    costs = sorted({row.cost_source for row in rows if row.cost_source}) if with_costs else []
+    if costs:
+        notes.append(
+            f"{MARK} costs are published, too, measured on another machine (one NVIDIA L40S), training with its evaluations; "
+            f"times cannot be compared with measured ones: {'; '.join(costs)}."
+        )
+    return notes
 
 
 def _row(row: Published, tell_epochs: bool) -> PublishedRow:
     values = dict(row.values)
     if all(key in values for key in SEVEN):
         values[MAD.key] = sum(values[key] for key in SEVEN) / len(SEVEN)
-    epochs = f"{row.epochs} epochs" if row.epochs.isdigit() else row.epochs or "epochs not told"
-    label = f"{row.method}, {epochs}" if tell_epochs else row.method
-    return PublishedRow(label, values, _efficiency().get((row.dataset, row.method, row.epochs), {}), row.source)
+    plural = "epoch" if row.epochs == "1" else "epochs"
+    epochs = f"{row.epochs} {plural}" if row.epochs.isdigit() else row.epochs or "epochs not told"
+    costs, source = _efficiency().get((row.dataset, row.method, row.epochs), ({}, ""))
+    return PublishedRow(f"{row.method}, {epochs}" if tell_epochs else row.method, values, costs, row.source, source)
 
 
 @lru_cache
-def _efficiency() -> dict[tuple[str, str, str], dict[str, float]]:
-    """Costs of published runs by dataset, method and epochs. Raises InputError if the file is not as it should be."""
-    table = pd.read_csv(Path(str(files("mddbench.paper_tables"))) / "efficiency.csv", dtype={"epochs": str})
+def _efficiency() -> dict[tuple[str, str, str], tuple[dict[str, float], str]]:
+    """Costs of published runs with their source, by dataset, method and epochs."""
+    return parse_efficiency(Path(str(files("mddbench.paper_tables"))) / "efficiency.csv")
+
+
+def parse_efficiency(file: Path) -> dict[tuple[str, str, str], tuple[dict[str, float], str]]:
+    """The rows of a file of published costs. Raises InputError, naming the line, for what is not as it should be."""
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
     if tuple(table.columns) != FIELDS:
-        raise InputError(f"efficiency.csv: expected the columns {', '.join(FIELDS)}, found {', '.join(table.columns)}")
-    units = (("parameters_million", "parameters_total", 1e6), ("multiply_adds_billion", "multiply_adds", 1e9))
-    found = {}
-    for row in table.to_dict("records"):
-        costs = {key: row[field] * scale for field, key, scale in (*units, ("train_seconds", "train_seconds", 1.0))}
-        found[row["dataset"], row["method"], row["epochs"]] = {k: float(v) for k, v in costs.items() if not pd.isna(v)}
+        raise InputError(f"{file.name}: expected the columns {', '.join(FIELDS)}, found {', '.join(table.columns)}")
+    found: dict[tuple[str, str, str], tuple[dict[str, float], str]] = {}
+    for number, row in enumerate(table.to_dict("records"), 2):
+        place, key = f"{file.name}, line {number}", (row["dataset"], row["method"], row["epochs"])
+        if key in found or not row["source"]:
+            raise InputError(f"{place}: {'a second row of' if key in found else 'no source for'} {', '.join(key)}")
+        told = {field: _positive(row[field], f"{place}: {field}") for field in UNITS if row[field]}
+        found[key] = {UNITS[field][0]: UNITS[field][1] * value for field, value in told.items()}, row["source"]
     return found
+
+
+def _positive(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InputError(f"{where}: expected a number above 0, found {text!r}")
+    return value

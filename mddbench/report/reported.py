@@ -52,6 +52,11 @@ def find(dataset: str, method: str, source: str, epochs: str, setting: str) -> d
     return found
 
 
+def category_count(dataset: str) -> int:
+    """Of how many categories sources report a dataset; 0 if they tell means only."""
+    return len({row.category for row in load_reported() if row.dataset == dataset and row.category != MEAN})
+
+
 def means(dataset: str, setting: str) -> list[Published]:
     """The rows of a dataset's means under a setting, without doubtful ones, and without those that repeat another's numbers."""
     rows: dict[tuple[str, str, tuple[tuple[str, float], ...]], Published] = {}

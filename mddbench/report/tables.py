@@ -11,7 +11,7 @@ import pandas as pd
 from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.report.costs import mean_cost
 from mddbench.report.groups import OTHER, Group, is_upper_bound
-from mddbench.report.published import MARK, PublishedRow
+from mddbench.report.published import PublishedRow
 from mddbench.report.spec import TableSpec
 
 CARD_ROWS = (
@@ -69,7 +69,7 @@ def numbers(
         known = {key: other.values.get(key, math.nan) for key in spec.columns}
         costs = {key: other.costs.get(key, math.nan) for key in spec.costs}
         rows.append(
-            {"row": f"{other.label} {MARK}", "n": 0, **known, **{f"{key}_std": math.nan for key in known}, **costs}
+            {"row": other.label, "n": 0, **known, **{f"{key}_std": math.nan for key in known}, **costs}
         )
     frame: pd.DataFrame = pd.DataFrame(rows)
     own = [is_upper_bound(group.first) or bool(group.differs) for _, group, _ in places]

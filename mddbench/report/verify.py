@@ -12,11 +12,11 @@ import numpy as np
 from mddbench.config import Experiment, ReportedSettings
 from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.records import UNIFIED, Record
-from mddbench.report.reported import MEAN, Published, find, means
+from mddbench.report.reported import MEAN, Published, category_count, find, means
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
 """Settings of a record that must be those of its experiment's file for the published protocol to be the same."""
-Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not run"]
+Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not defined", "not run"]
 Rescored = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Identity of a cell -> convention -> 'mean' and each category -> metric -> value in [0, 1], of cells that kept their maps."""
 EXACT = "exact"
@@ -26,7 +26,7 @@ MOST_HINTS = 2
 @dataclass(frozen=True)
 class Judgement:
     """One metric of an experiment's mean, or of a category's, in [0, 1]; NaN where there is none. convention: by which the
-    measured value was computed; hints: what may explain that it is off.
+    measured value was computed; hints: what may explain that it is off; protocol: of the runs, where an experiment has several.
     """
 
     experiment: str
@@ -40,6 +40,7 @@ class Judgement:
     sigmas: float
     convention: str = EXACT
     hints: tuple[str, ...] = ()
+    protocol: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -47,7 +48,7 @@ class Judgement:
         if math.isnan(self.published):
             return "no published value"
         if math.isnan(self.measured):
-            return "not run"
+            return "not defined" if self.seeds else "not run"
         distance = round(abs(self.measured - self.published), 12)  # a difference of decimals is not one of numbers
         if distance <= self.tolerance:
             return "reproduced"
@@ -55,8 +56,9 @@ class Judgement:
 
     def __str__(self) -> str:
         place = "" if self.place == MEAN else f" {self.place}"
+        place += f" (protocol {self.protocol[:8]})" if self.protocol else ""
         told = f"{self.experiment}{place} {LABELS[self.metric]}: {self.verdict}"
-        if self.verdict in ("not run", "no published value"):
+        if self.verdict in ("not run", "not defined", "no published value"):
             return told
         spread = "" if math.isnan(self.deviation) else f" ± {100 * self.deviation:.1f}"
         distance = 100 * (self.measured - self.published)
@@ -75,7 +77,13 @@ class Judgement:
             "tolerance": self.tolerance,
         }
         shown = {key: None if math.isnan(value) else value for key, value in values.items()}
-        named = {"experiment": self.experiment, "place": self.place, "metric": self.metric, "seeds": self.seeds}
+        named = {
+            "experiment": self.experiment,
+            "protocol": self.protocol,
+            "place": self.place,
+            "metric": self.metric,
+            "seeds": self.seeds,
+        }
         return {**named, **shown, "convention": self.convention, "verdict": self.verdict, "hints": list(self.hints)}
 
 
@@ -95,7 +103,15 @@ def verify(
         for reason in sorted(set(filter(None, reasons))):
             left_out.append(f"{experiment.name}: left out what is under another protocol ({reason})")
         fitting = [record for record, reason in zip(own, reasons, strict=True) if not reason]
-        judgements += _of_experiment(experiment, fitting, categories, rescored or {})
+        protocols = list(dict.fromkeys(record.protocol for record in fitting))
+        for protocol in protocols or [""]:
+            members = [record for record in fitting if record.protocol == protocol]
+            found = _of_experiment(experiment, members, categories, rescored or {})
+            judgements += [replace(one, protocol=protocol) for one in found] if len(protocols) > 1 else found
+        if len(protocols) > 1:
+            left_out.append(
+                f"{experiment.name}: {len(protocols)} protocols (other method settings, data, weights), judged apart"
+            )
     return judgements, left_out
 
 
@@ -166,6 +182,9 @@ def _differs(record: Record, experiment: Experiment) -> str:
     setting = str(record.card.get("setting"))
     if experiment.setting == "unified" and (not setting.startswith(UNIFIED) or "," in setting):
         return setting
+    expected = category_count(experiment.dataset)
+    if expected and len(record.categories) != expected:
+        return f"{len(record.categories)} of {expected} categories"
     current = experiment.model_dump(mode="json")
     changed = [key for key in DECIDING if record.settings.get(key) != current[key]]
     if record.settings.get("overrides"):

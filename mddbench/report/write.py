@@ -8,13 +8,15 @@ from pathlib import Path
 
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.report.build import Report, Section, Table, strangers
+from mddbench.report.costs import cost_note
 from mddbench.report.entries import Entry
 from mddbench.report.formats import heads, printed
 from mddbench.report.groups import Group
 from mddbench.report.page import Card, Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, render_page
 from mddbench.report.page import Section as PageSection
 from mddbench.report.page_pictures import gallery_of, merged
-from mddbench.report.pictures import file_name, picture_title
+from mddbench.report.pictures import file_names, picture_title
+from mddbench.report.published import MARK
 from mddbench.report.tables import MEAN, card_fields
 
 PAGE = "index.html"
@@ -24,24 +26,30 @@ LEAD = (
 )
 
 
-def write_report(report: Report, out: Path, reporter: Reporter | None = None) -> tuple[list[Path], list[Path]]:
-    """Write tables, pictures and the page below `out`; the files of tables, and of pictures. A run without panels has no
-    gallery.
-
-    Files of an earlier report that are not part of this one are removed.
-    """
+def write_texts(report: Report, out: Path) -> list[Path]:
+    """Write the tables below `out`; their files. Files of an earlier report that are not part of this one are removed."""
     for stale in strangers(report, out):
         stale.unlink()
     for name, text in report.texts.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text, encoding="utf-8")
+    return [out / name for name in report.texts]
+
+
+def write_report(report: Report, out: Path, reporter: Reporter | None = None) -> tuple[list[Path], list[Path]]:
+    """Write tables, pictures and the page below `out`; the files of tables, and of pictures. A run without panels has no
+    gallery, also if an earlier one had.
+    """
+    tables = write_texts(report, out)
     with (reporter or SilentReporter()).task("drawing", len(report.pictures) + 1) as task:
         for name, draw in report.pictures.items():
+            for earlier in (out / name, (out / name).with_suffix(".pdf")):
+                earlier.unlink(missing_ok=True)
             draw(out / name)
             task.advance(1)
         (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
         task.advance(1)
-    return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
+    return tables, [out / name for name in report.pictures if (out / name).exists()]
 
 
 def page_of(report: Report, out: Path) -> Page:
@@ -64,7 +72,8 @@ def page_of(report: Report, out: Path) -> Page:
 def _section(number: int, section: Section, entries: Mapping[str, Entry], out: Path) -> PageSection:
     first, last = (section.main,), tuple(place for place in section.tables if place != section.main)
     places = [place for place in (*first, *last) if place is not None]
-    labels = {file_name(group): group.shown for group in section.groups}
+    names = file_names(section.groups)
+    labels = {names[group.label]: group.shown for group in section.groups}
     drawn = [name for name in section.pictures if (out / name).exists() and not name.name.startswith("gallery-")]
     titles = {name: picture_title(name, labels) for name in drawn}
     figures = [Figure(title, f"{title}: {section.title}", (out / name).read_bytes()) for name, title in titles.items()]
@@ -79,7 +88,7 @@ def _section(number: int, section: Section, entries: Mapping[str, Entry], out: P
 
 
 def _table(table: Table, entries: Mapping[str, Entry]) -> PageTable:
-    spec = table.spec.model_copy(update={"costs": ()}) if table.spec.columns else table.spec  # costs have a table
+    spec = table.slim
     keys = (*spec.columns, *spec.costs)
     rows = []
     for number, row in enumerate(printed(spec, table.frame)):
@@ -93,7 +102,7 @@ def _table(table: Table, entries: Mapping[str, Entry]) -> PageTable:
         by_row = table.spec.rows != "category" and row.n
         rows.append(
             PageRow(
-                label=row.label.removesuffix(" ‡"),
+                label=row.label.partition(f" {MARK}")[0],
                 n=row.n or None,
                 cells=tuple(cells),
                 published=row.n == 0,
@@ -102,10 +111,9 @@ def _table(table: Table, entries: Mapping[str, Entry]) -> PageTable:
                 last=table.spec.rows == "category" and row.label == MEAN,
             )
         )
-    elsewhere = (
-        ("Protocol: ",) if spec.costs else ("Protocol: ", "Cost: ")
-    )  # cards tell the one, the table of costs the other
-    notes = tuple(note for note in table.notes if not note.startswith(elsewhere))
+    notes = table.notes[1:] + (
+        (cost_note(table.groups),) if spec.costs else ()
+    )  # cards tell the protocol, rows their sources
     return PageTable(table.title, table.spec.rows.capitalize(), tuple(heads(spec)), tuple(rows), notes)
 
 
