@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mddbench.config import Experiment, validated
@@ -127,6 +129,17 @@ def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) ->
         timeout=280,
         check=False,
     )
+
+
+def needed(*programs: str, package: str) -> list[str]:
+    """Where programs are that most machines lack. A test is skipped without them, and fails if MDDBENCH_ALL_TOOLS is set."""
+    found = [shutil.which(program) for program in programs]
+    if not all(found):
+        missing = programs[found.index(None)]
+        (pytest.fail if os.environ.get("MDDBENCH_ALL_TOOLS") else pytest.skip)(
+            f"{missing} is not installed (Debian: {package})"
+        )
+    return [str(place) for place in found]
 
 
 def read(name: str, root: Path, size: int = 64) -> Tree:

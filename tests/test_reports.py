@@ -28,7 +28,7 @@ from mddbench.report.published import FIELDS, parse_efficiency
 from mddbench.report.spec import load_table
 from mddbench.report.tables import numbers, protocol_notes
 from mddbench.report.write import write_report
-from support import ROOT, record
+from support import ROOT, needed, record
 
 
 def test_a_record_survives_a_file(tmp_path: Path) -> None:
@@ -326,10 +326,8 @@ def test_what_is_printed_alike_is_marked_alike() -> None:
 
 
 def test_the_committed_tables_compile(tmp_path: Path) -> None:
-    """With a real TeX, where there is one (Debian: texlive-latex-recommended)."""
-    pdflatex = shutil.which("pdflatex")
-    if pdflatex is None:
-        pytest.skip("pdflatex is not installed")
+    """With a real TeX, where there is one, on a page of the usual size."""
+    (pdflatex,) = needed("pdflatex", package="texlive-latex-recommended")
     tables = sorted((ROOT / "paper_tables" / "rendered" / "mini").glob("*.tex"))
     tables += sorted((ROOT / "tests" / "golden").glob("*.tex"))
     for table in tables:
