@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mddbench.arrays import demand, read_npz, refusing
 from mddbench.data.samples import Sample
-from mddbench.errors import InputError
 
 ARRAYS = ("categories", "counts", "names", "defects", "items", "labels", "scores", "precision_recall", "region_overlap")
 
@@ -21,7 +21,8 @@ class Evidence:
     """A category's test images in the order of the split, and its pixels' curves.
 
     names: of the images' files; defects: their kinds; items: what each shows, '' where that is not known; labels: (N,) True for
-    defective; scores: (N,) float32; precision_recall, region_overlap: (2, P) x and y, NaN where there are no masks.
+    defective; scores: (N,) float32, which may be infinite; precision_recall, region_overlap: (2, P) x and y, NaN
+    where there are no masks.
     """
 
     category: str
@@ -75,28 +76,45 @@ def save_evidence(evidence: Sequence[Evidence], file: Path) -> None:
 
 def load_evidence(file: Path) -> tuple[Evidence, ...]:
     """Read what `save_evidence` wrote; no pickle is loaded. Raises InputError for a broken file."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in ARRAYS}
+    with refusing(file, "scores", "run the cell again"):
+        arrays = read_npz(file, ARRAYS)
+        _check(arrays)
         ends = np.cumsum(arrays["counts"])
-        if not len(ends) or any(len(arrays[name]) != ends[-1] for name in ARRAYS[2:7]):
-            raise ValueError("arrays of different lengths")
-    except (OSError, ValueError, KeyError, BadZipFile) as fault:
-        raise InputError(f"{file}: cannot be read as scores ({type(fault).__name__}); run the cell again") from None
-    found = []
-    for number, category in enumerate(arrays["categories"]):
-        part = slice(int(ends[number] - arrays["counts"][number]), int(ends[number]))
-        names, defects, items = (tuple(map(str, arrays[name][part])) for name in ("names", "defects", "items"))
-        found.append(
-            Evidence(
-                category=str(category),
-                names=names,
-                defects=defects,
-                items=items,
-                labels=arrays["labels"][part],
-                scores=arrays["scores"][part],
-                precision_recall=arrays["precision_recall"][number],
-                region_overlap=arrays["region_overlap"][number],
-            )
+        return tuple(
+            _part(arrays, number, slice(int(end - arrays["counts"][number]), int(end)))
+            for number, end in enumerate(ends)
         )
-    return tuple(found)
+
+
+def _part(arrays: dict[str, NDArray[Any]], number: int, images: slice) -> Evidence:
+    names, defects, items = (tuple(map(str, arrays[name][images])) for name in ("names", "defects", "items"))
+    return Evidence(
+        category=str(arrays["categories"][number]),
+        names=names,
+        defects=defects,
+        items=items,
+        labels=arrays["labels"][images],
+        scores=arrays["scores"][images].astype(np.float32),
+        precision_recall=arrays["precision_recall"][number].astype(np.float32),
+        region_overlap=arrays["region_overlap"][number].astype(np.float32),
+    )
+
+
+def _check(arrays: dict[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless the arrays are such as `save_evidence` writes."""
+    demand("categories", arrays["categories"], "U", (None,))
+    categories, counts = arrays["categories"].tolist(), arrays["counts"]
+    demand("counts", counts, "i", (len(categories),))
+    if not categories or len(set(categories)) < len(categories):
+        raise ValueError(f"{len(categories)} categories, {len(set(categories))} of them different")
+    if counts.min() < 1:
+        raise ValueError(f"a category of {counts.min()} images")
+    images = sum(counts.tolist())
+    for name, kind in (("names", "U"), ("defects", "U"), ("items", "U"), ("labels", "b"), ("scores", "f")):
+        demand(name, arrays[name], kind, (images,))
+    if np.isnan(arrays["scores"]).any():
+        raise ValueError("a score is NaN")
+    for name in ("precision_recall", "region_overlap"):
+        demand(name, arrays[name], "f", (len(categories), 2, None))
+        if not arrays[name].size or np.isinf(arrays[name]).any():
+            raise ValueError(f"{name} is empty or infinite")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,22 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from mddbench.arrays import refusing
 from mddbench.errors import InputError
 from mddbench.evidence import Evidence, load_evidence
 from mddbench.fit import MAPS, RECORD
-from mddbench.maps import KeptCategory, kept_maps
+from mddbench.maps import INDEX, KeptCategory, kept_categories, kept_maps
 from mddbench.metrics.conventions import CONVENTIONS
+from mddbench.metrics.conventions import VERSION as CONVENTIONS_VERSION
 from mddbench.metrics.conventions import evaluate as evaluate_convention
-from mddbench.metrics.names import METRIC_VERSIONS, SEVEN, Engine
+from mddbench.metrics.names import LABELS, MAD, METRIC_VERSIONS, SEVEN, Engine
 from mddbench.metrics.suite import CategoryMetrics, mean_over_categories
 from mddbench.progress import Reporter
 from mddbench.records import Record, nullable, read_record
-from mddbench.runner import EVIDENCE
+from mddbench.runner import EVIDENCE, farthest
 
 OWN = "own"
 """The suite's own definitions, on the maps in half precision."""
 WAYS: tuple[str, ...] = (OWN, *CONVENTIONS)
 RESCORED = "rescored.json"
+FOREIGN = 0.01
+"""Maps are another model's if a mean of the suite's own metrics differs by more from the record's."""
+AGAIN = f"remove {MAPS} there and run the cell with --keep-maps again"
 CHUNK = 64
 Table = dict[str, dict[str, float]]
 
@@ -39,11 +46,11 @@ class Rescored:
     folder: Path
     values: dict[str, Table]
 
-    def largest_difference(self) -> float:
-        """Between the record's means and the suite's own metrics of the kept maps: what half precision costs."""
-        mean = self.values[OWN]["mean"]
-        pairs = [(mean[key], self.record.value("mean", key)) for key in SEVEN]
-        return max((abs(one - other) for one, other in pairs if not np.isnan(one - other)), default=0.0)
+    def difference(self) -> tuple[str, float]:
+        """The metric whose mean is farthest from the record's, and the suite's own of the kept maps minus the record's."""
+        own = self.values[OWN]["mean"]
+        key, off = farthest(own, self.record)
+        return key, math.copysign(off, own[key] - self.record.value("mean", key)) if off else 0.0
 
 
 def kept_cells(out: Path) -> list[Path]:
@@ -56,31 +63,25 @@ def kept_cells(out: Path) -> list[Path]:
 
 
 def rescore(folder: Path, ways: Sequence[str], reporter: Reporter) -> Rescored:
-    """A cell's metrics in each of the ways; what was computed before is read from beside the maps, if they are older.
+    """A cell's metrics in each of the ways; what was computed before, from the same by the same code, is read from its file.
 
-    Raises InputError for an unknown way and for files that cannot be read.
+    The suite's own are always computed, to compare them with the record's. A category with scores that are not finite has no
+    metrics in the conventions, which have no rule for them, and then they have no mean.
+    Raises InputError for an unknown way, for files that cannot be read, and for maps that do not belong to the record.
     """
     unknown = [way for way in ways if way not in WAYS]
     if unknown:
         raise InputError(f"convention '{unknown[0]}': expected one of {', '.join(WAYS)}")
     record = read_record(folder / RECORD)
-    known = _known(folder)
-    missing = [way for way in ways if way not in known]
+    basis = _basis(record, folder)
+    known = _known(folder / RESCORED, basis, record)
+    missing = [way for way in dict.fromkeys((OWN, *ways)) if way not in known]
     if missing:
-        evidence = {part.category: part for part in load_evidence(folder / EVIDENCE)}
-        tables: dict[str, Table] = {way: {} for way in missing}
-        with reporter.task(f"re-scoring {folder.name}", len(evidence) * len(missing)) as task:
-            for kept in kept_maps(folder / MAPS):
-                for way in missing:
-                    tables[way][kept.category] = _of_category(
-                        kept, _fitting(kept, evidence, folder), way, _engine(record)
-                    )
-                    task.advance(1)
-        known |= {way: {"mean": mean_over_categories(table), **table} for way, table in tables.items()}
+        known |= _computed(record, folder, missing, reporter)
+        _refuse_foreign(known[OWN], record, folder)
+        values = {way: nullable(table) for way, table in known.items()}
         partial = folder / f"{RESCORED}.part"
-        partial.write_text(
-            json.dumps({way: nullable(table) for way, table in known.items()}, indent=1), encoding="utf-8"
-        )
+        partial.write_text(json.dumps({"basis": basis, "values": values}, indent=1), encoding="utf-8")
         os.replace(partial, folder / RESCORED)
     return Rescored(record, folder, {way: known[way] for way in ways})
 
@@ -97,6 +98,56 @@ def as_dict(found: Rescored) -> dict[str, Any]:
     record = found.record
     named = {"experiment": record.experiment, "seed": record.seed, "identity": record.identity}
     return {**named, "values": {way: nullable(table) for way, table in found.values.items()}}
+
+
+def _computed(record: Record, folder: Path, ways: Sequence[str], reporter: Reporter) -> dict[str, Table]:
+    evidence = {part.category: part for part in load_evidence(folder / EVIDENCE)}
+    for found in (kept_categories(folder / MAPS), list(evidence)):
+        if sorted(found) != sorted(record.categories):
+            raise InputError(
+                f"{folder}: maps or scores are of {len(found)} categories, which are not the record's "
+                f"{len(record.categories)}; {AGAIN}"
+            )
+    tables: dict[str, Table] = {way: {} for way in ways}
+    without = set()
+    with reporter.task(f"re-scoring {folder.name}", len(evidence) * len(ways)) as task:
+        for kept in kept_maps(folder / MAPS):
+            part = evidence[kept.category]
+            finite = _check(kept, part, folder)
+            for way in ways:
+                if way != OWN and not finite:
+                    without.add(way)
+                    reporter.say(f"{folder.name}: {kept.category}: scores are not finite, for which {way} has no rule")
+                    tables[way][kept.category] = dict.fromkeys(SEVEN, math.nan)
+                else:
+                    tables[way][kept.category] = _of_category(kept, part, way, _engine(record))
+                task.advance(1)
+    undefined = dict.fromkeys((*SEVEN, MAD.key), math.nan)
+    return {
+        way: {"mean": undefined if way in without else mean_over_categories(table), **table}
+        for way, table in tables.items()
+    }
+
+
+def _check(kept: KeptCategory, evidence: Evidence, folder: Path) -> bool:
+    """Whether all scores of a category are finite. Raises InputError if maps and image scores do not belong together."""
+    if len(evidence.scores) != len(kept.maps):
+        raise InputError(
+            f"{folder}: {kept.category} has {len(kept.maps)} maps and {len(evidence.scores)} image scores; {AGAIN}"
+        )
+    if any(np.isnan(values).any() for values in kept.maps):
+        raise InputError(f"{folder}: a map of {kept.category} holds NaN; {AGAIN}")
+    return bool(np.isfinite(evidence.scores).all()) and all(np.isfinite(values).all() for values in kept.maps)
+
+
+def _refuse_foreign(own: Table, record: Record, folder: Path) -> None:
+    """Raise InputError if the suite's own metrics of the kept maps are not the record's."""
+    key, off = farthest(own["mean"], record)
+    if off > FOREIGN:
+        raise InputError(
+            f"{folder}: the maps do not belong to the record: mean {LABELS[key]} of the maps is {own['mean'][key]:.4f}, "
+            f"the record says {record.value('mean', key):.4f}; {AGAIN}"
+        )
 
 
 def _of_category(kept: KeptCategory, evidence: Evidence, way: str, engine: Engine) -> dict[str, float]:
@@ -124,29 +175,43 @@ def _engine(record: Record) -> Engine:
     )
 
 
-def _fitting(kept: KeptCategory, evidence: dict[str, Evidence], folder: Path) -> Evidence:
-    found = evidence.get(kept.category)
-    if found is None or len(found.scores) != len(kept.maps):
-        raise InputError(
-            f"{folder}: {MAPS} and {EVIDENCE} do not belong together; run the cell with --force --keep-maps"
-        )
-    return found
+def _basis(record: Record, folder: Path) -> dict[str, str]:
+    """What metrics are computed from and by: they are read again only where all of it is the same."""
+    content = hashlib.sha256()
+    with refusing(folder, "a cell with kept maps", AGAIN):
+        for file in (folder / MAPS / INDEX, folder / EVIDENCE):
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+    return {
+        "metrics": METRIC_VERSIONS[_engine(record)],
+        "conventions": CONVENTIONS_VERSION,
+        "model": record.model_sha256,
+        "maps": content.hexdigest(),
+    }
 
 
-def _known(folder: Path) -> dict[str, Table]:
-    """What was computed before from these maps; nothing if that cannot be read or is older than they are."""
-    file, index = folder / RESCORED, folder / MAPS / "index.json"
+def _known(file: Path, basis: dict[str, str], record: Record) -> dict[str, Table]:
+    """What was computed before on the same basis; nothing if that cannot be read or is no such table."""
     try:
-        if file.stat().st_mtime_ns < index.stat().st_mtime_ns:
-            return {}
         content = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            way: {
-                place: {key: float("nan") if value is None else float(value) for key, value in row.items()}
-                for place, row in table.items()
-            }
-            for way, table in content.items()
-            if way in WAYS
-        }
-    except (OSError, ValueError, AttributeError, TypeError):
+        if content["basis"] != basis:
+            return {}
+        known = {way: _table(content["values"][way], record) for way in WAYS if way in content["values"]}
+        return known if OWN in known and farthest(known[OWN]["mean"], record)[1] <= FOREIGN else {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _table(raw: dict[str, dict[str, float | None]], record: Record) -> Table:
+    """A table from JSON. Raises ValueError unless it has the record's places, with the metrics that belong there."""
+    table = {}
+    for place in ("mean", *record.categories):
+        table[place] = {key: _value(raw[place][key]) for key in (*SEVEN, *((MAD.key,) if place == "mean" else ()))}
+    return table
+
+
+def _value(raw: float | None) -> float:
+    if raw is None:
+        return math.nan
+    if type(raw) not in (int, float) or not -1e-9 <= raw <= 1 + 1e-9:
+        raise ValueError("not a metric's value")
+    return float(raw)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from mddbench.errors import CellError, InputError
 from mddbench.evaluate import Evaluation
 from mddbench.evidence import save_evidence
 from mddbench.fit import MAPS, RECORD, Fit
-from mddbench.metrics.names import SEVEN
+from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.nn.weights import digest
 from mddbench.panels import save_panels
 from mddbench.plan import Datasets, RunOptions, build_detector
@@ -142,13 +143,12 @@ class Runner:
         self.reporter.say(f"{prepared.cell.name}: finished before; evaluating its model again to keep the maps")
         fit = Fit(prepared, replace(self.options, resamples=0), folder, self.reporter)
         evaluation = fit.evaluate(fit.again())
-        off = max(
-            abs(value - record.value("mean", key)) for key, value in evaluation.metrics["mean"].items() if key in SEVEN
-        )
+        key, off = farthest(evaluation.metrics["mean"], record)
         if off > DRIFT:
             shutil.rmtree(folder / MAPS)
             raise CellError(
-                f"evaluated again, a metric differs by {off:.4f} from {folder / RECORD}; --force runs the cell anew"
+                f"evaluated again, {LABELS[key]} is {evaluation.metrics['mean'][key]:.4f} and in {folder / RECORD} "
+                f"{record.value('mean', key):.4f}; --force runs the cell anew"
             )
         if off > 0:
             self.reporter.say(
@@ -163,6 +163,17 @@ class Runner:
     def _save(evaluation: Evaluation, folder: Path) -> None:
         save_panels(evaluation.panels, folder / PANELS)
         save_evidence(evaluation.evidence, folder / EVIDENCE)
+
+
+def farthest(mean: Mapping[str, float], record: Record) -> tuple[str, float]:
+    """The metric whose mean is farthest from the record's, and how far: infinitely if only one of the two is defined."""
+    apart = {}
+    for key in SEVEN:
+        pair = mean[key], record.value("mean", key)
+        undefined = sum(map(math.isnan, pair))
+        apart[key] = (abs(pair[0] - pair[1]), math.inf, 0.0)[undefined]
+    key = max(apart, key=lambda each: apart[each])
+    return key, apart[key]
 
 
 def kept_files(folder: Path) -> list[Path]:

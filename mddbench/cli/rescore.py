@@ -27,7 +27,8 @@ def rescore(
     """Compute metrics again from maps that `run --keep-maps` kept: nothing is trained, no image is needed.
 
     own: as the record, on maps in half precision; ader, rd4ad: as other code counts (docs/metrics.md). They go beside the
-    maps, into rescored.json; `verify` compares with them where a published number is of another convention.
+    maps, into rescored.json; `verify` compares with them where a published number is of another convention. Maps whose own
+    metrics are not the record's are refused.
     """
     from mddbench.fit import RECORD
     from mddbench.metrics.names import COLUMNS, LABELS
@@ -52,7 +53,9 @@ def rescore(
         for way, row in as_rows(one):
             print(f"  {way:<8}{''.join(f'{_percent(row[key]):>9}' for key in COLUMNS)}")
         if OWN in one.values:
-            print(f"  half precision moves a mean by at most {100 * one.largest_difference():.4f}", file=sys.stderr)
+            key, off = one.difference()
+            told = f"{100 * off:+.4f} in {LABELS[key]}, where it is largest" if off else "nothing"
+            print(f"  own minus record: {told}", file=sys.stderr)
 
 
 def _percent(value: float) -> str:

@@ -14,6 +14,7 @@ from mddbench.errors import InputError
 
 if TYPE_CHECKING:
     from mddbench.config import Experiment
+    from mddbench.records import Record
     from mddbench.report.verify import Rescored
 
 
@@ -49,7 +50,7 @@ def verify(
     chosen = [load_experiment(name) for name in names or known]
     if not names:
         chosen = [one for one in chosen if one.reported is not None or one.name in ran]
-    judgements, left_out = judge(chosen, found, categories, _rescored(chosen, out))
+    judgements, left_out = judge(chosen, found, categories, _rescored(chosen, found, out))
     if as_json:
         print(json.dumps({"judgements": [each.as_dict() for each in judgements], "left_out": left_out}, indent=1))
     else:
@@ -66,23 +67,29 @@ def verify(
         raise typer.Exit(1)
 
 
-def _rescored(experiments: list[Experiment], out: Path) -> Rescored:
-    """What the kept maps below an output folder give by the conventions that the experiments' sources count by."""
+def _rescored(experiments: list[Experiment], records: list[Record], out: Path) -> Rescored:
+    """What the kept maps below an output folder give by the conventions that the experiments' sources count by, of those of the
+    records whose model the maps are of.
+    """
     ways = {
         one.name: one.reported.convention for one in experiments if one.reported and one.reported.convention != "exact"
     }
-    kept = [index.parents[1] for index in (out / "cells").glob("*/maps/index.json")] if ways else []
-    if not kept:
+    if not ways or not any((out / "cells").glob("*/maps/index.json")):
         return {}
     from mddbench.progress import reporter
     from mddbench.records import read_record
-    from mddbench.rescore import rescore
+    from mddbench.rescore import kept_cells, rescore
 
+    models = {record.identity: record.model_sha256 for record in records}
     found: dict[str, dict[str, Any]] = {}
-    for folder in kept:
+    for folder in kept_cells(out):
         record = read_record(folder / "record.json")
-        if record.experiment in ways:
+        if record.experiment not in ways or record.identity not in models:
+            continue
+        if models[record.identity] == record.model_sha256:
             found[record.identity] = rescore(folder, (ways[record.experiment],), reporter(quiet=False)).values
+        else:
+            print(f"{folder}: its maps are of another model than the record's; left out", file=sys.stderr)
     return found
 
 

@@ -15,6 +15,8 @@ from mddbench.metrics.names import IMAGE_LEVEL, PIXEL_LEVEL, SEVEN
 from mddbench.metrics.steps import LIMIT, auroc, average_precision, f1_max, steps_of_items
 from mddbench.metrics.suite import check_shapes, floating
 
+VERSION = "conventions-1"
+"""Changes whenever the same maps give a value that differs by more than 1e-12 in one of them."""
 ADER_BINS, ADER_THRESHOLDS, RD4AD_THRESHOLDS = 50, 21, 200
 Scores = NDArray[np.floating]
 Masks = NDArray[np.bool_]
