@@ -24,19 +24,20 @@ PREFIX = "ablation/"
 class AblationFile(Strict):
     """title: of table and plot; base: an experiment, or its file beside this one, but no ablation; seeds: instead of the
     base's; vary: one setting with a list of values, or label -> settings, where every variant gives the same ones, so that a
-    reader sees what each has.
+    reader sees what each has; axis_label: of a plot's axis, instead of the setting's name, where the variants are numbers.
     """
 
     title: str
     base: str
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     vary: Annotated[dict[str, Any], Field(min_length=1)]
+    axis_label: Annotated[str, Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
 class Ablation:
     """variants: label -> dotted setting -> value, at least two, all with the same settings; axis: the setting whose numbers are
-    the variants, None if they are not numbers of one setting.
+    the variants, None if they are not numbers of one setting; axis_label: what people call it, None if the file does not say.
     """
 
     name: str
@@ -45,6 +46,16 @@ class Ablation:
     seeds: tuple[int, ...] | None
     variants: dict[str, dict[str, Any]]
     axis: str | None
+    axis_label: str | None = None
+
+    @property
+    def axis_name(self) -> str:
+        """What a plot's axis is called, '' if there is none.
+
+        >>> Ablation("ablation/a", "A", "mini/a", None, {}, "settings.memory.top_k").axis_name
+        'memory.top k'
+        """
+        return self.axis_label or (self.axis or "").removeprefix("settings.").replace("_", " ")
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -106,7 +117,9 @@ def load_ablation(name: str) -> Ablation:
     if is_ablation(base):
         raise InputError(f"{where}: base '{file.base}' is an ablation; expected an experiment, as in mini/mddnet")
     variants, axis = _variants(file.vary, where)
-    return Ablation(f"{PREFIX}{path.stem}", file.title, base, file.seeds, variants, axis)
+    if file.axis_label is not None and axis is None:
+        raise InputError(f"{where}: axis_label names an axis, but vary is not one setting with a list of numbers")
+    return Ablation(f"{PREFIX}{path.stem}", file.title, base, file.seeds, variants, axis, file.axis_label)
 
 
 def expand(ablation: Ablation, overrides: Mapping[str, Any]) -> tuple[Experiment, list[Experiment]]:

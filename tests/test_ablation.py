@@ -63,11 +63,22 @@ def test_one_setting_with_numbers_is_an_axis(tmp_path: Path) -> None:
     assert list(load_ablation(own(tmp_path, words)).variants) == ["a", "a, b"]
 
 
+def test_an_axis_has_its_label_or_else_the_setting_s_name(tmp_path: Path) -> None:
+    assert load_ablation(own(tmp_path)).axis_name == "memory.items"
+    found = load_ablation(own(tmp_path, f"{ITEMS}axis_label: prototypes of a category\n"))
+    assert (found.axis, found.axis_name) == ("settings.memory.items", "prototypes of a category")
+    assert load_ablation("ablation/prototypes").axis_name == "prototypes per category"
+    assert load_ablation(own(tmp_path, NAMED)).axis_name == ""
+
+
 @pytest.mark.parametrize(
     ("text", "old", "new", "message"),
     [
         (ITEMS, "[8, 32, 128]", "[8]", "vary holds one variant; expected at least two"),
         (ITEMS, "[8, 32, 128]", "[8, 8]", "gives a value twice"),
+        (NAMED, "vary:", "axis_label: parts\nvary:", "axis_label names an axis, but vary is not one setting with"),
+        (ITEMS, "vary:", "axis_label: [a]\nvary:", "axis_label"),
+        (ITEMS, "vary:", "axis_label: ''\nvary:", "axis_label"),
         (ITEMS, "vary:", "very:", "unknown key 'very' (did you mean 'vary'?)"),
         (ITEMS, "mini/mddnet", "ablation/components", "is an ablation; expected an experiment"),
         (NAMED, ", epochs: 2", "", "should give the same settings; 'epochs' is not in all of them"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mddbench.ablation import load_ablation
 from mddbench.evidence import Evidence
 from mddbench.panels import Panel
-from mddbench.report.canvas import SERIES
+from mddbench.records import UPPER_BOUND
+from mddbench.report import evidence_plots, figures, gallery, plots, qualitative
+from mddbench.report.ablations import Study
+from mddbench.report.canvas import COLOURS, HEAD, WIDTH, canvas, folded, legend, logarithmic, marks, save, series, title
 from mddbench.report.evidence_plots import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
 from mddbench.report.figures import draw_dots, draw_prices, draw_training, pareto
+from mddbench.report.gallery import draw_gallery
 from mddbench.report.groups import Group
+from mddbench.report.plots import draw_ablation
 from mddbench.report.qualitative import draw_qualitative
 from support import record
 
@@ -102,12 +110,233 @@ def test_no_figure_without_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_series_stay_apart_in_grey() -> None:
-    assert len({str(line) for _, line, _ in SERIES}) == len({marker for _, _, marker in SERIES}) == len(SERIES)
+    assert len({str(series(number)["linestyle"]) for number in range(6)}) == 6
+    assert len({marks(number)["marker"] for number in range(6)}) == 6
     shades = [
-        np.dot([int(colour[place : place + 2], 16) for place in (1, 3, 5)], [0.299, 0.587, 0.114])
-        for colour, *_ in SERIES[:3]
+        np.dot([int(colour[place : place + 2], 16) for place in (1, 3, 5)], [0.299, 0.587, 0.114]) for colour in COLOURS
     ]
-    assert all(abs(one - other) > 20 for place, one in enumerate(shades) for other in shades[:place])
+    assert all(abs(one - other) >= 20 for place, one in enumerate(shades) for other in shades[:place])
+
+
+def test_thirty_series_are_all_drawn_differently() -> None:
+    lines = {(style["color"], str(style["linestyle"])) for style in map(series, range(30))}
+    points = {(style["color"], style["marker"]) for style in map(marks, range(30))}
+    assert len(lines) == len(points) == 30
+    assert all(series(number)["color"] == marks(number)["color"] for number in range(30))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that would have been saved."""
+    kept: list[Any] = []
+    for module in (evidence_plots, figures, gallery, plots, qualitative):
+        monkeypatch.setattr(module, "save", lambda figure, file, vector=True: kept.append(figure))
+    return kept
+
+
+FILE = Path("figure.png")
+
+
+def points_of(axis: Any) -> dict[str, tuple[list[float], list[float]]]:
+    """Label -> x and y of what `errorbar` drew."""
+    found = {box.get_label(): box.lines[0] for box in axis.containers}
+    return {label: (line.get_xdata().tolist(), line.get_ydata().tolist()) for label, line in found.items()}
+
+
+def named(figure: Any) -> list[str]:
+    """What stands in a figure's legend."""
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_dots_are_means_over_seeds_with_their_deviation_and_none_where_a_seed_has_no_value(drawn: list[Any]) -> None:
+    draw_dots(groups(), "mini", FILE)
+    axes = drawn[0].axes
+    xs, ys = points_of(axes[1])["A"]  # I-AUROC of bolt, nut and the mean: 50 and 60
+    assert xs == pytest.approx([55, 55, 55])
+    assert ys == pytest.approx([-0.175, 0.825, 1.825])
+    assert points_of(axes[1])["B"][0] == pytest.approx([75, 75, 75])
+    whisker = axes[1].containers[0].lines[2][0].get_segments()[0]
+    assert whisker[:, 0] == pytest.approx([55 - 50**0.5, 55 + 50**0.5])
+    assert points_of(axes[2])["B"][1] == pytest.approx([0.175, 2.175]), "AUPRO of nut is not defined"
+    assert [text.get_text() for text in axes[0].get_yticklabels()] == ["bolt", "nut 100%", "mean"]
+    half = record(1, 0.6)
+    half.metrics["bolt"]["i_auroc"] = None
+    draw_dots([Group("A", (record(0, 0.5), half))], "mini", FILE)
+    assert points_of(drawn[1].axes[1])["A"][1] == pytest.approx([1, 2]), "one seed of two has no value"
+
+
+def test_prices_name_every_method_and_the_line_leaves_out_what_stands_apart(drawn: list[Any]) -> None:
+    known, bound = {"train_seconds": 9.0, "parameters_total": 4e6}, {**record().card, "test_labels": UPPER_BOUND}
+    cost = {"inference_ms_per_image": 2.0, "train_seconds": 90.0, "parameters_total": 8e6}
+    one = Group("one", (record(0, 0.5, cost=known), record(1, 0.7, cost=known)))
+    two = Group("two", (record(0, 0.8, cost=cost),))
+    other = Group("other", (record(0, 0.9, cost={**cost, "train_seconds": 10.0}),), differs="epochs 9")
+    told = Group("told", (record(0, 0.95, cost={**cost, "train_seconds": 8.0}, card=bound),))
+    draw_prices([one, two, other, told], "mini", FILE)
+    figure = drawn[0]
+    assert named(figure) == ["one", "two", "other †", "told"]
+    assert set(points_of(figure.axes[0])) == {"two", "other †", "told"}, "one has no time of inference"
+    points = points_of(figure.axes[1])
+    assert {label: (x[0], pytest.approx(y[0])) for label, (x, y) in points.items()} == {
+        "one": (9, 60),
+        "two": (90, 80),
+        "other †": (10, 90),
+        "told": (8, 95),
+    }
+    line = figure.axes[1].get_lines()[-1]
+    assert line.get_drawstyle() == "steps-post"
+    assert line.get_xdata().tolist() == [9, 90]
+    assert line.get_ydata().tolist() == pytest.approx([60, 80])
+    assert [axis.get_xscale() for axis in figure.axes] == ["linear", "log", "linear"]
+    assert figure.axes[2].get_lines()[0].get_xdata().tolist() == [4], "parameters in millions"
+
+
+def test_curves_are_means_over_categories_then_seeds_with_the_range_shaded(drawn: list[Any]) -> None:
+    def part(category: str, *ys: float) -> Evidence:
+        curve = np.array([[0, 1], ys], dtype=np.float32)
+        return Evidence(**{**vars(evidence(category)), "precision_recall": curve, "region_overlap": curve})
+
+    runs = ((part("bolt", 0.2, 0.4), part("nut", 0.4, 0.8)), (part("bolt", 0.5, 1.0), part("nut", math.nan, math.nan)))
+    draw_curves([Shown("A", runs)], "mini", FILE)
+    for axis in drawn[0].axes:
+        (line,) = axis.get_lines()
+        assert line.get_ydata().tolist() == pytest.approx([0.4, 0.8])  # of (0.3, 0.6) and (0.5, 1.0)
+        shade = axis.collections[0].get_paths()[0].vertices
+        assert sorted({round(y, 6) for x, y in shade if x == 1}) == [0.6, 1.0]
+        assert sorted({round(y, 6) for x, y in shade if x == 0}) == [0.3, 0.5]
+    draw_category_curves([Shown("A", runs), Shown("B", runs[1:])], "mini", 0, FILE)
+    bolt, nut = drawn[1].axes
+    assert [line.get_ydata().tolist() for line in bolt.get_lines()] == [pytest.approx([0.2, 0.4]), [0.5, 1.0]]
+    assert nut.get_lines()[0].get_ydata().tolist() == pytest.approx([0.4, 0.8])
+    assert named(drawn[1]) == ["A", "B"]
+
+
+def test_training_shows_means_over_seeds_and_the_range_of_the_loss(drawn: list[Any]) -> None:
+    def logs(*losses: float) -> list[dict[str, Any]]:
+        rest = {"lr": 0.1, "seconds": 1.0, "images": 4}
+        return [{"epoch": n, "loss": x, "terms": {"p": x / 2, "q": x / 4}, **rest} for n, x in enumerate(losses, 1)]
+
+    seeds = tuple(record(seed, history=logs(*losses)) for seed, losses in enumerate([(4, 2), (6, 3), (8, 1)]))
+    draw_training([Group("A", seeds), Group("B", (record(),))], "mini", FILE)
+    axis = drawn[0].axes[0]
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.get_lines()}
+    assert lines == {"loss": ([1, 2], [6, 2]), "p": ([1, 2], [3, 1]), "q": ([1, 2], [1.5, 0.5])}
+    shade = axis.collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in shade} == {(1, 4), (1, 8), (2, 1), (2, 3)}
+    assert named(drawn[0]) == ["loss", "range over seeds", "p", "q"]
+    assert all(each.get_legend() is None for each in drawn[0].axes), "no legend over the lines"
+
+
+def test_scores_count_images_per_bin(drawn: list[Any]) -> None:
+    scores = np.array([0, 0.1, 0.2, 0.9, 0.3, 0.8, 0.95, 1.0, 1.0], dtype=np.float32)
+    part = Evidence(**{**vars(evidence("bolt")), "scores": scores, "labels": np.arange(9) >= 4})
+    draw_scores(record(), "A", [part], FILE)
+    normal, outline = drawn[0].axes[0].containers[0], drawn[0].axes[0].patches[-1]
+    assert [bar.get_height() for bar in normal] == [2, 1, 0, 0, 0, 1]  # six bins of a sixth
+    heights = outline.get_xy()[:, 1]
+    assert heights[1:-1].tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 3, 3]
+    assert drawn[0].axes[0].get_title() == "bolt\nI-AUROC 50.0 %"
+
+
+def study(numbers: bool, *scores: tuple[float, ...]) -> Study:
+    ablation = load_ablation("ablation/prototypes")
+    labels = ("8", "32", "128") if numbers else ("one", "two", "three")
+    rows = [
+        Group(label, tuple(record(seed, score) for seed, score in enumerate(each)))
+        for label, each in zip(labels, scores, strict=False)
+    ]
+    named = ablation if numbers else load_ablation("ablation/components")
+    return Study(named, "own", "Own", "mini", rows)
+
+
+def test_bars_of_an_ablation_begin_at_0_and_tell_their_means(drawn: list[Any]) -> None:
+    draw_ablation(study(False, (0.6, 0.7), (0.8, 0.8)), FILE)
+    for axis in drawn[0].axes:
+        bars = [bar for bar in axis.patches if bar.get_width()]
+        assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, pytest.approx(65)), (0, pytest.approx(80))]
+        assert axis.get_xlim()[0] == 0
+        assert [text.get_text() for text in axis.texts] == ["65.0 ± 7.1", "80.0 ± 0.0"]
+        seeds = next(line for line in axis.get_lines() if line.get_marker() == "o")
+        assert seeds.get_xdata().tolist() == pytest.approx([60, 70, 80, 80])
+        assert seeds.get_ydata().tolist() == [0, 0, 1, 1]
+    undefined = study(False, (0.6,), (0.7,))
+    undefined.groups[1].first.metrics["mean"]["mad"] = None
+    draw_ablation(undefined, FILE)
+    assert [text.get_text() for text in drawn[1].axes[0].texts] == ["60.0", "\N{EN DASH}"]
+
+
+def test_an_ablation_over_numbers_is_a_curve_whose_axis_is_named_in_words(drawn: list[Any]) -> None:
+    draw_ablation(study(True, (0.6, 0.7), (0.8, 0.8), (0.7, 0.9)), FILE)
+    axis = drawn[0].axes[0]
+    (label,) = points_of(axis)
+    assert points_of(axis)[label] == ([8, 32, 128], pytest.approx([65, 80, 80]))
+    assert axis.get_xscale() == "log"
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["8", "32", "128"]
+    assert drawn[0].get_supxlabel() == "prototypes per category"
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_an_ablation_without_masks_has_panels_of_its_image_metrics(numbers: bool, drawn: list[Any]) -> None:
+    undefined = study(numbers, (0.6,), (0.7,))
+    for group in undefined.groups:
+        group.first.metrics["mean"].update(aupro=None, p_ap=None)
+    draw_ablation(undefined, FILE)
+    drawn[0].draw_without_rendering()
+    heights = [len([bar for bar in axis.patches if bar.get_width()]) for axis in drawn[0].axes]
+    assert heights == ([0] * 4 if numbers else [2, 2, 0, 0])
+    assert [axis.get_lines()[-1].get_xdata().size for axis in drawn[0].axes] == [2, 2, 0, 0]
+
+
+def test_many_categories_wrap_and_no_figure_is_wider_than_a_page(drawn: list[Any]) -> None:
+    def many(shift: float) -> tuple[Panel, ...]:
+        return tuple(
+            Panel(**{**vars(panel), "category": f"a_long_category_{n}"}) for n in range(20) for panel in panels(shift)
+        )
+
+    draw_qualitative([("A", many(0.0)), ("B", many(3.0))], "mini", FILE)
+    blocks = drawn[0].axes
+    assert [len(axis.get_xticks()) for axis in blocks] == [7, 7, 6]
+    assert all([text.get_text() for text in axis.get_yticklabels()][2:] == ["A", "B"] for axis in blocks)
+    assert blocks[0].get_xticklabels()[0].get_text() == "a long category\n0"
+    draw_gallery(many(0.0), "A", FILE)
+    many_groups = [Group(f"method {n}", groups()[n % 2].records) for n in range(9)]
+    draw_training(many_groups, "mini", FILE)
+    draw_dots(many_groups, "mini", FILE)
+    draw_scores(record(), "A", [evidence("bolt")] * 7, FILE)
+    assert all(figure.get_figwidth() <= WIDTH for figure in drawn)
+
+
+def test_a_pdf_has_no_title_and_is_lower_by_it(tmp_path: Path) -> None:
+    figure, (axis,) = canvas((4.0, 2.0))
+    axis.plot([0, 1], label="$a$ line")
+    legend(figure, [axis])
+    title(figure, "Heading")
+    height = figure.get_figheight()
+    save(figure, tmp_path / "figure.png")
+    text = tmp_path / "figure.pdf"
+    box = re.search(rb"/MediaBox \[ ?([\d. ]+)\]", text.read_bytes())
+    assert box is not None
+    _, _, width, tall = map(float, box[1].split())
+    assert (width, tall) == (pytest.approx(288), pytest.approx(72 * height - 1.3 * HEAD))
+    assert figure.get_suptitle() == ""
+    assert axis.get_position().y1 > 0.9, "laid out again"
+
+
+def test_ticks_are_few_and_powers_of_ten_over_many_decades() -> None:
+    _, axes = canvas((7.0, 2.0), (1, 4))
+    axes[0].plot([0, 1000], [0, 1])
+    assert len(axes[0].get_xticks()) <= 7
+    for high, expected in ((30, {1, 3, 10, 30}), (5000, {1, 10, 100, 1000})):
+        axes[1].clear()
+        axes[1].plot([1, high], [1, 1])
+        logarithmic(axes[1], "x")
+        assert {tick for tick in axes[1].get_xticks() if 1 <= tick <= high} == expected
+
+
+def test_long_names_are_broken_into_lines() -> None:
+    assert folded("bottle cap", 2.0, 7) == "bottle cap"
+    assert folded("method (a_b/c)", 0.6, 7) == "method\n(a_b/c)"
+    assert all(len(line) <= 11 for line in folded("immunohistochemistry of tissue", 0.66, 7).splitlines())
 
 
 def test_every_kind_of_curve_is_a_field_of_the_evidence() -> None:

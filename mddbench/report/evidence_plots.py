@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 from mddbench.evidence import Evidence
 from mddbench.metrics.names import LABELS
 from mddbench.records import Record
-from mddbench.report.canvas import canvas, save, series
+from mddbench.report.canvas import (
+    ACCENT,
+    TEXT,
+    WIDTH,
+    balanced,
+    canvas,
+    folded,
+    legend,
+    save,
+    series,
+    title,
+    whole_numbers,
+)
 
 MOST_BINS = 24
 KINDS = (
@@ -34,27 +46,19 @@ class Shown:
 
 def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: Path) -> None:
     """Write a picture of one run's image scores: a panel a category, normal images filled, defective ones as an outline."""
-    columns = min(len(evidence), 5)
-    rows = -(-len(evidence) // columns)
-    figure, axes = canvas((1.0 + 2.1 * columns, 0.7 + 1.7 * rows), (rows, columns))
+    rows, columns = balanced(len(evidence), 5)
+    figure, axes = canvas((0.6 + 2.2 * columns, 0.5 + 1.35 * rows), (rows, columns))
     for axis, part in zip(axes, evidence, strict=False):
         bins = min(MOST_BINS, 2 * math.isqrt(len(part.scores)))
         edges = np.histogram_bin_edges(part.scores.astype(np.float64), bins)
         axis.hist(part.scores[~part.labels], edges, color="#9db7d5", label="normal images")
-        axis.hist(
-            part.scores[part.labels], edges, histtype="step", color="#1b1b1b", linewidth=1.4, label="with a defect"
-        )
+        axis.hist(part.scores[part.labels], edges, histtype="step", color=ACCENT, linewidth=1.2, label="with a defect")
         value = f"{LABELS['i_auroc']} {100 * record.value(part.category, 'i_auroc'):.1f} %"
-        axis.set_title(f"{part.category.replace('_', ' ')}, {value}", fontsize=8, parse_math=False)
-        axis.tick_params(labelsize=7)
-    for axis in axes[len(evidence) :]:
-        axis.set_visible(False)
-    for axis in axes[:: columns or 1]:
-        axis.set_ylabel("images", fontsize=8)
-    for axis in axes[max(len(evidence) - columns, 0) : len(evidence)]:
-        axis.set_xlabel("image score", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    figure.suptitle(f"{label} on {record.dataset}, seed {record.seed}: image scores", fontsize=10, parse_math=False)
+        _head(axis, f"{_folded(part.category, columns)}\n{value}")
+        whole_numbers(axis.yaxis)
+    _name_outer(axes, len(evidence), columns, "image score", "images")
+    legend(figure, axes[: len(evidence)])
+    title(figure, f"{label} on {record.dataset}, seed {record.seed}: image scores")
     save(figure, file)
 
 
@@ -62,20 +66,20 @@ def draw_curves(shown: Sequence[Shown], dataset: str, file: Path) -> None:
     """Write a picture of precision against recall and of region overlap against false-positive rate of the pixels: means over
     categories and seeds, the range over the seeds shaded.
     """
-    figure, axes = canvas((9.0, 3.8), (1, len(KINDS)))
+    figure, axes = canvas((WIDTH, 2.9), (1, len(KINDS)))
     for axis, (field, x_label, y_label, key) in zip(axes, KINDS, strict=True):
         for number, row in enumerate(shown):
             curves = [_mean_curve(run, field) for run in row.runs]
-            ys = np.stack([curve[1] for curve in curves])
+            xs, ys = curves[0][0], np.stack([curve[1] for curve in curves])
             style = series(number)
-            axis.fill_between(
-                curves[0][0], ys.min(axis=0), ys.max(axis=0), color=style["color"], alpha=0.18, linewidth=0
-            )
-            axis.plot(curves[0][0], ys.mean(axis=0), linewidth=1.5, label=row.label, **style)
-        _name_axes(axis, x_label, y_label)
-        axis.set_title(f"area: {LABELS[key]}", fontsize=9)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.suptitle(f"{dataset}: curves of the pixels, means over categories", fontsize=10, parse_math=False)
+            axis.fill_between(xs, ys.min(axis=0), ys.max(axis=0), color=style["color"], alpha=0.18, linewidth=0)
+            axis.plot(xs, ys.mean(axis=0), linewidth=1.4, label=row.label, **style)
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_xlabel(x_label, fontsize=TEXT)
+        axis.set_ylabel(y_label, fontsize=TEXT)
+        _head(axis, f"area: {LABELS[key]}")
+    legend(figure, axes)
+    title(figure, f"{dataset}: curves of the pixels, means over categories")
     save(figure, file)
 
 
@@ -83,24 +87,20 @@ def draw_category_curves(shown: Sequence[Shown], dataset: str, kind: int, file: 
     """Write a picture of one of the KINDS of curves: a panel a category, a line a method, its first run's."""
     field, x_label, y_label, key = KINDS[kind]
     categories = [part.category for part in shown[0].runs[0] if np.isfinite(getattr(part, field)).all()]
-    columns = min(len(categories), 5)
-    rows = -(-len(categories) // columns)
-    figure, axes = canvas((1.0 + 2.1 * columns, 0.8 + 1.9 * rows), (rows, columns), share_y=True)
+    rows, columns = balanced(len(categories), 5)
+    figure, axes = canvas((0.6 + 2.2 * columns, 0.3 + 1.25 * rows), (rows, columns), share_y=True)
     for axis, category in zip(axes, categories, strict=False):
         for number, row in enumerate(shown):
             found = next((part for part in row.runs[0] if part.category == category), None)
             if found is not None:
-                axis.plot(*getattr(found, field), linewidth=1.2, label=row.label, **series(number))
-        axis.set_title(category.replace("_", " "), fontsize=8, parse_math=False)
-        axis.tick_params(labelsize=7)
-        _name_axes(axis, x_label, "")
-    for axis in axes[:: columns or 1]:
-        axis.set_ylabel(y_label, fontsize=8)
-    for axis in axes[len(categories) :]:
-        axis.set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    title = f"{dataset}: {y_label} against {x_label} of the pixels (area: {LABELS[key]}), first seed"
-    figure.suptitle(title, fontsize=10, parse_math=False)
+                axis.plot(*getattr(found, field), linewidth=1.1, label=row.label, **series(number))
+        _head(axis, _folded(category, columns))
+        axis.set_ylim(-0.02, 1.02)
+    for axis in axes[: max(len(categories) - columns, 0)]:
+        axis.tick_params(labelbottom=False)
+    _name_outer(axes, len(categories), columns, x_label, y_label)
+    legend(figure, axes[: len(categories)])
+    title(figure, f"{dataset}: {y_label} against {x_label} of the pixels (area: {LABELS[key]}), first seed")
     save(figure, file)
 
 
@@ -116,8 +116,20 @@ def _mean_curve(run: Sequence[Evidence], field: str) -> NDArray[np.float64]:
     return np.asarray(defined.mean(axis=0))
 
 
-def _name_axes(axis: Any, x_label: str, y_label: str) -> None:
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_xlabel(x_label, fontsize=8)
-    if y_label:
-        axis.set_ylabel(y_label, fontsize=8)
+def _folded(category: str, columns: int) -> str:
+    """A category's name, no wider than one of so many panels."""
+    return folded(category.replace("_", " "), (WIDTH - 0.6) / max(columns, 3), TEXT)
+
+
+def _head(axis: Any, text: str) -> None:
+    axis.set_title(text, fontsize=TEXT, parse_math=False)
+
+
+def _name_outer(axes: Any, count: int, columns: int, x_label: str, y_label: str) -> None:
+    """Name the axes of the lowest and the leftmost of so many panels, and hide the rest."""
+    for axis in axes[max(count - columns, 0) : count]:
+        axis.set_xlabel(x_label, fontsize=TEXT)
+    for axis in axes[:count:columns]:
+        axis.set_ylabel(y_label, fontsize=TEXT)
+    for axis in axes[count:]:
+        axis.set_visible(False)
