@@ -236,9 +236,7 @@ def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
     assert drawn.returncode == 0, drawn.stderr
     tables = [folder / "folder/ablation-widths.md" for folder in (out / "report", tmp_path / "again")]
     assert tables[0].read_text() == tables[1].read_text()
-    later = mddbench(
-        "run", base, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "1", "--quiet"
-    )
+    later = mddbench("run", base, "--data-root", tree, "--out", out, "--tracking", "none", "--seeds", "1", "--quiet")
     assert later.returncode == 0, later.stderr
     assert "### Width" in later.stdout
     assert tables[0].exists(), "a report of a later run has it still"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mddbench.report.ablations import Study
 from mddbench.report.canvas import COLOURS, HEAD, WIDTH, canvas, folded, legend, logarithmic, marks, save, series, title
 from mddbench.report.evidence_plots import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
 from mddbench.report.figures import draw_dots, draw_prices, draw_training, pareto
-from mddbench.report.gallery import draw_gallery
+from mddbench.report.gallery import colour_limits, draw_gallery
 from mddbench.report.groups import Group
 from mddbench.report.plots import draw_ablation
 from mddbench.report.qualitative import draw_qualitative
@@ -247,6 +248,16 @@ def study(numbers: bool, *scores: tuple[float, ...]) -> Study:
     ]
     named = ablation if numbers else load_ablation("ablation/components")
     return Study(named, "own", "Own", "mini", rows)
+
+
+def test_infinite_scores_are_left_out_and_told(drawn: list[Any]) -> None:
+    part = evidence("bolt")
+    wild = replace(part, scores=np.where(np.arange(len(part.scores)) == 3, np.inf, part.scores).astype(np.float32))
+    draw_scores(record(), "A", [wild], FILE)
+    assert "1 infinite" in drawn[-1].axes[0].get_title()
+    shown = panels(0.0)
+    shown[0].map[0, 0] = np.inf
+    assert np.isfinite(colour_limits(shown)).all()
 
 
 def test_bars_of_an_ablation_begin_at_0_and_tell_their_means(drawn: list[Any]) -> None:

@@ -91,7 +91,6 @@ def run(
     from mddbench.cells import choose_device
     from mddbench.plan import RunOptions
 
-    _set_up_process()
     cells = _cells(names or [], suite, seeds, set_ or [])
     options = RunOptions(
         out=out,
@@ -107,13 +106,14 @@ def run(
         keep_maps=keep_maps,
     )
     speaker = _speaker(quiet)
+    _set_up_process()
     if dry_run:
         _show_plan(cells, options, speaker, as_json)
         return
     outcomes = _run(cells, options, uri, suite, speaker)
     _keep_ablations(names or [], out)
     tables = _render(options, uri, speaker) if report and any(one.status != "failed" for one in outcomes) else []
-    print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1) if as_json else "\n".join(tables))
+    _print(outcomes, tables, as_json)
     _fail_for(outcomes)
 
 
@@ -150,6 +150,13 @@ def _keep_ablations(names: list[str], out: Path) -> None:
     from mddbench.ablation import is_ablation, is_path, keep
 
     keep([name for name in names if is_path(name) and is_ablation(name)], out)
+
+
+def _print(outcomes: list[Outcome], tables: list[str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
+    elif tables:
+        print("\n".join(tables))
 
 
 def _fail_for(outcomes: list[Outcome]) -> None:

@@ -49,11 +49,13 @@ def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: 
     rows, columns = balanced(len(evidence), 5)
     figure, axes = canvas((0.6 + 2.2 * columns, 0.5 + 1.35 * rows), (rows, columns))
     for axis, part in zip(axes, evidence, strict=False):
-        bins = min(MOST_BINS, 2 * math.isqrt(len(part.scores)))
-        edges = np.histogram_bin_edges(part.scores.astype(np.float64), bins)
-        axis.hist(part.scores[~part.labels], edges, color="#9db7d5", label="normal images")
-        axis.hist(part.scores[part.labels], edges, histtype="step", color=ACCENT, linewidth=1.2, label="with a defect")
+        finite = np.isfinite(part.scores)
+        scores, labels = part.scores[finite].astype(np.float64), part.labels[finite]
+        edges = np.histogram_bin_edges(scores, min(MOST_BINS, 2 * math.isqrt(len(part.scores))))
+        axis.hist(scores[~labels], edges, color="#9db7d5", label="normal images")
+        axis.hist(scores[labels], edges, histtype="step", color=ACCENT, linewidth=1.2, label="with a defect")
         value = f"{LABELS['i_auroc']} {100 * record.value(part.category, 'i_auroc'):.1f} %"
+        value += "" if finite.all() else f", {len(finite) - len(scores)} infinite"
         _head(axis, f"{_folded(part.category, columns)}\n{value}")
         whole_numbers(axis.yaxis)
     _name_outer(axes, len(evidence), columns, "image score", "images")

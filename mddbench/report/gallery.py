@@ -67,8 +67,9 @@ def draw_cell(folder: Path) -> None:
 
 
 def colour_limits(panels: tuple[Panel, ...]) -> tuple[float, float]:
-    """The 1st and 99.9th percentile of all maps shown: the same for every category."""
+    """The 1st and 99.9th percentile of all finite scores shown: the same for every category."""
     values = np.concatenate([panel.map.astype(np.float32).reshape(-1) for panel in panels])
+    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1, dtype=np.float32)
     low, high = np.percentile(values, [1.0, 99.9])
     return float(low), float(high if high > low else low + 1.0)
 

@@ -68,9 +68,7 @@ def numbers(
     for other in published:
         known = {key: other.values.get(key, math.nan) for key in spec.columns}
         costs = {key: other.costs.get(key, math.nan) for key in spec.costs}
-        rows.append(
-            {"row": other.label, "n": 0, **known, **{f"{key}_std": math.nan for key in known}, **costs}
-        )
+        rows.append({"row": other.label, "n": 0, **known, **{f"{key}_std": math.nan for key in known}, **costs})
     frame: pd.DataFrame = pd.DataFrame(rows)
     own = [is_upper_bound(group.first) or bool(group.differs) for _, group, _ in places]
     frame.attrs[APART] = [*own, *([not rank_published] * len(published))]
