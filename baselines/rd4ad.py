@@ -36,6 +36,7 @@ class RD4AD(Detector):
 
     label = "RD4AD"
     version = 2
+    asks_teacher = True
 
     class Settings(Strict):
         """bottleneck_width: 128 (authors) or 64 (ADer); decoder_blocks: per stage, deep to shallow; sigma: pixels."""
@@ -53,16 +54,18 @@ class RD4AD(Detector):
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        return {"distillation": flat_cosine_distance(*self._features(batch.images))}
+        teacher = self.teacher(batch)
+        return {"distillation": flat_cosine_distance(teacher, self._student(teacher, batch.images))}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        return gaussian_smooth(distance_map(*self._features(images), (height, width)), self.settings.sigma)
-
-    def _features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The teacher's features and the student's."""
         teacher = self.encoder(images)
-        student = self.decoder(self.bottleneck(teacher))
+        distances = distance_map(teacher, self._student(teacher, images), (height, width))
+        return gaussian_smooth(distances, self.settings.sigma)
+
+    def _student(self, teacher: list[Tensor], images: Tensor) -> list[Tensor]:
+        """What the student makes of the teacher's features of images."""
+        student: list[Tensor] = self.decoder(self.bottleneck(teacher))
         if any(t.shape != s.shape for t, s in zip(teacher, student, strict=True)):
             raise InputError(f"rd4ad: image_size {images.shape[-1]} does not fit; use a multiple of {self.multiple}")
-        return teacher, student
+        return student

@@ -36,6 +36,7 @@ class UniAD(Detector):
 
     label = "UniAD"
     version = 1
+    asks_teacher = True
 
     class Settings(Strict):
         """grid: features are aligned to grid x grid tokens; neighbours: no token sees those up to half of it away in rows and
@@ -75,13 +76,13 @@ class UniAD(Detector):
                 nn.init.zeros_(part.bias)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        tokens = self._tokens(batch.images)
+        tokens = aligned(self.teacher(batch), self.settings.grid)
         with full_precision(tokens):
             noisy = jitter(tokens, self.settings.jitter, self.settings.jitter_probability)
         return {"reconstruction": F.mse_loss(self._rebuilt(noisy).float(), tokens)}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
-        tokens = self._tokens(images)
+        tokens = aligned(self.encoder(images), self.settings.grid)
         distances = (self._rebuilt(tokens).float() - tokens).norm(dim=-1)
         maps = distances.reshape(-1, 1, self.settings.grid, self.settings.grid)
         size = (images.shape[-2], images.shape[-1])
@@ -91,9 +92,6 @@ class UniAD(Detector):
         """Maps (B, H, W) -> (B,): the maximum after averaging; of maps smaller than the window, over all of them."""
         window = (min(self.settings.pool, maps.shape[-2]), min(self.settings.pool, maps.shape[-1]))
         return F.avg_pool2d(maps[:, None], window, 1).flatten(1).amax(dim=1)
-
-    def _tokens(self, images: Tensor) -> Tensor:
-        return aligned(self.encoder(images), self.settings.grid)
 
     def _rebuilt(self, tokens: Tensor) -> Tensor:
         """Tokens (B, P, C) -> what the transformer makes of them, (B, P, C)."""

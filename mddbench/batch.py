@@ -16,11 +16,13 @@ class Batch:
     images: (B, 3, H, W) float32 in [0, 1], RGB.
     categories: (B,) int64, the index of each image's category; known in training only.
     textures: (B, 3, H, W) float32 in [0, 1], pictures of anything to draw defects with; None unless the method wants them.
+    features: the teacher's of the images, shallow to deep, if they are remembered; `Detector.teacher` takes or computes them.
     """
 
     images: Tensor
     categories: Tensor
     textures: Tensor | None = None
+    features: tuple[Tensor, ...] | None = None
 
 
 def as_images(pixels: np.ndarray, device: torch.device) -> Tensor:

@@ -22,6 +22,8 @@ class Detector(nn.Module, ABC):
     label: the method's name in tables; version: raise it whenever the same settings and seed would give other results,
     so that finished cells are not taken for up to date; Settings: the method's own settings with their defaults.
     image_score_rule, smoothing: what the protocol card says of them.
+    asks_teacher: whether training asks for the teacher's features of the images as they are (`teacher`), so that remembering
+    them pays.
     told_category: the category of the images that `anomaly_maps` gets next, where `wants_test_labels`; else None always.
     """
 
@@ -30,6 +32,7 @@ class Detector(nn.Module, ABC):
     Settings: ClassVar[type[Strict]]
     image_score_rule: str = "max of the map"
     smoothing: str = "none"
+    asks_teacher: ClassVar[bool] = False
     told_category: int | None = None
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
@@ -49,6 +52,10 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def anomaly_maps(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] -> (B, H, W), final: smoothed if the method smooths. No label, no mask."""
+
+    def teacher(self, batch: Batch) -> list[Tensor]:
+        """The teacher's features of a training batch's images, shallow to deep, remembered or computed."""
+        return list(batch.features) if batch.features is not None else self.encoder(batch.images)
 
     def image_scores(self, maps: Tensor) -> Tensor:
         """Maps (B, H, W) -> (B,)."""

@@ -138,7 +138,7 @@ class Fit:
 
     def _trainer(self, detector: Detector, model: str) -> Trainer:
         cell = self.prepared.cell
-        return Trainer(detector, cell.experiment, cell.seed, self._checkpoint(model))
+        return Trainer(detector, cell.experiment, cell.seed, self._checkpoint(model), self.options.feature_room)
 
     def _checkpoint(self, model: str) -> Path:
         return self.folder / (f"checkpoint-{model}.pt" if model else CHECKPOINT)

@@ -22,7 +22,7 @@ from mddbench.holdout import hold_out
 from mddbench.nn.encoder import load_encoder
 from mddbench.progress import Reporter
 from mddbench.seeding import derived_seed, seed_everything
-from mddbench.train import autocast
+from mddbench.train import FEATURE_ROOM, autocast
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class RunOptions:
 
     resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only;
     textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
-    epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder.
+    epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder; feature_room: GiB that the
+    teacher's features of training images may take, 0 to compute them in every epoch.
     """
 
     out: Path
@@ -45,6 +46,7 @@ class RunOptions:
     textures: Path | None = None
     test_curve: int = 0
     keep_maps: bool = False
+    feature_room: float = FEATURE_ROOM
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:

@@ -18,12 +18,15 @@ from mddbench.batch import Batch, as_images
 from mddbench.config import Experiment, OptimizerSettings, ScheduleSettings
 from mddbench.detector import Detector
 from mddbench.errors import CellError, InputError
+from mddbench.nn.remembered import GIB, RememberedFeatures, features_bytes, free_room
 from mddbench.progress import Reporter, Task
 from mddbench.records import EpochLog
 from mddbench.seeding import derived_seed, seed_everything
 
 CHECK_EVERY = 20
 """Steps between two looks at the losses: one copy from the device for that many steps."""
+FEATURE_ROOM = 2.0
+"""GiB that remembered features of the teacher may take, unless somebody says otherwise."""
 CHECKPOINT_SHARE = 0.05
 """Checkpoints are written at epoch ends, but may take no more than this share of the time."""
 
@@ -54,8 +57,17 @@ class Trainer:
     the end of an epoch goes on exactly as an undisturbed one.
     """
 
-    def __init__(self, detector: Detector, experiment: Experiment, seed: int, checkpoint: Path) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        experiment: Experiment,
+        seed: int,
+        checkpoint: Path,
+        feature_room: float = FEATURE_ROOM,
+    ) -> None:
+        """checkpoint: its file; feature_room: GiB that the teacher's features may take, 0 to remember none."""
         self.detector, self.experiment, self.seed, self.checkpoint = detector, experiment, seed, checkpoint
+        self.feature_room = feature_room
         self.device = next(detector.parameters()).device
         self.optimizer = make_optimizer(detector, experiment.optimizer)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
@@ -71,12 +83,13 @@ class Trainer:
         Raises CellError if a loss is not finite, InputError for a checkpoint that does not fit.
         """
         state = self._resumed()
+        remembered = self._remembered(data, reporter)
         batches = batches_per_epoch(len(data.images), self.experiment)
         if state.epoch:
             reporter.say(f"resuming after epoch {state.epoch} of {self.experiment.epochs}")
         with reporter.task("training", (self.experiment.epochs - state.epoch) * batches) as task:
             for epoch in range(state.epoch, self.experiment.epochs):
-                log = self._epoch(epoch, data, task)
+                log = self._epoch(epoch, data, task, remembered)
                 state.epoch, state.history = epoch + 1, [*state.history, log]
                 self._save_if_due(state)
                 if on_epoch is not None:
@@ -95,7 +108,22 @@ class Trainer:
         synchronize(self.device)
         return (time.perf_counter() - started) / steps
 
-    def _epoch(self, epoch: int, data: TrainingImages, task: Task) -> EpochLog:
+    def _remembered(self, data: TrainingImages, reporter: Reporter) -> RememberedFeatures | None:
+        """Where the teacher's features are remembered; None for a method that would not ask, or if they take too much room."""
+        if not self.detector.asks_teacher or not self.feature_room or self.experiment.epochs == 1:
+            return None
+        with autocast(self.device, self.experiment.precision):
+            needed = len(data.images) * features_bytes(self.detector.encoder, as_images(data.images[:1], self.device))
+        fits = needed <= self.feature_room * GIB and needed <= free_room(self.device)
+        told = f"the teacher's features of {len(data.images)} images take {needed / GIB:.2f} GiB"
+        reporter.say(
+            f"{told}: computed once"
+            if fits
+            else f"{told}: computed in every epoch (--feature-cache {self.feature_room:g})"
+        )
+        return RememberedFeatures(self.detector.encoder, len(data.images), self.experiment.batch_size) if fits else None
+
+    def _epoch(self, epoch: int, data: TrainingImages, task: Task, remembered: RememberedFeatures | None) -> EpochLog:
         started = time.perf_counter()
         seed_everything(derived_seed(self.seed, "epoch", epoch))
         self.detector.train()
@@ -103,7 +131,7 @@ class Trainer:
         losses = _Losses(epoch * total)
         images, factor = 0, 1.0
         order_seed = derived_seed(self.seed, "order", epoch)
-        for index, batch in enumerate(_batches(data, self.experiment, order_seed, self.device)):
+        for index, batch in enumerate(_batches(data, self.experiment, order_seed, self.device, remembered)):
             progress = (epoch * total + index) / (self.experiment.epochs * total)
             factor = rate_factor(self.experiment.schedule, progress)
             losses.add(self._step(batch, factor))
@@ -263,8 +291,14 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _batches(data: TrainingImages, experiment: Experiment, seed: int, device: torch.device) -> Iterator[Batch]:
-    """One epoch's batches in an order drawn from `seed`."""
+def _batches(
+    data: TrainingImages,
+    experiment: Experiment,
+    seed: int,
+    device: torch.device,
+    remembered: RememberedFeatures | None = None,
+) -> Iterator[Batch]:
+    """One epoch's batches in an order drawn from `seed`, with the teacher's features if they are to be remembered."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(data.images))
     for index in range(batches_per_epoch(len(order), experiment)):
@@ -273,4 +307,9 @@ def _batches(data: TrainingImages, experiment: Experiment, seed: int, device: to
         textures = None
         if data.textures is not None:
             textures = as_images(data.textures[generator.integers(len(data.textures), size=len(chosen))], device)
-        yield Batch(as_images(data.images[chosen], device), categories, textures)
+        images = as_images(data.images[chosen], device)
+        features = None
+        if remembered is not None:
+            with autocast(device, experiment.precision):
+                features = tuple(remembered.of(chosen, images))
+        yield Batch(images, categories, textures, features)

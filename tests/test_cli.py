@@ -173,8 +173,8 @@ def test_records_go_out_and_come_back(tree: Path, tmp_path: Path) -> None:
     exported = mddbench("export", tmp_path / "more", "--out", tmp_path / "third")
     assert exported.stdout.strip().endswith("rd4ad-seed0-eeeeeeee.json"), "the plain name is not a variant's"
 
-    report = mddbench("report", "--records", tmp_path / "results", "--to", tmp_path / "rendered")
-    assert report.stdout == mddbench("report", "--out", second).stdout
+    report = mddbench("report", "--records", tmp_path / "results", "--to", tmp_path / "rendered", "--tables")
+    assert report.stdout == mddbench("report", "--out", second, "--tables").stdout
     check = ["report", "--records", tmp_path / "results", "--to", tmp_path / "rendered", "--check"]
     assert mddbench(*check).returncode == 0
     table = tmp_path / "rendered" / "folder" / "main.md"
@@ -232,7 +232,7 @@ def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
     assert (out / "report/folder/ablation-widths.png").stat().st_size > 10_000
     names = sorted(read_record(each).experiment for each in out.glob("cells/*/record.json"))
     assert names == ["ablation/widths: 64", "base"]  # 128 is what the base has
-    drawn = mddbench("report", "--records", out, "--to", tmp_path / "again", "--ablation", file)
+    drawn = mddbench("report", "--records", out, "--to", tmp_path / "again", "--ablation", file, "--tables")
     assert drawn.returncode == 0, drawn.stderr
     tables = [folder / "folder/ablation-widths.md" for folder in (out / "report", tmp_path / "again")]
     assert tables[0].read_text() == tables[1].read_text()

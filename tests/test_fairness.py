@@ -222,14 +222,14 @@ def test_separate_models_resume_and_are_marked(root: Path, tmp_path: Path) -> No
     run(chosen, setting="separate")
     assert not list(folder.glob("checkpoint*"))
     run(options(root, tmp_path / "out"))
-    report = mddbench("report", "--records", tmp_path / "out", "--to", tmp_path / "report")
+    report = mddbench("report", "--records", tmp_path / "out", "--to", tmp_path / "report", "--tables")
     assert report.returncode == 0, report.stderr
     assert "another protocol" in report.stderr
     assert "--allow-mixed" in report.stderr
     mains = sorted((tmp_path / "report").glob("*/main.md"))
     assert len(mains) == 2
     assert ["a separate model for each of 2" in file.read_text() for file in mains].count(True) == 1
-    mixed = mddbench("report", "--records", tmp_path / "out", "--to", tmp_path / "mixed", "--allow-mixed")
+    mixed = mddbench("report", "--records", tmp_path / "out", "--to", tmp_path / "mixed", "--allow-mixed", "--tables")
     (file,) = (tmp_path / "mixed").glob("*/main.md")
     assert mixed.returncode == 0, mixed.stderr
     assert "†" in file.read_text()

@@ -142,7 +142,7 @@ def test_a_finished_cell_is_skipped(ran: Ran) -> None:
 def test_reports_come_from_the_server(ran: Ran, tmp_path: Path, command: Command) -> None:
     report = command("report", "--tracking-uri", ran.uri, "--to", tmp_path / "report")
     assert report.status == 0, report.err
-    assert report.out == command("report", "--records", ran.out, "--to", tmp_path / "other").out
+    assert report.out == command("report", "--records", ran.out, "--to", tmp_path / "other", "--tables").out
     assert (tmp_path / "report" / "folder" / "gallery-rd4ad.png").stat().st_size > 10_000
     trace = command("report", "--tracking-uri", ran.uri, "--trace")
     (row,) = csv.DictReader(io.StringIO(trace.out))

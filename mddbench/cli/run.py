@@ -25,6 +25,8 @@ from mddbench.cli.options import (
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from mddbench.cells import Cell
     from mddbench.plan import RunOptions
     from mddbench.progress import Reporter
@@ -50,6 +52,12 @@ KeepMaps = Annotated[
     bool,
     typer.Option("--keep-maps", help="Keep all anomaly maps in half precision, for `rescore`; also of finished cells."),
 ]
+FeatureCache = Annotated[
+    float,
+    typer.Option(
+        min=0, help="GiB for the teacher's features of training images, so that epochs share them; 0 for none."
+    ),
+]
 TexturesFolder = Annotated[
     Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
 ]
@@ -74,6 +82,7 @@ def run(
     textures: TexturesFolder = None,
     test_curve: TestCurve = 0,
     keep_maps: KeepMaps = False,
+    feature_cache: FeatureCache = 2.0,
     plugins: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     report: WithReport = True,
@@ -88,14 +97,13 @@ def run(
     """
     add_plugins(plugins)
     suite, uri = _chosen_suite(names, everything, suite), _uri(tracking, tracking_uri)
-    from mddbench.cells import choose_device
     from mddbench.plan import RunOptions
 
     cells = _cells(names or [], suite, seeds, set_ or [])
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
-        device=choose_device(device),
+        device=_device(device),
         data_root=data_root,
         weights_dir=weights_dir,
         force=force,
@@ -104,6 +112,7 @@ def run(
         textures=textures,
         test_curve=test_curve,
         keep_maps=keep_maps,
+        feature_room=feature_cache,
     )
     speaker = _speaker(quiet)
     _set_up_process()
@@ -113,8 +122,7 @@ def run(
     outcomes = _run(cells, options, uri, suite, speaker)
     _keep_ablations(names or [], out)
     tables = _render(options, uri, speaker) if report and any(one.status != "failed" for one in outcomes) else []
-    _print(outcomes, tables, as_json)
-    _fail_for(outcomes)
+    _conclude(outcomes, tables, as_json)
 
 
 def _cells(names: list[str], suite: str, seeds: str | None, overrides: list[str]) -> list[Cell]:
@@ -152,15 +160,18 @@ def _keep_ablations(names: list[str], out: Path) -> None:
     keep([name for name in names if is_path(name) and is_ablation(name)], out)
 
 
-def _print(outcomes: list[Outcome], tables: list[str], as_json: bool) -> None:
+def _device(name: str) -> torch.device:
+    from mddbench.cells import choose_device
+
+    return choose_device(name)
+
+
+def _conclude(outcomes: list[Outcome], tables: list[str], as_json: bool) -> None:
+    """Print the tables, or what became of each cell; name the failed cells, exit status 1 if there is one."""
     if as_json:
         print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
     elif tables:
         print("\n".join(tables))
-
-
-def _fail_for(outcomes: list[Outcome]) -> None:
-    """Name the failed cells; exit status 1 if there is one."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"mddbench: {outcome.cell.name} failed: {outcome.message}", file=sys.stderr)

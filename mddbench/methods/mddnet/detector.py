@@ -50,6 +50,7 @@ class MDDNet(Detector):
 
     label = "MDD-Net"
     version = 2
+    asks_teacher = True
 
     class Settings(Strict):
         """memory_at: before (a memory for each level of the teacher, before the restoration decoder's bottleneck), restoration
@@ -100,8 +101,7 @@ class MDDNet(Detector):
         weights = self.settings.weights
         with full_precision(batch.images):
             abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
-        both = self.encoder(torch.cat([batch.images, abnormal]))
-        normal_teacher, abnormal_teacher = ([level.chunk(2)[half] for level in both] for half in (0, 1))
+        normal_teacher, abnormal_teacher = self._asked_teacher(batch, abnormal)
         asked: list[_Asked] = []
         restored, identical = self._decoded(abnormal_teacher, asked)
         terms = {"restoration": losses.restoration(restored, normal_teacher)}
@@ -115,6 +115,13 @@ class MDDNet(Detector):
         with full_precision(batch.images):
             terms |= self._memory_terms(asked, masks, batch.categories)
         return {name: getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)}
+
+    def _asked_teacher(self, batch: Batch, abnormal: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's features of normal images and of their abnormal twins, in one pass unless the first are remembered."""
+        if batch.features is not None:
+            return self.teacher(batch), self.encoder(abnormal)
+        both = self.encoder(torch.cat([batch.images, abnormal]))
+        return [level.chunk(2)[0] for level in both], [level.chunk(2)[1] for level in both]
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
         teacher = self.encoder(images)

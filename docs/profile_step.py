@@ -1,0 +1,130 @@
+"""What one training step and one evaluation pass of a method are made of.
+
+Run: python docs/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set batch_size=64] [--steps 20]
+Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children. Images are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from mddbench.allocator import keep_freed_memory
+from mddbench.batch import Batch, as_images
+from mddbench.catalogue import load_experiment
+from mddbench.cells import choose_device
+from mddbench.config import Experiment, parse_override
+from mddbench.detector import Detector, load_method, method_settings
+from mddbench.methods.mddnet import detector as synthesising
+from mddbench.nn.encoder import load_encoder
+from mddbench.train import Trainer, autocast, synchronize
+
+CATEGORIES = 8
+
+
+class Clock:
+    """Seconds by part of a step, one entry a step; parts inside others count in both."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.spent: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        synchronize(self.device)
+        started = time.perf_counter()
+        yield
+        synchronize(self.device)
+        self.spent[name] += time.perf_counter() - started
+
+    def wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time counted."""
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.part(name):
+                return function(*arguments, **named)
+
+        return timed
+
+
+def build(experiment: Experiment, device: torch.device) -> Detector:
+    """The experiment's model as a run builds it."""
+    method = load_method(experiment.method)
+    encoder = load_encoder(experiment.encoder.name, experiment.encoder.levels, None)
+    settings = method_settings(method, experiment.settings, experiment.name)
+    return method(encoder, settings, CATEGORIES).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def watch(detector: Detector, clock: Clock) -> None:
+    """Count the forward passes of the detector's children, and the synthesis of defects, if it draws any."""
+    for name, child in detector.named_children():
+        child.forward = clock.wrapped(f"forward: {name}", child.forward)
+    if hasattr(synthesising, "synthesise") and type(detector).__module__ == synthesising.__name__:
+        synthesising.synthesise = clock.wrapped("forward: synthesis", synthesising.synthesise)
+
+
+def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[str, float]:
+    """Median ms of each part of a training step, and of an evaluation pass of one batch."""
+    detector = build(experiment, device)
+    clock = Clock(device)
+    watch(detector, clock)
+    trainer = Trainer(detector, experiment, 0, Path("unused"))
+    pixels = np.random.default_rng(0).integers(
+        0, 255, (experiment.batch_size, *[experiment.image_size] * 2, 3), dtype=np.uint8
+    )
+    categories = torch.arange(experiment.batch_size, device=device) % CATEGORIES
+    rows: list[dict[str, float]] = []
+    for _ in range(steps + 2):
+        clock.spent.clear()
+        detector.train()
+        with clock.part("step"):
+            with clock.part("data"):
+                batch = Batch(as_images(pixels, device), categories)
+            with clock.part("forward"), autocast(device, experiment.precision):
+                loss = torch.stack([term.float() for term in detector.training_step(batch).values()]).sum()
+            with clock.part("backward"):
+                trainer.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+                loss.backward()  # type: ignore[no-untyped-call]
+            with clock.part("optimiser"):
+                trainer.optimizer.step()  # type: ignore[union-attr]
+        trained = dict(clock.spent)
+        clock.spent.clear()
+        detector.eval()
+        with torch.inference_mode(), clock.part("evaluation of a batch"), autocast(device, experiment.precision):
+            detector.image_scores(detector.anomaly_maps(batch.images))
+        rows.append({**trained, "evaluation of a batch": clock.spent["evaluation of a batch"]})
+    return {name: 1000 * median(row.get(name, 0.0) for row in rows[2:]) for name in rows[-1]}
+
+
+def main() -> None:
+    """Profile the experiments that are named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("experiments", nargs="+")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--steps", type=int, default=20)
+    asked = parser.parse_args()
+    keep_freed_memory()
+    device = choose_device(asked.device)
+    for name in asked.experiments:
+        experiment = load_experiment(name, dict(map(parse_override, asked.changes)))
+        parts = profile(experiment, device, asked.steps)
+        print(
+            f"\n{name}: batch {experiment.batch_size}, {experiment.image_size} px, {experiment.precision}, {device}\n"
+        )
+        print("| part | ms | share of the step |\n|:--|--:|--:|")
+        for part, spent in sorted(parts.items(), key=lambda pair: -pair[1]):
+            print(f"| {part} | {spent:.1f} | {100 * spent / parts['step']:.0f} % |")
+
+
+if __name__ == "__main__":
+    main()

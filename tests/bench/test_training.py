@@ -1,0 +1,41 @@
+"""Training steps beside the same networks trained in the plain way, in processes of their own, one after the other by turns.
+
+Run: tox -e bench
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+ROUNDS = 3
+
+
+def measured(experiment: str, way: str) -> dict[str, Any]:
+    script = Path(__file__).with_name("steps.py")
+    ran = subprocess.run(
+        [sys.executable, str(script), experiment, way], capture_output=True, text=True, check=True, timeout=600
+    )
+    return dict(json.loads(ran.stdout))
+
+
+@pytest.mark.parametrize(("experiment", "least"), [("mini/rd4ad", 1.5), ("mini/mddnet", 1.2), ("mini/uniad", 1.0)])
+def test_a_training_step_beside_a_plain_one(experiment: str, least: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """As fast as it should be, and the same losses."""
+    rounds = [(measured(experiment, "plain"), measured(experiment, "ours")) for _ in range(ROUNDS)]
+    ratio = median(plain["seconds"] / ours["seconds"] for plain, ours in rounds)
+    plain, ours = rounds[0]
+    with capsys.disabled():
+        print(f"\n{experiment}: {ratio:.2f} times as fast as plain ({1000 * ours['seconds']:.0f} ms a step)")
+    for epoch, (one, other) in enumerate(
+        zip(ours["losses"], plain["losses"], strict=True)
+    ):  # layouts differ in last bits, which grow
+        assert one == pytest.approx(other, rel=1e-2 * 2.0**epoch)
+    assert ratio > least
