@@ -26,11 +26,11 @@ class RememberedFeatures:
     def of(self, chosen: NDArray[np.int64], images: Tensor) -> list[Tensor]:
         """The features of a batch, shallow to deep. chosen: (B,) which of the N images it holds; images: (B, 3, H, W)."""
         if len(chosen) != self.batch_size:
-            return self.encoder(images)
+            return computed(self.encoder, images)
         places = torch.from_numpy(chosen).to(images.device)
         if self.known[chosen].all():
             return [_shown(level.index_select(0, places)) for level in self.levels]
-        features = self.encoder(images)
+        features = computed(self.encoder, images)
         stored = [_stored(level) for level in features]
         if not self.levels:
             self.levels = [level.new_empty((len(self.known), *level.shape[1:])) for level in stored]
@@ -40,9 +40,15 @@ class RememberedFeatures:
         return features
 
 
+def computed(encoder: FrozenEncoder, images: Tensor) -> list[Tensor]:
+    """The encoder's features of images, shallow to deep."""
+    features: list[Tensor] = encoder(images)
+    return features
+
+
 def features_bytes(encoder: FrozenEncoder, image: Tensor) -> int:
     """What the features of one image (1, 3, H, W) take, in the precision that is set."""
-    return sum(level.nbytes for level in encoder(image))
+    return sum(level.nbytes for level in computed(encoder, image))
 
 
 def free_room(device: torch.device) -> float:

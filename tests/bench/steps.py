@@ -2,8 +2,9 @@
 
 Run: python tests/bench/steps.py EXPERIMENT ours|plain [IMAGES EPOCHS]; prints JSON with the median over epochs after the first.
 
-Plain is what a script does: floats in PyTorch's own memory layout from a DataLoader, the teacher asked in each step, a loss summed
-and an optimiser stepped, the host's allocator as it is. Network, initial weights, batches and optimiser are those of the suite.
+Plain is what a script does: floats in PyTorch's own memory layout from a DataLoader, the teacher asked in each step, a loss
+summed and an optimiser stepped, the host's allocator as it is. Network, initial weights, batches and optimiser are those of the
+suite.
 """
 
 from __future__ import annotations
