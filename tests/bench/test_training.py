@@ -26,16 +26,21 @@ def measured(experiment: str, way: str) -> dict[str, Any]:
     return dict(json.loads(ran.stdout))
 
 
-@pytest.mark.parametrize(("experiment", "least"), [("mini/rd4ad", 1.5), ("mini/mddnet", 1.2), ("mini/uniad", 1.0)])
-def test_a_training_step_beside_a_plain_one(experiment: str, least: float, capsys: pytest.CaptureFixture[str]) -> None:
-    """As fast as it should be, and the same losses."""
+@pytest.mark.parametrize(
+    ("experiment", "least", "near"),
+    [("mini/rd4ad", 1.5, 0.01), ("mini/mddnet", 1.5, 0.04), ("mini/uniad", 1.0, 0.01)],
+)
+def test_a_training_step_beside_a_plain_one(
+    experiment: str, least: float, near: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As fast as it should be, and the same losses: memory layouts differ in last bits, which grow from epoch to epoch, and
+    MDD-Net draws its defects in the order of memory.
+    """
     rounds = [(measured(experiment, "plain"), measured(experiment, "ours")) for _ in range(ROUNDS)]
     ratio = median(plain["seconds"] / ours["seconds"] for plain, ours in rounds)
     plain, ours = rounds[0]
     with capsys.disabled():
         print(f"\n{experiment}: {ratio:.2f} times as fast as plain ({1000 * ours['seconds']:.0f} ms a step)")
-    for epoch, (one, other) in enumerate(
-        zip(ours["losses"], plain["losses"], strict=True)
-    ):  # layouts differ in last bits, which grow
-        assert one == pytest.approx(other, rel=1e-2 * 2.0**epoch)
+    for epoch, (one, other) in enumerate(zip(ours["losses"], plain["losses"], strict=True)):
+        assert one == pytest.approx(other, rel=near * 2.0**epoch)
     assert ratio > least
