@@ -1,7 +1,8 @@
 """What one training step and one evaluation pass of a method are made of.
 
 Run: python docs/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set batch_size=64] [--steps 20]
-Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children. Images are noise.
+Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children; then the floor of a step:
+its operations over the rate of a matrix product. Images are noise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mddbench.allocator import keep_freed_memory
 from mddbench.batch import Batch, as_images
@@ -105,6 +107,32 @@ def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[st
     return {name: 1000 * median(row.get(name, 0.0) for row in rows[2:]) for name in rows[-1]}
 
 
+def operations(experiment: Experiment, device: torch.device, remembered: bool) -> float:
+    """Floating-point operations of a training step, forward and backward, with the teacher asked or its features given."""
+    detector = build(experiment, device).train()
+    noise = np.zeros((experiment.batch_size, *[experiment.image_size] * 2, 3), dtype=np.uint8)
+    images = as_images(noise, device)
+    features = tuple(detector.encoder(images)) if remembered and detector.asks_teacher else None
+    batch = Batch(images, torch.arange(len(images), device=device) % CATEGORIES, None, features)
+    with FlopCounterMode(display=False) as counter:
+        torch.stack(list(detector.training_step(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops())
+
+
+def product_rate(device: torch.device, side: int = 1024, products: int = 30) -> float:
+    """Operations per second of products of square float32 matrices, the median of several looks."""
+    left = torch.rand(side, side, device=device)
+    found = []
+    for _ in range(5):
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(products):
+            left @ left
+        synchronize(device)
+        found.append(products * 2 * side**3 / (time.perf_counter() - started))
+    return median(found)
+
+
 def main() -> None:
     """Profile the experiments that are named."""
     parser = argparse.ArgumentParser()
@@ -124,6 +152,12 @@ def main() -> None:
         print("| part | ms | share of the step |\n|:--|--:|--:|")
         for part, spent in sorted(parts.items(), key=lambda pair: -pair[1]):
             print(f"| {part} | {spent:.1f} | {100 * spent / parts['step']:.0f} % |")
+        rate = product_rate(device)
+        for way in (False, True):
+            work = operations(experiment, device, way)
+            which = "teacher remembered" if way else "teacher asked"
+            floor = f"at {rate / 1e9:.0f} GFLOP/s no less than {1000 * work / rate:.0f} ms"
+            print(f"{which}: {work / 1e9:.1f} GFLOP a step, {floor}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from mddbench.arrays import demand, read_npz, refusing
 from mddbench.data.samples import Sample
 
+EVIDENCE = "scores.npz"
+"""Its file, in a cell's folder and among a run's artifacts."""
 ARRAYS = ("categories", "counts", "names", "defects", "items", "labels", "scores", "precision_recall", "region_overlap")
 
 

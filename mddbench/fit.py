@@ -19,11 +19,11 @@ from mddbench.evaluate import Evaluation, EvaluationOptions, evaluate
 from mddbench.maps import MapKeeper
 from mddbench.plan import RunOptions, build_detector
 from mddbench.progress import Reporter, SilentReporter
-from mddbench.records import CurvePoint, EpochLog, Record, nullable, read_record
+from mddbench.records import RECORD, CurvePoint, EpochLog, Record, nullable, read_record
 from mddbench.seeding import derived_seed
 from mddbench.train import Trainer, TrainingImages
 
-RECORD, MODEL, CHECKPOINT, TEST_CURVE = "record.json", "model.safetensors", "checkpoint.pt", "test_curve.json"
+MODEL, CHECKPOINT, TEST_CURVE = "model.safetensors", "checkpoint.pt", "test_curve.json"
 MAPS = "maps"
 TRAINING = "mddbench.training"
 """Where a model's file says what it was trained as."""

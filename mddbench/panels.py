@@ -20,6 +20,10 @@ PLACES = ("offsets", "scales")
 """Where each map lies in half precision; files of before have none, and their maps are as they are."""
 
 
+PANELS, PICTURE = "panels.npz", "gallery.png"
+"""Their file, and the picture of them, in a cell's folder and among a run's artifacts."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """One image with what a method made of it.

@@ -29,6 +29,8 @@ Interval = tuple[End, End] | None
 Scalar = str | int | float | bool | None
 
 
+RECORD = "record.json"
+"""Its file, in a cell's folder and among a run's artifacts."""
 UNIFIED = "one model"
 """How a protocol card's setting begins where all categories share a model."""
 UPPER_BOUND = "given: an upper bound"

@@ -15,8 +15,8 @@ import numpy as np
 
 from mddbench.arrays import refusing
 from mddbench.errors import InputError
-from mddbench.evidence import Evidence, load_evidence
-from mddbench.fit import MAPS, RECORD
+from mddbench.evidence import EVIDENCE, Evidence, load_evidence
+from mddbench.fit import MAPS
 from mddbench.maps import INDEX, KeptCategory, kept_categories, kept_maps
 from mddbench.metrics.conventions import CONVENTIONS
 from mddbench.metrics.conventions import VERSION as CONVENTIONS_VERSION
@@ -24,8 +24,8 @@ from mddbench.metrics.conventions import evaluate as evaluate_convention
 from mddbench.metrics.names import LABELS, MAD, METRIC_VERSIONS, SEVEN, Engine
 from mddbench.metrics.suite import CategoryMetrics, mean_over_categories
 from mddbench.progress import Reporter
-from mddbench.records import Record, nullable, read_record
-from mddbench.runner import EVIDENCE, farthest
+from mddbench.records import RECORD, Record, nullable, read_record
+from mddbench.runner import farthest
 
 OWN = "own"
 """The suite's own definitions, on the maps in half precision."""

@@ -16,17 +16,17 @@ from mddbench.cells import Cell, Prepared, facts_of
 from mddbench.cost import start_memory
 from mddbench.errors import CellError, InputError
 from mddbench.evaluate import Evaluation
-from mddbench.evidence import save_evidence
-from mddbench.fit import MAPS, RECORD, Fit
+from mddbench.evidence import EVIDENCE, save_evidence
+from mddbench.fit import MAPS, Fit
 from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.nn.weights import digest
-from mddbench.panels import save_panels
+from mddbench.panels import PANELS, PICTURE, save_panels
 from mddbench.plan import Datasets, RunOptions, build_detector
 from mddbench.progress import Reporter
-from mddbench.records import EpochLog, Record, read_record, write_record
+from mddbench.records import RECORD, EpochLog, Record, read_record, write_record
 from mddbench.tracking import Tracker
 
-PANELS, EVIDENCE, PICTURE, ERROR = "panels.npz", "scores.npz", "gallery.png", "error.txt"
+ERROR = "error.txt"
 DRIFT = 1e-3
 """A model that is evaluated again is another one if a metric differs by more; by less if the machine is another."""
 Draw = Callable[[Path], object]

@@ -16,9 +16,9 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from mddbench.errors import InputError
-from mddbench.evidence import Evidence, load_evidence
-from mddbench.panels import Panel, load_panels
-from mddbench.records import Record, parse_record
+from mddbench.evidence import EVIDENCE, Evidence, load_evidence
+from mddbench.panels import PANELS, Panel, load_panels
+from mddbench.records import RECORD, Record, parse_record
 
 IDENTITY_TAG = "mddbench.identity"
 PREFIX = "mddbench"
@@ -119,7 +119,7 @@ class MlflowStore:
             if identity is None or identity in seen:
                 continue
             seen.add(identity)
-            with self._artifact(run.info.run_id, "record.json") as file:
+            with self._artifact(run.info.run_id, RECORD) as file:
                 if file is None:
                     raise InputError(
                         f"{self.uri}: run {run.info.run_id} has no record.json at {run.info.artifact_uri}; "
@@ -139,12 +139,12 @@ class MlflowStore:
 
     def panels(self, run_id: str) -> tuple[Panel, ...]:
         """The panels that a run kept; none if it was imported without them."""
-        with self._artifact(run_id, "panels.npz") as file:
+        with self._artifact(run_id, PANELS) as file:
             return load_panels(file) if file is not None else ()
 
     def evidence(self, run_id: str) -> tuple[Evidence, ...]:
         """Scores and curves that a run kept; none if it was imported without them."""
-        with self._artifact(run_id, "scores.npz") as file:
+        with self._artifact(run_id, EVIDENCE) as file:
             return load_evidence(file) if file is not None else ()
 
     def page(self, run_id: str) -> str:
@@ -159,7 +159,7 @@ class MlflowStore:
     def record_file(self, run_id: str) -> Path | None:
         """Where a run's record lies, if its artifacts are files of this machine."""
         place = str(self.client.get_run(run_id).info.artifact_uri)
-        file = Path(url2pathname(urlparse(place).path)) / "record.json"
+        file = Path(url2pathname(urlparse(place).path)) / RECORD
         return file if place.startswith(("file:", "/")) and file.exists() else None
 
     @contextmanager

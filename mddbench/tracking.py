@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mddbench.records import EpochLog, Record, as_json
+from mddbench.records import RECORD, EpochLog, Record, as_json
 from mddbench.store import IDENTITY_TAG, PREFIX, MlflowStore
 
 BATCH = 100
@@ -173,7 +173,7 @@ class _MlflowCell:
         flat = {f"{names[place]}/{key}": value for place, part in record.metrics.items() for key, value in part.items()}
         flat.update({f"cost/{key}": value for key, value in record.cost.items()})
         self._log({key: value for key, value in flat.items() if value is not None}, len(record.history))
-        self.store.client.log_text(self.run_id, as_json(record), "record.json")
+        self.store.client.log_text(self.run_id, as_json(record), RECORD)
         for file in files:
             self.store.client.log_artifact(self.run_id, str(file))
         self.store.client.set_tag(self.run_id, "mddbench.status", "finished")

@@ -35,7 +35,10 @@ def entries_from_folders(folders: list[Path], report: Path) -> list[Entry]:
 
 def _kept_beside(place: str) -> frozenset[str]:
     """What of a report's needs lies beside a record."""
-    return frozenset(name for name in ("panels.npz", "scores.npz") if Path(place).with_name(name).exists())
+    from mddbench.evidence import EVIDENCE
+    from mddbench.panels import PANELS
+
+    return frozenset(name for name in (PANELS, EVIDENCE) if Path(place).with_name(name).exists())
 
 
 def ablations_of(folders: list[Path], files: list[Path]) -> list[Ablation]:

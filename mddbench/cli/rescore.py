@@ -30,10 +30,9 @@ def rescore(
     maps, into rescored.json; `verify` compares with them where a published number is of another convention. Maps whose own
     metrics are not the record's are refused.
     """
-    from mddbench.fit import RECORD
     from mddbench.metrics.names import COLUMNS, LABELS
     from mddbench.progress import reporter
-    from mddbench.records import read_record
+    from mddbench.records import RECORD, read_record
     from mddbench.rescore import OWN, WAYS, as_dict, as_rows, kept_cells
     from mddbench.rescore import rescore as compute
 

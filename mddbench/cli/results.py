@@ -150,9 +150,8 @@ def import_records(
 
 def _found(folder: Path) -> list[Found]:
     """The records of a folder; with a cell's record the files that a store keeps beside it."""
-    from mddbench.fit import RECORD
     from mddbench.merge import Found
-    from mddbench.records import read_record, record_files
+    from mddbench.records import RECORD, read_record, record_files
     from mddbench.runner import kept_files
 
     files = record_files(folder)
@@ -163,6 +162,7 @@ def _found(folder: Path) -> list[Found]:
 def _stored(store: MlflowStore, cell: str) -> list[Found]:
     """What a store has of a cell: nothing, or its newest run's record."""
     from mddbench.merge import Found
+    from mddbench.records import RECORD
 
     found = store.records(only=cell)
-    return [Found(record, f"run {run} of {store.uri}", store.files(run) - {"record.json"}) for run, record in found]
+    return [Found(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in found]

@@ -301,7 +301,9 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
-    record = outcome.folder / "record.json" if outcome.folder else None
+    from mddbench.records import RECORD
+
+    record = outcome.folder / RECORD if outcome.folder else None
     return {
         "cell": outcome.cell.name,
         "experiment": outcome.cell.experiment.name,

@@ -77,13 +77,13 @@ def _rescored(experiments: list[Experiment], records: list[Record], out: Path) -
     if not ways or not any((out / "cells").glob("*/maps/index.json")):
         return {}
     from mddbench.progress import reporter
-    from mddbench.records import read_record
+    from mddbench.records import RECORD, read_record
     from mddbench.rescore import kept_cells, rescore
 
     models = {record.identity: record.model_sha256 for record in records}
     found: dict[str, dict[str, Any]] = {}
     for folder in kept_cells(out):
-        record = read_record(folder / "record.json")
+        record = read_record(folder / RECORD)
         if record.experiment not in ways or record.identity not in models:
             continue
         if models[record.identity] == record.model_sha256:

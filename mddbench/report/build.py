@@ -6,7 +6,7 @@ import difflib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from csv import writer
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -70,15 +70,15 @@ class Table:
 @dataclass(frozen=True)
 class Section:
     """What is told of one sheet, or of the ablations of a dataset. tables, texts, pictures: by their files, tables' without a
-    suffix, other texts' with; main: of its tables the one for a terminal.
+    suffix, other texts' with; main: the tables for a terminal, by name.
     """
 
     title: str
     groups: tuple[Group, ...]
     tables: dict[Path, Table]
     pictures: dict[Path, Draw]
+    main: dict[str, Path]
     texts: dict[Path, str] = field(default_factory=dict)
-    main: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,8 @@ class Report:
     @property
     def main(self) -> dict[str, str]:
         """What to show in a terminal: of each sheet its main table, and the tables of ablations: 'mini', 'mini fusion'."""
-        places = [place for section in self.sections for place in ([section.main] if section.main else section.tables)]
-        names = [f"{place.parent} {place.name.removeprefix('ablation-')}".removesuffix(" main") for place in places]
-        return {
-            name: self.texts[place.with_name(f"{place.name}.md")] for name, place in zip(names, places, strict=True)
-        }
+        places = {name: place for section in self.sections for name, place in section.main.items()}
+        return {name: self.texts[place.with_name(f"{place.name}.md")] for name, place in places.items()}
 
 
 def build_report(
@@ -139,7 +136,7 @@ def trace(report: Report) -> str:
     """CSV: which runs each row of the main tables and of ablations is made of, a line a run; those in no table last."""
     found: list[tuple[str, str, Record]] = []
     for section in report.sections:
-        for place in [section.main] if section.main else section.tables:
+        for place in section.main.values():
             groups = section.tables[place].groups
             found += [(place.as_posix(), group.shown, record) for group in groups for record in group.records]
     shown = {record.identity for _, _, record in found}
@@ -188,7 +185,8 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
     if curves:
         texts[place / f"{SELECTION}.md"] = selection_markdown(sheet.dataset, curves)
         pictures[place / f"{SELECTION}.png"] = partial(draw_test_curves, sheet.dataset, curves)
-    return Section(sheet.dataset, sheet.groups, _tables(sheet, rank_published), pictures, texts, place / "main")
+    tables, main = _tables(sheet, rank_published), {sheet.place: place / "main"}
+    return Section(sheet.dataset, sheet.groups, tables, pictures, main, texts)
 
 
 def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Table]:
@@ -206,32 +204,31 @@ def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Table]:
         usual = next(group for group in sheet.groups if not group.differs).first
         published = published_rows(usual, spec.published, not spec.columns)
         if published or spec.published != "all":
-            tables[Path(sheet.place) / name] = _table(spec, sheet.groups, sheet.dataset, published, rank_published)
+            table = _table(spec, sheet.groups, sheet.dataset, published=published, rank_published=rank_published)
+            tables[Path(sheet.place) / name] = table
     return tables
 
 
 def _ablations(spec: TableSpec, dataset: str, members: Sequence[Study]) -> Section:
-    tables: dict[Path, Table] = {}
-    pictures: dict[Path, Draw] = {}
-    for study in members:
-        place = Path(dataset) / f"ablation-{study.name}"
-        first = study.groups[0].first
-        title = spec.title.format(
-            dataset=dataset, setting=first.card.get("setting"), method=first.label, ablation=study.title
-        )
-        tables[place] = replace(_table(spec, tuple(study.groups), dataset), title=title)
-        pictures[place.with_name(f"{place.name}.png")] = partial(draw_ablation, study)
-    return Section(f"{dataset}: ablations", (), tables, pictures)
+    places = {study.name: Path(dataset) / f"ablation-{study.name}" for study in members}
+    tables = {places[study.name]: _table(spec, tuple(study.groups), dataset, study.title) for study in members}
+    pictures: dict[Path, Draw] = {
+        Path(dataset) / f"ablation-{study.name}.png": partial(draw_ablation, study) for study in members
+    }
+    main = {f"{dataset} {name}": place for name, place in places.items()}
+    return Section(f"{dataset}: ablations", (), tables, pictures, main)
 
 
 def _table(
     spec: TableSpec,
     groups: tuple[Group, ...],
     dataset: str,
+    ablation: str = "",
     published: Sequence[PublishedRow] = (),
     rank_published: bool = False,
 ) -> Table:
     first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
-    title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=groups[0].label, ablation="")
+    method = first.label if ablation else groups[0].label  # a variant's label is what it varies
+    title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=method, ablation=ablation)
     frame = numbers(spec, groups, published, rank_published)
     return Table(spec, title, frame, tuple(protocol_notes(groups)), groups, tuple(published))

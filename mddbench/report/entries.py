@@ -9,8 +9,8 @@ from functools import cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
-from mddbench.evidence import Evidence, load_evidence
-from mddbench.panels import Panel, load_panels
+from mddbench.evidence import EVIDENCE, Evidence, load_evidence
+from mddbench.panels import PANELS, Panel, load_panels
 from mddbench.records import Record, read_record, record_files
 
 
@@ -51,10 +51,10 @@ def relative_link(file: Path, report: Path) -> str:
 
 
 def _panels(record: Path) -> tuple[Panel, ...]:
-    file = record.with_name("panels.npz")
+    file = record.with_name(PANELS)
     return load_panels(file) if file.exists() else ()
 
 
 def _evidence(record: Path) -> tuple[Evidence, ...]:
-    file = record.with_name("scores.npz")
+    file = record.with_name(EVIDENCE)
     return load_evidence(file) if file.exists() else ()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.panels import Panel, load_panels
-from mddbench.records import read_record
+from mddbench.panels import PANELS, PICTURE, Panel, load_panels
+from mddbench.records import RECORD, read_record
 from mddbench.report.canvas import ACCENT, LETTER, TEXT, TICK, WIDTH, canvas, folded, save, title
 
 ROLES = {
@@ -61,9 +61,9 @@ def draw_gallery(panels: tuple[Panel, ...], text: str, file: Path, vector: bool 
 
 def draw_cell(folder: Path) -> None:
     """Write the gallery of a finished cell into its folder, from the record and the panels there."""
-    record = read_record(folder / "record.json")
+    record = read_record(folder / RECORD)
     text = f"{record.label} on {record.dataset}, seed {record.seed}"
-    draw_gallery(load_panels(folder / "panels.npz"), text, folder / "gallery.png", vector=False)
+    draw_gallery(load_panels(folder / PANELS), text, folder / PICTURE, vector=False)
 
 
 def colour_limits(panels: tuple[Panel, ...]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from mddbench.report.costs import cost_note
 from mddbench.report.entries import Entry
 from mddbench.report.formats import heads, printed
 from mddbench.report.groups import Group
-from mddbench.report.page import Card, Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, render_page
+from mddbench.report.page import Card, Cell, Figure, Page, PageRow, PageTable, RunLink, render_page
 from mddbench.report.page import Section as PageSection
 from mddbench.report.page_pictures import gallery_of, merged
 from mddbench.report.pictures import file_names, picture_title
@@ -70,8 +70,7 @@ def page_of(report: Report, out: Path) -> Page:
 
 
 def _section(number: int, section: Section, entries: Mapping[str, Entry], out: Path) -> PageSection:
-    first, last = (section.main,), tuple(place for place in section.tables if place != section.main)
-    places = [place for place in (*first, *last) if place is not None]
+    places = dict.fromkeys((*section.main.values(), *section.tables))  # those for a terminal first
     names = file_names(section.groups)
     labels = {names[group.label]: group.shown for group in section.groups}
     drawn = [name for name in section.pictures if (out / name).exists() and not name.name.startswith("gallery-")]
@@ -83,7 +82,6 @@ def _section(number: int, section: Section, entries: Mapping[str, Entry], out: P
         tables=tuple(_table(section.tables[place], entries) for place in places),
         figures=tuple(figures),
         cards=tuple(Card(group.shown, tuple(card_fields(group.first.card))) for group in section.groups),
-        gallery=Gallery(),
     )
 
 
