@@ -2,7 +2,7 @@
 
 Paper:     You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022.
 Code read: the authors' zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) by way of notes on it; none of it is used.
-Differs:   features come to the grid from any encoder and image size; attention is PyTorch's own.
+Differs:   features come to the grid from any encoder and image size; attention computes what PyTorch's own does.
 Variants:  the authors' by default: EfficientNet-B4 at levels 0 to 3, 224 pixels, a grid of 14 (stride 16), gradient_clip
            0.1. At 256 pixels `settings.grid: 16`, `settings.neighbours: 8` (half of it is 4: 9x9) and gradient_clip 5.0 give
            the variant of the ADer benchmark.
@@ -24,6 +24,7 @@ from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import full_precision
+from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -35,7 +36,7 @@ class UniAD(Detector):
     """
 
     label = "UniAD"
-    version = 1
+    version = 2  # 2: dropout draws other numbers
     asks_teacher = True
 
     class Settings(Strict):
@@ -65,11 +66,11 @@ class UniAD(Detector):
         self.register_buffer("mask", neighbour_mask(settings.grid, settings.neighbours), persistent=False)
         self.mask: Tensor
         self.position = GridPosition(settings.grid, width)
-        self.project_in = nn.Linear(features, width)
+        self.project_in = Linear(features, width)
         self.encoder_layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.layers))
         self.decoder_layers = nn.ModuleList(QueryDecoderLayer(settings) for _ in range(settings.layers))
         self.normalise = nn.LayerNorm(width)
-        self.project_out = nn.Linear(width, features)
+        self.project_out = Linear(width, features)
         for name, part in self.named_modules():
             if isinstance(part, nn.Linear) and not name.startswith("encoder."):
                 nn.init.xavier_uniform_(part.weight)
@@ -183,8 +184,7 @@ class QueryDecoderLayer(nn.Module):
         self.feed = FeedForward(settings)
 
     def forward(self, before: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        query = self.query[None].expand(len(memory), -1, -1)
-        answer = self.ask_encoder(query, memory, position, mask)
+        answer = self.ask_encoder(self.query[None], memory, position, mask)
         fed: Tensor = self.feed(self.ask_before(answer, before, position, mask))
         return fed
 
@@ -196,12 +196,14 @@ class MaskedAttention(nn.Module):
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
-        self.attend = nn.MultiheadAttention(settings.channels, settings.heads, settings.dropout, batch_first=True)
-        self.dropout, self.normalise = nn.Dropout(settings.dropout), nn.LayerNorm(settings.channels)
+        self.attend = MultiheadAttention(settings.channels, settings.heads, settings.dropout)
+        self.dropout, self.normalise = Dropout(settings.dropout), nn.LayerNorm(settings.channels)
 
     def forward(self, queries: Tensor, tokens: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        """queries, tokens: (B, P, C); position: (P, C); mask: (P, P) bool, True where hidden."""
-        read, _ = self.attend(queries + position, tokens + position, tokens, attn_mask=mask, need_weights=False)
+        """queries: (B, P, C), or (1, P, C) for all alike; tokens: (B, P, C); position: (P, C); mask: (P, P) bool, True where
+        hidden.
+        """
+        read = self.attend(queries + position, tokens + position, tokens, mask)
         added: Tensor = self.normalise(queries + self.dropout(read))
         return added
 
@@ -212,11 +214,11 @@ class FeedForward(nn.Module):
     def __init__(self, settings: Any) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Linear(settings.channels, settings.feedforward),
+            Linear(settings.channels, settings.feedforward),
             nn.ReLU(inplace=True),
-            nn.Dropout(settings.dropout),
-            nn.Linear(settings.feedforward, settings.channels),
-            nn.Dropout(settings.dropout),
+            Dropout(settings.dropout),
+            Linear(settings.feedforward, settings.channels),
+            Dropout(settings.dropout),
         )
         self.normalise = nn.LayerNorm(settings.channels)
 

@@ -2,9 +2,9 @@
 
 Run: python tests/bench/steps.py EXPERIMENT ours|plain [IMAGES EPOCHS]; prints JSON with the median over epochs after the first.
 
-Plain is what a script does: floats in PyTorch's own memory layout from a DataLoader, the teacher asked in each step, a loss
-summed and an optimiser stepped, the host's allocator as it is. Network, initial weights, batches and optimiser are those of the
-suite.
+Plain is what a script does: floats in PyTorch's own memory layout from a DataLoader, the teacher asked in each step, PyTorch's
+own layers, a loss summed and an optimiser stepped, the host's allocator as it is. Network, initial weights,
+batches and optimiser are those of the suite.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from mddbench.batch import Batch
 from mddbench.catalogue import load_experiment
 from mddbench.config import Experiment
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
 from mddbench.progress import SilentReporter
 from mddbench.seeding import derived_seed, seed_everything
@@ -53,8 +56,24 @@ def ours(experiment: Experiment, images: np.ndarray) -> list[tuple[float, float]
     return [(log.seconds, log.loss) for log in history]
 
 
+def use_plain_parts() -> None:
+    """From here on the suite's linear layers, dropout and attention are PyTorch's."""
+
+    def attend(
+        self: tokens.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor
+    ) -> Tensor:
+        asking = queries.expand(len(keys), -1, -1)
+        read, _ = nn.MultiheadAttention.forward(self, asking, keys, values, attn_mask=hidden, need_weights=False)
+        return read
+
+    tokens.MultiheadAttention.forward = attend  # type: ignore[method-assign]
+    tokens.linear = F.linear  # type: ignore[assignment]
+    tokens.Dropout.forward = lambda self, values: F.dropout(values, self.probability, self.training)  # type: ignore[method-assign]
+
+
 def plain(experiment: Experiment, images: np.ndarray) -> list[tuple[float, float]]:
     """(seconds, loss) of each epoch."""
+    use_plain_parts()
     detector = build(experiment).train()
     optimizer: Any = make_optimizer(detector, experiment.optimizer)
     floats = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
