@@ -15,7 +15,7 @@ import torch
 from mddbench import records
 from mddbench.ablation import is_ablation
 from mddbench.config import Experiment, Strict
-from mddbench.cost import peak_memory, size_and_speed, training_speed
+from mddbench.cost import TIMES, peak_memory, size_and_speed, training_speed
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION
 from mddbench.detector import Detector
@@ -142,13 +142,15 @@ class Prepared:
     settings: dict[str, Any]
     identity: str
     protocol: str
+    sharing: int
 
     @classmethod
-    def of(cls, cell: Cell, detector: Detector, dataset: Dataset) -> Prepared:
+    def of(cls, cell: Cell, detector: Detector, dataset: Dataset, sharing: int = 1) -> Prepared:
+        """sharing: how many cells run on its device at once."""
         card = protocol_card(cell.experiment, detector, dataset)
         settings = resolved_settings(cell.experiment, detector.settings)
         identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
-        return cls(cell, detector, dataset, card, settings, identity, protocol)
+        return cls(cell, detector, dataset, card, settings, identity, protocol, sharing)
 
     @property
     def training_identity(self) -> str:
@@ -170,7 +172,7 @@ class Prepared:
 
     def facts(self) -> CellFacts:
         """What the tracking store is told before training."""
-        environment = describe_environment(next(self.detector.parameters()).device)
+        environment = self._environment()
         splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": self.dataset.files}
         return CellFacts(
             name=self.cell.name,
@@ -182,6 +184,9 @@ class Prepared:
             tags=_tags(self.card, environment, self.protocol, self.cell.experiment.name),
         )
 
+    def _environment(self) -> dict[str, Any]:
+        return describe_environment(next(self.detector.parameters()).device) | {"cells_at_once": self.sharing}
+
     def record(
         self,
         history: list[EpochLog],
@@ -190,7 +195,10 @@ class Prepared:
         donor: Record | None = None,
         test_curve: list[CurvePoint] | None = None,
     ) -> Record:
-        """The record of the finished cell; donor: of the cell that was trained in its place, whose cost of training counts."""
+        """The record of the finished cell; donor: of the cell that was trained in its place, whose cost of training counts.
+
+        A cell that shared its device has no times: they would be the others' as well.
+        """
         device = next(self.detector.parameters()).device
         experiment = self.cell.experiment
         cost = {
@@ -199,7 +207,9 @@ class Prepared:
             **peak_memory(device),  # before the next line, which is no part of the cell's work
             **size_and_speed(self.detector, experiment.image_size, experiment.precision),
         }
-        environment = describe_environment(device)
+        if self.sharing > 1:
+            cost |= dict.fromkeys(TIMES)
+        environment = self._environment()
         if donor is not None:
             cost |= {key: value for key, value in donor.cost.items() if key.startswith(("train_", "peak_"))}
             environment["trained_as"] = donor.identity

@@ -32,7 +32,8 @@ class RunOptions:
     resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only;
     textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
     epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder; feature_room: GiB that the
-    teacher's features of training images may take, 0 to compute them in every epoch.
+    teacher's features of training images may take, 0 to compute them in every epoch; sharing: how many cells run on the device
+    at once.
     """
 
     out: Path
@@ -47,6 +48,7 @@ class RunOptions:
     test_curve: int = 0
     keep_maps: bool = False
     feature_room: float = FEATURE_ROOM
+    sharing: int = 1
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
@@ -80,7 +82,6 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
     Returns the opened datasets. Raises InputError for the first thing found.
     """
     experiments = distinct_experiments(cells)
-    textured = set()
     for experiment in experiments:
         if options.test_curve and experiment.setting == "separate":
             raise InputError(
@@ -88,24 +89,43 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
             )
         method, settings = _method(experiment)
         autocast(options.device, experiment.precision)
-        if method.wants_textures(settings):
-            textured.add(experiment.image_size)
-            if options.textures is None:
-                raise InputError(
-                    f"{experiment.name}: its defects are drawn with pictures; give their folder by --textures DIR"
-                )
-    if options.textures is not None and not textured:
+        if method.wants_textures(settings) and options.textures is None:
+            raise InputError(
+                f"{experiment.name}: its defects are drawn with pictures; give their folder by --textures DIR"
+            )
+    if options.textures is not None and not _textured(experiments):
         raise InputError("--textures: no experiment draws with them; add --set settings.synthesis.textures=[folder]")
+    datasets = open_datasets(experiments, options, reporter)
+    for experiment in experiments:
+        reporter.say(f"checking {experiment.name}")
+        _try(experiment, datasets[experiment.dataset, experiment.image_size], options)
+    return datasets
+
+
+def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: Reporter) -> Datasets:
+    """The datasets of some experiments, decoded if they are not yet. Raises InputError for one that is not sound."""
+    textured = _textured(experiments)
     datasets: Datasets = {}
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
         if options.textures is not None and size in textured:
             opened = replace(opened, textures=open_textures(options.textures, size, options.cache, reporter))
         datasets[name, size] = hold_out(opened) if options.held_out else opened
-    for experiment in experiments:
-        reporter.say(f"checking {experiment.name}")
-        _try(experiment, datasets[experiment.dataset, experiment.image_size], options)
     return datasets
+
+
+def _textured(experiments: list[Experiment]) -> set[int]:
+    """The image sizes at which experiments draw with pictures from a folder."""
+    found = [(each.image_size, *_method(each)) for each in experiments]
+    return {size for size, method, settings in found if method.wants_textures(settings)}
+
+
+def training_key(cell: Cell) -> str:
+    """Equal for cells of one plan that share a trained model."""
+    method, settings = _method(cell.experiment)
+    resolved = resolved_settings(cell.experiment, settings)
+    resolved |= {"settings": method.training_settings(settings), "metrics": None}
+    return json.dumps([cell.experiment.setting, cell.seed, resolved], sort_keys=True)
 
 
 def distinct_experiments(cells: list[Cell]) -> list[Experiment]:

@@ -50,6 +50,11 @@ def add_folder(folder: Path) -> None:
     _added.append(folder)
 
 
+def added_folders() -> list[Path]:
+    """The plug-in folders, as `add_folder` took them."""
+    return list(_added)
+
+
 def experiment_folders() -> list[Path]:
     """The folders `experiments` of the plug-in folders."""
     return [folder / "experiments" for folder in _added]

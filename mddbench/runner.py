@@ -57,7 +57,7 @@ class Runner:
         outcomes = []
         for number, cell in enumerate(cells, 1):
             self.reporter.say(f"[{number}/{len(cells)}] {cell.name}")
-            outcomes.append(self._guarded(cell))
+            outcomes.append(self.one(cell))
             if outcomes[-1].status == "skipped":
                 self.reporter.say(f"{cell.name}: skipped, {outcomes[-1].message}")
         return outcomes
@@ -66,9 +66,12 @@ class Runner:
         """Load the teacher and build the model of a cell."""
         experiment = cell.experiment
         dataset = self.datasets[experiment.dataset, experiment.image_size]
-        return Prepared.of(cell, build_detector(experiment, dataset, self.options, cell.seed), dataset)
+        return Prepared.of(
+            cell, build_detector(experiment, dataset, self.options, cell.seed), dataset, self.options.sharing
+        )
 
-    def _guarded(self, cell: Cell) -> Outcome:
+    def one(self, cell: Cell) -> Outcome:
+        """Run one cell; whatever goes wrong is told in its outcome."""
         folder: Path | None = None
         try:
             prepared = self.prepare(cell)

@@ -151,3 +151,9 @@ def manifest_of(name: str, root: Path) -> Manifest:
     """The manifest of a sound tree, nothing remembered."""
     tree = read(name, root).sound(name)
     return manifest(tree.root, tree.files(), SilentReporter())
+
+
+def die_at_seed_1(folder: Path) -> None:
+    """Ends the process, as the system does for want of memory, in the folder of a cell with seed 1."""
+    if "seed1" in folder.name:
+        os._exit(9)

@@ -22,7 +22,7 @@ LAYERS = {
     3: ("detector", "merge"),
     4: ("methods", "baselines"),
     5: ("cost", "train", "evaluate", "evidence", "holdout", "maps", "panels", "store", "tracking"),
-    6: ("cells", "plan", "fit", "runner", "estimate", "rescore"),
+    6: ("cells", "plan", "fit", "runner", "worker", "jobs", "estimate", "rescore"),
     7: ("report",),
     8: ("cli",),
 }

@@ -22,6 +22,7 @@ from mddbench.cli.options import (
     add_plugins,
     cache_below,
 )
+from mddbench.cli.planned import show_plan
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ FeatureCache = Annotated[
         min=0, help="GiB for the teacher's features of training images, so that epochs share them; 0 for none."
     ),
 ]
+JobCount = Annotated[
+    int, typer.Option(min=1, help="Cells at once, the processors divided among them; their records hold no times.")
+]
 TexturesFolder = Annotated[
     Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
 ]
@@ -84,6 +88,7 @@ def run(
     keep_maps: KeepMaps = False,
     feature_cache: FeatureCache = 2.0,
     plugins: Plugins = None,
+    jobs: JobCount = 1,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     report: WithReport = True,
     as_json: Json = False,
@@ -117,9 +122,9 @@ def run(
     speaker = _speaker(quiet)
     _set_up_process()
     if dry_run:
-        _show_plan(cells, options, speaker, as_json)
+        show_plan(cells, options, speaker, as_json)
         return
-    outcomes = _run(cells, options, uri, suite, speaker)
+    outcomes = _run(cells, options, jobs, (uri, suite), speaker)
     _keep_ablations(names or [], out)
     tables = _render(options, uri, speaker) if report and any(one.status != "failed" for one in outcomes) else []
     _conclude(outcomes, tables, as_json)
@@ -189,21 +194,27 @@ def _chosen_suite(names: list[str] | None, everything: bool, suite: str | None) 
     return (suite or "quick") if everything else "named"
 
 
-def _run(cells: list[Cell], options: RunOptions, uri: str | None, suite: str, speaker: Reporter) -> list[Outcome]:
-    """Check, then run all cells. uri: of the store; '' for the default, None for none."""
+def _run(
+    cells: list[Cell], options: RunOptions, jobs: int, store: tuple[str | None, str], speaker: Reporter
+) -> list[Outcome]:
+    """Check, then run all cells. store: its URI, '' for the default or None for none, and the suite."""
+    from mddbench.jobs import Jobs, shares
     from mddbench.plan import check_cells
     from mddbench.report.gallery import draw_cell
     from mddbench.runner import Runner
 
+    divided = shares(options.device, jobs)
     datasets = check_cells(cells, options, speaker)
-    tracker = _tracker(uri, options.out, suite, speaker)
+    tracker = _tracker(*store, options.out, speaker)
     try:
+        if jobs > 1:
+            return Jobs(options, tracker, speaker, draw_cell, divided).run(cells)
         return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
     finally:
         tracker.close()
 
 
-def _tracker(uri: str | None, out: Path, suite: str, speaker: Reporter) -> Tracker:
+def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Tracker:
     from mddbench.store import MlflowStore, tracking_place
     from mddbench.tracking import MlflowTracker, NoTracker
 
@@ -244,48 +255,6 @@ def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str
             speaker.say(f"           open its page with: {command} ui --backend-store-uri {place}")
     speaker.say(f"Everything {options.out}")
     return list(report.main.values())
-
-
-def _show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_json: bool) -> None:
-    from mddbench.estimate import estimate
-
-    found = estimate(cells, options, speaker)
-    rows: list[dict[str, Any]] = [
-        {
-            "experiment": each.experiment.name,
-            "seeds": list(each.seeds),
-            "epochs": each.experiment.epochs,
-            "train_images": each.train_images,
-            "test_images": each.test_images,
-            "step_seconds": each.step_seconds,
-            "hours": each.hours,
-            "cache_mib": each.cache_mib,
-        }
-        for each in found
-    ]
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    print(
-        f"{'experiment':<24} {'seeds':<10} {'epochs':>6} {'train':>7} {'test':>7} {'s/step':>8} {'hours':>8} {'cache':>9}"
-    )
-    for row in rows:
-        seeds = ",".join(str(seed) for seed in row["seeds"])
-        train, test = (str(row[key]) if row[key] is not None else "?" for key in ("train_images", "test_images"))
-        hours = f"{row['hours']:.2f}" if row["hours"] is not None else "?"
-        cache = f"{row['cache_mib']:.0f} MiB" if row["cache_mib"] is not None else "?"
-        print(
-            f"{row['experiment']:<24} {seeds:<10} {row['epochs']:>6} {train:>7} {test:>7} "
-            f"{row['step_seconds']:>8.3f} {hours:>8} {cache:>9}"
-        )
-    total = sum(row["hours"] or 0.0 for row in rows)
-    print(
-        f"{len(cells)} cells, about {_duration(total)} on {options.device}, from timed steps; decoding and metrics come on top"
-    )
-
-
-def _duration(hours: float) -> str:
-    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:

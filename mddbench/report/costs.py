@@ -48,10 +48,11 @@ def cost_note(groups: Sequence[Group]) -> str:
     """Where and how the costs were measured."""
     records = [record for group in groups for record in group.records]
     batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
+    shared = any((record.environment.get("cells_at_once") or 1) != 1 for record in records)
     return (
         f"Cost: means over seeds, {cost_place(records)}; multiply-adds are of one image's maps; inference in "
         f"batches of {' and '.join(batches) or '?'}, the median of synchronised calls after a first one; peaks from a cell's "
-        "start to its end."
+        f"start to its end{'; no times of cells that shared their device with others' if shared else ''}."
     )
 
 
@@ -68,4 +69,5 @@ def _place(record: Record) -> str:
     device = environment.get("device") or "?"
     if device != "cpu":
         return str(device)
-    return f"{environment.get('processor') or 'a CPU'}, {environment.get('threads') or '?'} threads"
+    threads = environment.get("threads") or "?"
+    return f"{environment.get('processor') or 'a CPU'}, {threads} thread{'s' if threads != 1 else ''}"
