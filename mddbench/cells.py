@@ -26,7 +26,7 @@ from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.records import UNIFIED, UPPER_BOUND, CurvePoint, EpochLog, Record
 from mddbench.tracking import CellFacts
-from mddbench.train import batches_per_epoch
+from mddbench.train import COMPILING_PAYS, batches_per_epoch
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,14 @@ def _steps(experiment: Experiment, dataset: Dataset) -> int:
     return sum(batches_per_epoch(len(dataset.train.of(category)), experiment) for category in dataset.categories)
 
 
+def _fewest_steps(experiment: Experiment, dataset: Dataset) -> int:
+    """Of a training: of the shortest one, if there are several."""
+    if experiment.setting == "unified":
+        return experiment.epochs * batches_per_epoch(len(dataset.train), experiment)
+    images = min(len(dataset.train.of(category)) for category in dataset.categories)
+    return experiment.epochs * batches_per_epoch(images, experiment)
+
+
 def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
     """The engine of the pixel metrics: what the experiment says, or else what suits the largest category."""
     if experiment.metrics != "auto":
@@ -143,14 +151,18 @@ class Prepared:
     identity: str
     protocol: str
     sharing: int
+    compiled: bool
 
     @classmethod
-    def of(cls, cell: Cell, detector: Detector, dataset: Dataset, sharing: int = 1) -> Prepared:
-        """sharing: how many cells run on its device at once."""
+    def of(
+        cls, cell: Cell, detector: Detector, dataset: Dataset, sharing: int = 1, compiling: bool = False
+    ) -> Prepared:
+        """sharing: how many cells run on its device at once; compiling: whether to compile, if the training is long enough."""
         card = protocol_card(cell.experiment, detector, dataset)
         settings = resolved_settings(cell.experiment, detector.settings)
+        compiled = compiling and _fewest_steps(cell.experiment, dataset) >= COMPILING_PAYS
         identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
-        return cls(cell, detector, dataset, card, settings, identity, protocol, sharing)
+        return cls(cell, detector, dataset, card, settings, identity, protocol, sharing, compiled)
 
     @property
     def training_identity(self) -> str:
@@ -185,7 +197,8 @@ class Prepared:
         )
 
     def _environment(self) -> dict[str, Any]:
-        return describe_environment(next(self.detector.parameters()).device) | {"cells_at_once": self.sharing}
+        machine = describe_environment(next(self.detector.parameters()).device)
+        return machine | {"cells_at_once": self.sharing, "compiled": self.compiled}
 
     def record(
         self,

@@ -13,6 +13,7 @@ from mddbench.config import Experiment
 from mddbench.cost import inference_seconds, median_seconds
 from mddbench.detector import load_method, method_settings
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.remembered import GIB
 from mddbench.plan import RunOptions, distinct_experiments, image_counts
 from mddbench.progress import Reporter
 from mddbench.train import Trainer, TrainingImages, batches_per_epoch
@@ -37,7 +38,7 @@ class Estimate:
 def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list[Estimate]:
     """An estimate for each experiment among the cells, in their order."""
     estimates = []
-    timed: dict[str, tuple[float, float]] = {}
+    timed: dict[str, _Times] = {}
     for experiment in distinct_experiments(cells):
         alike = experiment.model_dump_json(
             exclude={"name", "dataset", "seeds", "epochs", "schedule", "overrides", "reported"}
@@ -50,19 +51,32 @@ def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list
     return estimates
 
 
-def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, times: tuple[float, float]) -> Estimate:
+@dataclass(frozen=True)
+class _Times:
+    """Seconds of a step of the first epoch, of a later one if the teacher's features are remembered, and of a test image;
+    bytes of one image's features.
+    """
+
+    first: float
+    later: float
+    inference: float
+    feature_bytes: int
+
+
+def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, times: _Times) -> Estimate:
     counts = image_counts(experiment.dataset, options, experiment.image_size)
-    step, inference = times
     if counts is None:
-        return Estimate(experiment, seeds, None, None, step, None, None)
+        return Estimate(experiment, seeds, None, None, times.first, None, None)
     train, test = counts
-    seconds = experiment.epochs * batches_per_epoch(train, experiment) * step + test * inference
+    step = times.later if train * times.feature_bytes <= options.feature_room * GIB else times.first
+    steps = batches_per_epoch(train, experiment)
+    seconds = steps * (times.first + (experiment.epochs - 1) * step) + test * times.inference
     size = (train + test) * experiment.image_size**2 * 4 / 2**20
     return Estimate(experiment, seeds, train, test, step, len(seeds) * seconds / 3600, size)
 
 
-def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
-    """Seconds per training step and per test image, on noise and untrained weights, which cost the same."""
+def _timed(experiment: Experiment, options: RunOptions) -> _Times:
+    """On noise and untrained weights, which cost the same."""
     method = load_method(experiment.method)
     encoder = FrozenEncoder(experiment.encoder.name, experiment.encoder.levels)
     settings = method_settings(method, experiment.settings, experiment.name)
@@ -71,5 +85,8 @@ def _timed(experiment: Experiment, options: RunOptions) -> tuple[float, float]:
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)
     trainer = Trainer(detector, experiment, 0, Path("unused"))
-    step = median_seconds(lambda: trainer.time_steps(data, 1))
-    return step, inference_seconds(detector.eval(), size, experiment.precision)
+    first = later = median_seconds(lambda: trainer.time_steps(data, 1))
+    if detector.asks_teacher:
+        later = median_seconds(lambda: trainer.time_steps(data, 1, remembered=True))
+    inference = inference_seconds(detector.eval(), size, experiment.precision)
+    return _Times(first, later, inference, trainer.feature_bytes(data, 1))

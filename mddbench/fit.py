@@ -21,7 +21,7 @@ from mddbench.plan import RunOptions, build_detector
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.records import RECORD, CurvePoint, EpochLog, Record, nullable, read_record
 from mddbench.seeding import derived_seed
-from mddbench.train import Trainer, TrainingImages
+from mddbench.train import COMPILING_PAYS, Trainer, TrainingImages
 
 MODEL, CHECKPOINT, TEST_CURVE = "model.safetensors", "checkpoint.pt", "test_curve.json"
 MAPS = "maps"
@@ -137,8 +137,12 @@ class Fit:
         return CurvePoint(epoch=epoch, metrics=nullable(found.metrics)["mean"])
 
     def _trainer(self, detector: Detector, model: str) -> Trainer:
-        cell = self.prepared.cell
-        return Trainer(detector, cell.experiment, cell.seed, self._checkpoint(model), self.options.feature_room)
+        cell, compiled = self.prepared.cell, self.prepared.compiled
+        if self.options.compiling and not compiled:
+            self.reporter.say(f"{cell.name}: not compiled, which pays from {COMPILING_PAYS} steps on")
+        return Trainer(
+            detector, cell.experiment, cell.seed, self._checkpoint(model), self.options.feature_room, compiled
+        )
 
     def _checkpoint(self, model: str) -> Path:
         return self.folder / (f"checkpoint-{model}.pt" if model else CHECKPOINT)

@@ -33,7 +33,7 @@ class RunOptions:
     textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
     epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder; feature_room: GiB that the
     teacher's features of training images may take, 0 to compute them in every epoch; sharing: how many cells run on the device
-    at once.
+    at once; compiling: compile the steps of long trainings.
     """
 
     out: Path
@@ -49,6 +49,7 @@ class RunOptions:
     keep_maps: bool = False
     feature_room: float = FEATURE_ROOM
     sharing: int = 1
+    compiling: bool = False
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:

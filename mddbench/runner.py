@@ -65,10 +65,9 @@ class Runner:
     def prepare(self, cell: Cell) -> Prepared:
         """Load the teacher and build the model of a cell."""
         experiment = cell.experiment
-        dataset = self.datasets[experiment.dataset, experiment.image_size]
-        return Prepared.of(
-            cell, build_detector(experiment, dataset, self.options, cell.seed), dataset, self.options.sharing
-        )
+        options, dataset = self.options, self.datasets[experiment.dataset, experiment.image_size]
+        detector = build_detector(experiment, dataset, options, cell.seed)
+        return Prepared.of(cell, detector, dataset, options.sharing, options.compiling)
 
     def one(self, cell: Cell) -> Outcome:
         """Run one cell; whatever goes wrong is told in its outcome."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mddbench.batch import Batch, as_images
-from mddbench.config import Experiment, OptimizerSettings, ScheduleSettings
+from mddbench.config import Experiment
 from mddbench.detector import Detector
 from mddbench.errors import CellError, InputError
 from mddbench.nn.remembered import GIB, RememberedFeatures, features_bytes, free_room
+from mddbench.optimizer import make_optimizer, rate_factor
 from mddbench.progress import Reporter, Task
 from mddbench.records import EpochLog
 from mddbench.seeding import derived_seed, seed_everything
@@ -27,6 +28,8 @@ CHECK_EVERY = 20
 """Steps between two looks at the losses: one copy from the device for that many steps."""
 FEATURE_ROOM = 2.0
 """GiB that remembered features of the teacher may take, unless somebody says otherwise."""
+COMPILING_PAYS = 10_000
+"""From so many steps on `torch.compile` may save the time that it takes, one to three minutes for some ms a step."""
 CHECKPOINT_SHARE = 0.05
 """Checkpoints are written at epoch ends, but may take no more than this share of the time."""
 
@@ -64,10 +67,14 @@ class Trainer:
         seed: int,
         checkpoint: Path,
         feature_room: float = FEATURE_ROOM,
+        compiled: bool = False,
     ) -> None:
-        """checkpoint: its file; feature_room: GiB that the teacher's features may take, 0 to remember none."""
+        """checkpoint: its file; feature_room: GiB that the teacher's features may take, 0 to remember none; compiled: whether
+        the forward and backward passes go through `torch.compile`.
+        """
         self.detector, self.experiment, self.seed, self.checkpoint = detector, experiment, seed, checkpoint
         self.feature_room = feature_room
+        self.training_step = torch.compile(detector.training_step) if compiled else detector.training_step
         self.device = next(detector.parameters()).device
         self.optimizer = make_optimizer(detector, experiment.optimizer)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
@@ -97,10 +104,15 @@ class Trainer:
         self.detector.finish_training()
         return state.history
 
-    def time_steps(self, data: TrainingImages, steps: int) -> float:
-        """Seconds per training step; changes the weights, for estimates only."""
+    def time_steps(self, data: TrainingImages, steps: int, remembered: bool = False) -> float:
+        """Seconds per training step, with the teacher's features given if they are remembered; changes the weights, for
+        estimates only.
+        """
         self.detector.train()
         batch = next(_batches(data, self.experiment, self.seed, self.device))
+        if remembered:
+            with autocast(self.device, self.experiment.precision):
+                batch = replace(batch, features=tuple(self.detector.encoder(batch.images)))
         synchronize(self.device)
         started = time.perf_counter()
         for _ in range(steps):
@@ -108,12 +120,16 @@ class Trainer:
         synchronize(self.device)
         return (time.perf_counter() - started) / steps
 
+    def feature_bytes(self, data: TrainingImages, images: int) -> int:
+        """What the teacher's features of so many images would take."""
+        with autocast(self.device, self.experiment.precision):
+            return images * features_bytes(self.detector.encoder, as_images(data.images[:1], self.device))
+
     def _remembered(self, data: TrainingImages, reporter: Reporter) -> RememberedFeatures | None:
         """Where the teacher's features are remembered; None for a method that would not ask, or if they take too much room."""
         if not self.detector.asks_teacher or not self.feature_room or self.experiment.epochs == 1:
             return None
-        with autocast(self.device, self.experiment.precision):
-            needed = len(data.images) * features_bytes(self.detector.encoder, as_images(data.images[:1], self.device))
+        needed = self.feature_bytes(data, len(data.images))
         fits = needed <= self.feature_room * GIB and needed <= free_room(self.device)
         told = f"the teacher's features of {len(data.images)} images take {needed / GIB:.2f} GiB"
         reporter.say(
@@ -153,7 +169,7 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups if self.optimizer else [], self.base_rates, strict=True):
             group["lr"] = rate * factor
         with autocast(self.device, self.experiment.precision):
-            terms = self.detector.training_step(batch)
+            terms = self.training_step(batch)
         if terms and self.optimizer is not None:
             loss = torch.stack([term.float() for term in terms.values()]).sum()
             self.optimizer.zero_grad(set_to_none=True)
@@ -239,36 +255,6 @@ class _Losses:
     def means(self) -> dict[str, float]:
         self.look()
         return dict(zip(self.names, np.mean(self.rows, axis=0).tolist(), strict=True)) if self.rows else {}
-
-
-def make_optimizer(detector: Detector, settings: OptimizerSettings) -> torch.optim.Optimizer | None:
-    """The optimiser over the detector's parameter groups; None for a method that has nothing to optimise."""
-    groups = [group for group in detector.parameter_groups(settings.lr) if group["params"]]
-    if not groups:
-        return None
-    decay = settings.weight_decay
-    if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=decay)
-    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=settings.lr, betas=settings.betas, weight_decay=decay)
-
-
-def rate_factor(schedule: ScheduleSettings, progress: float) -> float:
-    """What the base learning rate is multiplied with; progress: the share of all steps that are done, in [0, 1).
-
-    >>> rate_factor(ScheduleSettings(name="step", at=0.8, factor=0.1), 0.8)
-    0.1
-    >>> rate_factor(ScheduleSettings(name="cosine", factor=0.0, warmup=0.5), 0.25)
-    0.5
-    """
-    if progress < schedule.warmup:
-        return progress / schedule.warmup
-    if schedule.name == "step":
-        return schedule.factor if progress >= schedule.at - 1e-9 else 1.0
-    if schedule.name == "cosine":
-        share = (progress - schedule.warmup) / (1.0 - schedule.warmup)
-        return float(schedule.factor + (1.0 - schedule.factor) * 0.5 * (1.0 + np.cos(np.pi * share)))
-    return 1.0
 
 
 def batches_per_epoch(images: int, experiment: Experiment) -> int:

@@ -262,3 +262,16 @@ def test_a_test_curve_is_a_curve_in_the_store_and_a_table_in_the_report(
     points = client.client.get_metric_history(found.info.run_id, "test_curve/mad")
     assert [point.step for point in points] == [1, 2, 3]
     assert "3 looks at the **test set**" in (out / "report/folder/selection.md").read_text()
+
+
+def test_a_short_training_is_not_compiled(root: Path, tmp_path: Path) -> None:
+    """It would take minutes to compile and save seconds; a long one of separate models is as short as its shortest."""
+    chosen = options(root, tmp_path / "out", compiling=True)
+    assert run(chosen).environment["compiled"] is False
+    (dataset,) = check_cells(plan(["folder/rd4ad"], "named", (0,), SHORT), chosen, QUIET).values()
+    (cell,) = plan(["folder/rd4ad"], "named", (0,), SHORT)
+    detector = build_detector(cell.experiment, dataset, chosen, 0)
+    for setting, epochs, expected in (("unified", 3334, True), ("unified", 3333, False), ("separate", 5000, False)):
+        (cell,) = plan(["folder/rd4ad"], "named", (0,), {**SHORT, "epochs": epochs, "setting": setting})
+        assert Prepared.of(cell, detector, dataset, compiling=True).compiled is expected
+        assert not Prepared.of(cell, detector, dataset).compiled

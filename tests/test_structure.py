@@ -21,7 +21,7 @@ LAYERS = {
     2: ("ablation", "catalogue", "data", "nn", "config", "plugins", "environment", "records"),
     3: ("detector", "merge"),
     4: ("methods", "baselines"),
-    5: ("cost", "train", "evaluate", "evidence", "holdout", "maps", "panels", "store", "tracking"),
+    5: ("optimizer", "cost", "train", "evaluate", "evidence", "holdout", "maps", "panels", "store", "tracking"),
     6: ("cells", "plan", "fit", "runner", "worker", "jobs", "estimate", "rescore"),
     7: ("report",),
     8: ("cli",),

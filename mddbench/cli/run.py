@@ -59,6 +59,9 @@ FeatureCache = Annotated[
         min=0, help="GiB for the teacher's features of training images, so that epochs share them; 0 for none."
     ),
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the steps of trainings that are long enough for it to pay.")
+]
 JobCount = Annotated[
     int, typer.Option(min=1, help="Cells at once, the processors divided among them; their records hold no times.")
 ]
@@ -89,6 +92,7 @@ def run(
     feature_cache: FeatureCache = 2.0,
     plugins: Plugins = None,
     jobs: JobCount = 1,
+    compile_: Compile = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     report: WithReport = True,
     as_json: Json = False,
@@ -101,10 +105,10 @@ def run(
     Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
     add_plugins(plugins)
-    suite, uri = _chosen_suite(names, everything, suite), _uri(tracking, tracking_uri)
-    from mddbench.plan import RunOptions
+    store = _uri(tracking, tracking_uri), _chosen_suite(names, everything, suite)
+    from mddbench.plan import RunOptions  # here, for help to answer at once
 
-    cells = _cells(names or [], suite, seeds, set_ or [])
+    cells = _cells(names, store[1], seeds, set_)
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
@@ -118,23 +122,21 @@ def run(
         test_curve=test_curve,
         keep_maps=keep_maps,
         feature_room=feature_cache,
+        compiling=compile_,
     )
-    speaker = _speaker(quiet)
-    _set_up_process()
+    speaker = _set_up_process(quiet)
     if dry_run:
         show_plan(cells, options, speaker, as_json)
-        return
-    outcomes = _run(cells, options, jobs, (uri, suite), speaker)
-    _keep_ablations(names or [], out)
-    tables = _render(options, uri, speaker) if report and any(one.status != "failed" for one in outcomes) else []
-    _conclude(outcomes, tables, as_json)
+    else:
+        outcomes = _run(names or [], cells, options, jobs, store, speaker)
+        _conclude(outcomes, _render(outcomes, options, store[0], speaker) if report else [], as_json)
 
 
-def _cells(names: list[str], suite: str, seeds: str | None, overrides: list[str]) -> list[Cell]:
+def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: list[str] | None) -> list[Cell]:
     from mddbench.config import parse_override
     from mddbench.plan import plan
 
-    return plan(names, suite, _seeds(seeds), dict(map(parse_override, overrides)))
+    return plan(names or [], suite, _seeds(seeds), dict(map(parse_override, overrides or [])))
 
 
 def _uri(tracking: str, uri: str | None) -> str | None:
@@ -144,18 +146,15 @@ def _uri(tracking: str, uri: str | None) -> str | None:
     return None if tracking == "none" else (uri or "")
 
 
-def _speaker(quiet: bool) -> Reporter:
-    from mddbench.progress import reporter
-
-    return reporter(quiet)
-
-
-def _set_up_process() -> None:
+def _set_up_process(quiet: bool) -> Reporter:
+    """Make this process ready to train; who tells how it gets on."""
     from mddbench.allocator import keep_freed_memory
+    from mddbench.progress import reporter
     from mddbench.seeding import use_deterministic_algorithms
 
     use_deterministic_algorithms()
     keep_freed_memory()
+    return reporter(quiet)
 
 
 def _keep_ablations(names: list[str], out: Path) -> None:
@@ -195,9 +194,16 @@ def _chosen_suite(names: list[str] | None, everything: bool, suite: str | None) 
 
 
 def _run(
-    cells: list[Cell], options: RunOptions, jobs: int, store: tuple[str | None, str], speaker: Reporter
+    names: list[str],
+    cells: list[Cell],
+    options: RunOptions,
+    jobs: int,
+    store: tuple[str | None, str],
+    speaker: Reporter,
 ) -> list[Outcome]:
-    """Check, then run all cells. store: its URI, '' for the default or None for none, and the suite."""
+    """Check, then run all cells, and keep the user's own ablations among the names. store: its URI, '' for the default or None
+    for none, and the suite.
+    """
     from mddbench.jobs import Jobs, shares
     from mddbench.plan import check_cells
     from mddbench.report.gallery import draw_cell
@@ -212,6 +218,7 @@ def _run(
         return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
     finally:
         tracker.close()
+        _keep_ablations(names, options.out)
 
 
 def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Tracker:
@@ -225,14 +232,16 @@ def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Track
     return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
 
 
-def _render(options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
-    """Write the report of all that is in the store and say where everything is; its tables of means."""
+def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
+    """Write the report of all that is in the store and say where everything is; its tables of means. Nothing if all failed."""
     from mddbench.ablation import all_ablations
     from mddbench.cli.entries import entries_from_folders, entries_from_store
     from mddbench.report.build import build_report
     from mddbench.report.write import PAGE, write_report
     from mddbench.store import tracking_place
 
+    if all(outcome.status == "failed" for outcome in outcomes):
+        return []
     folder = options.out / "report"
     if uri is None:
         entries = entries_from_folders([options.out], folder)

@@ -29,9 +29,10 @@ from mddbench.config import Experiment
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
+from mddbench.optimizer import make_optimizer
 from mddbench.progress import SilentReporter
 from mddbench.seeding import derived_seed, seed_everything
-from mddbench.train import Trainer, TrainingImages, make_optimizer
+from mddbench.train import Trainer, TrainingImages
 
 CATEGORIES = 8
 

@@ -1,0 +1,51 @@
+"""What `--dry-run` makes of timed steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mddbench import estimate as module
+from mddbench.estimate import estimate
+from mddbench.plan import RunOptions, plan
+from mddbench.progress import SilentReporter
+from mddbench.train import Trainer
+from support import write_tree
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> RunOptions:
+    root = write_tree(tmp_path / "tree", train=8)
+    return RunOptions(tmp_path / "out", tmp_path / "cache", torch.device("cpu"), data_root=root)
+
+
+def test_later_epochs_are_priced_with_remembered_features(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 training images in batches of 4, 12 test images, two seeds."""
+    times = module._Times(first=5.0, later=3.0, inference=0.5, feature_bytes=2**26)
+    monkeypatch.setattr(module, "_timed", lambda *_: times)
+    cells = plan(["folder/rd4ad"], "named", (0, 1), {"epochs": 10, "batch_size": 4, "image_size": 64})
+    (fits,) = estimate(cells, options, SilentReporter())
+    assert (fits.train_images, fits.test_images) == (16, 12)
+    assert fits.hours == pytest.approx(2 * (4 * (5.0 + 9 * 3.0) + 12 * 0.5) / 3600)
+    assert fits.step_seconds == 3.0
+    (too_large,) = estimate(cells, replace(options, feature_room=0.9), SilentReporter())
+    assert too_large.hours == pytest.approx(2 * (4 * 10 * 5.0 + 12 * 0.5) / 3600)
+
+
+def test_a_remembered_step_is_timed_without_the_teacher(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def time_steps(self: Trainer, data: object, steps: int, remembered: bool = False) -> float:
+        asked.append(remembered)
+        return 1.0 if remembered else 2.0
+
+    monkeypatch.setattr(Trainer, "time_steps", time_steps)
+    monkeypatch.setattr(module, "inference_seconds", lambda *_: 0.1)
+    (cell,) = plan(["folder/rd4ad"], "named", (0,), {"image_size": 64, "batch_size": 4})
+    found = module._timed(cell.experiment, options)
+    assert (found.first, found.later, found.inference) == (2.0, 1.0, 0.1)
+    assert set(asked) == {True, False}
+    assert found.feature_bytes > 0
