@@ -1,10 +1,12 @@
-"""Seconds per training step: the suite's loop, and the same network trained in the plain way. A process measures one of them.
+"""Seconds per training step, or per image of inference: the suite's way, and the same network used in the plain way. A process
+measures one of them.
 
-Run: python tests/bench/steps.py EXPERIMENT ours|plain [IMAGES EPOCHS]; prints JSON with the median over epochs after the first.
+Run: python tests/bench/steps.py EXPERIMENT ours|plain|ours-inference|plain-inference [IMAGES EPOCHS]
+Prints JSON with the median over epochs after the first, and the losses, or the images' scores.
 
 Plain is what a script does: floats in PyTorch's own memory layout from a DataLoader, the teacher asked in each step, PyTorch's
-own layers, a loss summed and an optimiser stepped, the host's allocator as it is. Network, initial weights,
-batches and optimiser are those of the suite.
+own layers, a loss summed and an optimiser stepped, the host's allocator as it is; maps smoothed one by one by SciPy. Network,
+initial weights, batches and optimiser are those of the suite.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -19,14 +22,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from mddbench.batch import Batch
+from mddbench.batch import Batch, as_images
 from mddbench.catalogue import load_experiment
 from mddbench.config import Experiment
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.evaluate import BATCH_SIZE
 from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
 from mddbench.optimizer import make_optimizer
@@ -58,7 +63,7 @@ def ours(experiment: Experiment, images: np.ndarray) -> list[tuple[float, float]
 
 
 def use_plain_parts() -> None:
-    """From here on the suite's linear layers, dropout and attention are PyTorch's."""
+    """From here on the suite's linear layers, dropout and attention are PyTorch's, and its smoothing is SciPy's."""
 
     def attend(
         self: tokens.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor
@@ -71,11 +76,18 @@ def use_plain_parts() -> None:
     tokens.linear = F.linear  # type: ignore[assignment]
     tokens.Dropout.forward = lambda self, values: F.dropout(values, self.probability, self.training)  # type: ignore[method-assign]
 
+    def smooth(maps: Tensor, sigma: float) -> Tensor:
+        return torch.from_numpy(np.stack([gaussian_filter(one, sigma) for one in maps.numpy()]))
+
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("mddbench.") and hasattr(module, "gaussian_smooth"):
+            module.gaussian_smooth = smooth
+
 
 def plain(experiment: Experiment, images: np.ndarray) -> list[tuple[float, float]]:
     """(seconds, loss) of each epoch."""
-    use_plain_parts()
     detector = build(experiment).train()
+    use_plain_parts()
     optimizer: Any = make_optimizer(detector, experiment.optimizer)
     floats = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
     found = []
@@ -97,11 +109,45 @@ def plain(experiment: Experiment, images: np.ndarray) -> list[tuple[float, float
     return found
 
 
+def ours_inference(experiment: Experiment, images: np.ndarray) -> list[tuple[float, list[float]]]:
+    """(seconds, scores) of each pass over all images."""
+    from mddbench.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    detector = build(experiment).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return inferred(detector, lambda start: as_images(images[start : start + BATCH_SIZE], torch.device("cpu")), images)
+
+
+def plain_inference(experiment: Experiment, images: np.ndarray) -> list[tuple[float, list[float]]]:
+    """(seconds, scores) of each pass over all images."""
+    detector = build(experiment).eval()
+    use_plain_parts()
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
+    return inferred(detector, lambda start: floats[start : start + BATCH_SIZE], images)
+
+
+def inferred(detector: Detector, batch: Callable[[int], Tensor], images: np.ndarray) -> list[tuple[float, list[float]]]:
+    """Some passes over all images."""
+    found = []
+    for _ in range(5):
+        started, scores = time.perf_counter(), []
+        for start in range(0, len(images), BATCH_SIZE):
+            with torch.inference_mode():
+                scores += detector.image_scores(detector.anomaly_maps(batch(start))).tolist()
+        found.append((time.perf_counter() - started, scores))
+    return found
+
+
 def main() -> None:
     """Measure what the arguments name."""
     name, way, images, epochs = sys.argv[1], sys.argv[2], *(int(text) for text in (*sys.argv[3:5], "64", "4")[:2])
     experiment = load_experiment(name, {"epochs": epochs, "schedule.name": "constant"})
     pixels = np.random.default_rng(0).integers(0, 256, (images, *[experiment.image_size] * 2, 3), dtype=np.uint8)
+    if way.endswith("inference"):
+        passes = {"ours-inference": ours_inference, "plain-inference": plain_inference}[way](experiment, pixels)
+        seconds = median(seconds for seconds, _ in passes[1:]) / images
+        print(json.dumps({"seconds": seconds, "scores": passes[-1][1]}))
+        return
     epochs_of = {"ours": ours, "plain": plain}[way](experiment, pixels)
     steps = images // experiment.batch_size
     seconds = median(seconds for seconds, _ in epochs_of[1:]) / steps

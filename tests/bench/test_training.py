@@ -1,4 +1,4 @@
-"""Training steps beside the same networks trained in the plain way, in processes of their own, one after the other by turns.
+"""Training steps and inference beside the same networks used in the plain way, each in a process of its own, by turns.
 
 Run: tox -e bench
 """
@@ -28,7 +28,7 @@ def measured(experiment: str, way: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("experiment", "least", "near"),
-    [("mini/rd4ad", 1.5, 0.01), ("mini/mddnet", 1.5, 0.04), ("mini/uniad", 1.0, 0.01)],
+    [("mini/rd4ad", 1.5, 0.01), ("mini/mddnet", 1.5, 0.04), ("mini/uniad", 1.5, 0.01)],
 )
 def test_a_training_step_beside_a_plain_one(
     experiment: str, least: float, near: float, capsys: pytest.CaptureFixture[str]
@@ -44,3 +44,17 @@ def test_a_training_step_beside_a_plain_one(
     for epoch, (one, other) in enumerate(zip(ours["losses"], plain["losses"], strict=True)):
         assert one == pytest.approx(other, rel=near * 2.0**epoch)
     assert ratio > least
+
+
+@pytest.mark.parametrize("experiment", ["mini/rd4ad", "mini/mddnet", "mini/uniad"])
+def test_inference_beside_plain_inference(experiment: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same scores, and no slower: most of the time is the networks' own."""
+    rounds = [(measured(experiment, "plain-inference"), measured(experiment, "ours-inference")) for _ in range(ROUNDS)]
+    ratio = median(plain["seconds"] / ours["seconds"] for plain, ours in rounds)
+    plain, ours = rounds[0]
+    with capsys.disabled():
+        print(
+            f"\n{experiment}: inference {ratio:.2f} times as fast as plain ({1000 * ours['seconds']:.2f} ms an image)"
+        )
+    assert ours["scores"] == pytest.approx(plain["scores"], rel=1e-3)
+    assert ratio > 0.9
