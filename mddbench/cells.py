@@ -198,7 +198,7 @@ class Prepared:
 
     def _environment(self) -> dict[str, Any]:
         machine = describe_environment(next(self.detector.parameters()).device)
-        return machine | {"cells_at_once": self.sharing, "compiled": self.compiled}
+        return machine | {"cells_on_device": self.sharing, "compiled": self.compiled}
 
     def record(
         self,

@@ -128,7 +128,7 @@ def test_they_are_the_cells_that_run_one_after_another(
         assert found.model_sha256 == expected.model_sha256
         assert found.metrics == expected.metrics
         assert found.identity == expected.identity
-        assert found.environment == {**expected.environment, "cells_at_once": 2}
+        assert found.environment == {**expected.environment, "cells_on_device": 2}
         # What shared its device has no times.
         assert {key for key, value in found.cost.items() if value is None} == set(TIMES)
         assert not {key for key, value in expected.cost.items() if value is None}

@@ -48,7 +48,7 @@ def cost_note(groups: Sequence[Group]) -> str:
     """Where and how the costs were measured."""
     records = [record for group in groups for record in group.records]
     batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
-    shared = any((record.environment.get("cells_at_once") or 1) != 1 for record in records)
+    shared = any((record.environment.get("cells_on_device") or 1) != 1 for record in records)
     return (
         f"Cost: means over seeds, {cost_place(records)}; multiply-adds are of one image's maps; inference in "
         f"batches of {' and '.join(batches) or '?'}, the median of synchronised calls after a first one; peaks from a cell's "
