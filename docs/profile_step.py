@@ -1,8 +1,8 @@
 """What one training step and one evaluation pass of a method are made of.
 
 Run: python docs/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set batch_size=64] [--steps 20]
-Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children; then the floor of a step:
-its operations over the rate of a matrix product. Images are noise.
+Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children; then the two floors of a
+step: its operations over the rate of a matrix product, its bytes over the bandwidth of a copy. Images are noise.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mddbench.allocator import keep_freed_memory
-from mddbench.batch import Batch, as_images
 from mddbench.catalogue import load_experiment
 from mddbench.cells import choose_device
 from mddbench.config import Experiment, parse_override
@@ -33,9 +35,10 @@ from mddbench.methods.mddnet import detector as synthesising
 from mddbench.metrics.suite import CategoryMetrics
 from mddbench.nn import smoothing
 from mddbench.nn.encoder import load_encoder
-from mddbench.train import Trainer, autocast, synchronize
+from mddbench.train import Trainer, TrainingImages, autocast, epoch_batches, synchronize
 
 CATEGORIES = 8
+SYNTHESISE, SMOOTH = synthesising.synthesise, smoothing.gaussian_smooth
 
 
 class Clock:
@@ -76,8 +79,8 @@ def watch(detector: Detector, clock: Clock) -> None:
     for name, child in detector.named_children():
         child.forward = clock.wrapped(f"forward: {name}", child.forward)
     if hasattr(synthesising, "synthesise") and type(detector).__module__ == synthesising.__name__:
-        synthesising.synthesise = clock.wrapped("forward: synthesis", synthesising.synthesise)
-    smooth = clock.wrapped("forward: smoothing", smoothing.gaussian_smooth)
+        synthesising.synthesise = clock.wrapped("forward: synthesis", SYNTHESISE)
+    smooth = clock.wrapped("forward: smoothing", SMOOTH)
     for module in list(sys.modules.values()):
         if module.__name__.startswith("mddbench.") and hasattr(module, "gaussian_smooth"):
             module.gaussian_smooth = smooth
@@ -89,11 +92,9 @@ def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[st
     clock = Clock(device)
     watch(detector, clock)
     trainer = Trainer(detector, experiment, 0, Path("unused"))
-    pixels = np.random.default_rng(0).integers(
-        0, 255, (experiment.batch_size, *[experiment.image_size] * 2, 3), dtype=np.uint8
-    )
-    categories = torch.arange(experiment.batch_size, device=device) % CATEGORIES
-    masks = np.zeros(pixels.shape[:3], dtype=bool)
+    data = noise(experiment, (steps + 2) * experiment.batch_size)
+    batches = epoch_batches(data, experiment, 0, device)
+    masks = np.zeros((experiment.batch_size, *data.images.shape[1:3]), dtype=bool)
     masks[::2, :10, :10] = True
     rows: list[dict[str, float]] = []
     for _ in range(steps + 2):
@@ -101,13 +102,15 @@ def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[st
         detector.train()
         with clock.part("step"):
             with clock.part("data"):
-                batch = Batch(as_images(pixels, device), categories)
+                batch = next(batches)
             with clock.part("forward"), autocast(device, experiment.precision):
                 loss = torch.stack([term.float() for term in detector.training_step(batch).values()]).sum()
             with clock.part("backward"):
                 trainer.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
                 loss.backward()  # type: ignore[no-untyped-call]
             with clock.part("optimiser"):
+                if experiment.gradient_clip is not None:
+                    nn.utils.clip_grad_norm_(detector.parameters(), experiment.gradient_clip)
                 trainer.optimizer.step()  # type: ignore[union-attr]
         trained = dict(clock.spent)
         clock.spent.clear()
@@ -126,23 +129,63 @@ def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[st
     return {name: 1000 * median(row.get(name, 0.0) for row in rows[2:]) for name in rows[-1]}
 
 
-def operations(experiment: Experiment, device: torch.device, remembered: bool) -> float:
-    """Floating-point operations of a training step, forward and backward, with the teacher asked or its features given."""
-    detector = build(experiment, device).train()
-    noise = np.zeros((experiment.batch_size, *[experiment.image_size] * 2, 3), dtype=np.uint8)
-    images = as_images(noise, device)
-    features = tuple(detector.encoder(images)) if remembered and detector.asks_teacher else None
-    batch = Batch(images, torch.arange(len(images), device=device) % CATEGORIES, None, features)
-    with FlopCounterMode(display=False) as counter:
-        torch.stack(list(detector.training_step(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
-    return float(counter.get_total_flops())
+def noise(experiment: Experiment, images: int) -> TrainingImages:
+    """So many images of nothing."""
+    size = experiment.image_size
+    pixels = np.random.default_rng(0).integers(0, 255, (images, size, size, 3), dtype=np.uint8)
+    return TrainingImages(pixels, np.arange(images) % CATEGORIES)
 
 
-def product_rate(device: torch.device, side: int = 1024, products: int = 30) -> float:
-    """Operations per second of products of square float32 matrices, as such or as a convolution of one pixel, whichever is
-    faster: the median of several looks.
+class Traffic(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations read and write, as if none stayed in a cache; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            touched = tree_leaves((args, kwargs, found))
+            self.bytes += sum(each.nbytes for each in touched if isinstance(each, Tensor))
+        return found
+
+
+def work(experiment: Experiment, device: torch.device, remembered: bool) -> tuple[float, float]:
+    """(floating-point operations, bytes) of a training step, forward and backward, with the teacher asked or its features
+    given, without the optimiser's.
     """
-    matrix = torch.rand(side, side, device=device)
+    detector = build(experiment, device).train()
+    batch = next(epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
+    counts = []
+    for counter in (FlopCounterMode(display=False), Traffic()):
+        with autocast(device, experiment.precision):
+            features = tuple(detector.encoder(batch.images)) if remembered and detector.asks_teacher else None
+            with counter:
+                terms = detector.training_step(replace(batch, features=features))
+                torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        counts.append(float(counter.bytes if isinstance(counter, Traffic) else counter.get_total_flops()))
+    return counts[0], counts[1]
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of copies of 256 MiB: the median of several."""
+    source = torch.ones(2**26, device=device)
+    target, found = torch.empty_like(source), []
+    for _ in range(7):
+        synchronize(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        found.append(2 * source.nbytes / (time.perf_counter() - started))
+    return median(found)
+
+
+def product_rate(device: torch.device, precision: str, side: int = 1024, products: int = 30) -> float:
+    """Operations per second of products of square matrices, as such or as a convolution of one pixel, whichever is faster: the
+    median of several looks.
+    """
+    matrix = torch.rand(side, side, device=device).to(getattr(torch, precision))
     pixels = matrix.reshape(1, 32, 32, side).permute(0, 3, 1, 2)
     ways: list[Callable[[], Tensor]] = [lambda: matrix @ matrix, lambda: F.conv2d(pixels, matrix[:, :, None, None])]
     rates = []
@@ -178,12 +221,14 @@ def main() -> None:
         print("| part | ms | share of the step |\n|:--|--:|--:|")
         for part, spent in sorted(parts.items(), key=lambda pair: -pair[1]):
             print(f"| {part} | {spent:.1f} | {100 * spent / parts['step']:.0f} % |")
-        rate = product_rate(device)
+        rate, width = product_rate(device, experiment.precision), bandwidth(device)
         for way in (False, True):
-            work = operations(experiment, device, way)
-            which = "teacher remembered" if way else "teacher asked"
-            floor = f"at {rate / 1e9:.0f} GFLOP/s no less than {1000 * work / rate:.0f} ms"
-            print(f"{which}: {work / 1e9:.1f} GFLOP a step, {floor}")
+            operations, moved = work(experiment, device, way)
+            floors = (
+                f"{operations / 1e9:.1f} GFLOP a step, at {rate / 1e9:.0f} GFLOP/s {1000 * operations / rate:.0f} ms",
+                f"{moved / 2**20:.0f} MiB read and written, at {width / 2**30:.1f} GiB/s {1000 * moved / width:.0f} ms",
+            )
+            print(f"teacher {'remembered' if way else 'asked'}: {'; '.join(floors)}")
 
 
 if __name__ == "__main__":

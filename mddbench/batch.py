@@ -27,5 +27,8 @@ class Batch:
 
 def as_images(pixels: np.ndarray, device: torch.device) -> Tensor:
     """Decoded pixels (B, H, W, 3) uint8 as float32 images (B, 3, H, W) in [0, 1] on `device`, channels last in memory."""
-    tensor = torch.from_numpy(np.array(pixels)).to(device)
+    tensor = torch.from_numpy(np.array(pixels))
+    if device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
+        tensor = tensor.pin_memory()
+    tensor = tensor.to(device, non_blocking=True)
     return tensor.permute(0, 3, 1, 2).float().div_(255.0)

@@ -14,6 +14,7 @@ import torch
 
 from mddbench import records
 from mddbench.ablation import is_ablation
+from mddbench.compiling import COMPILING_PAYS
 from mddbench.config import Experiment, Strict
 from mddbench.cost import TIMES, peak_memory, size_and_speed, training_speed
 from mddbench.data.dataset import Dataset
@@ -26,7 +27,7 @@ from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.records import UNIFIED, UPPER_BOUND, CurvePoint, EpochLog, Record
 from mddbench.tracking import CellFacts
-from mddbench.train import COMPILING_PAYS, batches_per_epoch
+from mddbench.train import batches_per_epoch
 
 
 @dataclass(frozen=True)

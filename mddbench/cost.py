@@ -76,13 +76,14 @@ def median_seconds(timed: Callable[[], float]) -> float:
 
 
 def training_speed(history: Sequence[EpochLog]) -> dict[str, float | None]:
-    """Seconds of the training, and images a second after its first epoch, which warms up, where there are several."""
-    counted = history[1:] or history
-    seconds = sum(log.seconds for log in counted)
-    return {
-        "train_seconds": sum(log.seconds for log in history),
-        "train_images_per_second": sum(log.images for log in counted) / seconds if seconds else None,
-    }
+    """Seconds of the training, and images a second after its first epoch, which warms up, where there are several. None if an
+    epoch has no time.
+    """
+    seconds = [log.seconds for log in history if log.seconds is not None]
+    if len(seconds) < len(history):
+        return {"train_seconds": None, "train_images_per_second": None}
+    images, counted = sum(log.images for log in history[1:] or history), sum(seconds[1:] or seconds)
+    return {"train_seconds": sum(seconds), "train_images_per_second": images / counted if counted else None}
 
 
 def start_memory(device: torch.device) -> None:

@@ -68,7 +68,8 @@ def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, ti
     if counts is None:
         return Estimate(experiment, seeds, None, None, times.first, None, None)
     train, test = counts
-    step = times.later if train * times.feature_bytes <= options.feature_room * GIB else times.first
+    at_once = train if experiment.setting == "unified" else train / CATEGORIES  # images of a model, about
+    step = times.later if at_once * times.feature_bytes <= options.feature_room * GIB else times.first
     steps = batches_per_epoch(train, experiment)
     seconds = steps * (times.first + (experiment.epochs - 1) * step) + test * times.inference
     size = (train + test) * experiment.image_size**2 * 4 / 2**20

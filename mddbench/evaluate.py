@@ -46,7 +46,8 @@ class Evaluation:
 @dataclass(frozen=True)
 class EvaluationOptions:
     """engine: of the pixel metrics; resamples: bootstrap samples, 0 for no intervals; seed: of the first category's samples;
-    before: called with each category before it is evaluated; keeper: keeps all maps, if they are wanted.
+    before: called with each category before it is evaluated; keeper: keeps all maps, if they are wanted;
+    sharing: how many cells run on the device at once.
     """
 
     engine: Engine = "exact"
@@ -54,6 +55,7 @@ class EvaluationOptions:
     seed: int = 0
     before: Callable[[str], object] = lambda _: None
     keeper: MapKeeper | None = None
+    sharing: int = 1
 
 
 def evaluate(
@@ -80,7 +82,8 @@ def evaluate(
                 options.keeper.begin(
                     category, len(split), split.images.shape[1], split.masks if split.has_masks else None
                 )
-            stays = _fits_device(len(split), split.images.shape[1], next(detector.parameters()).device)
+            needed = options.sharing * 4 * len(split) * split.images.shape[1] ** 2
+            stays = _fits_device(needed, next(detector.parameters()).device)
             taker = _Taker(found, choice, options.keeper, stays)
             for part, maps, scores in _infer(detector, split, precision):
                 metric_seconds += taker.take(part, maps, scores)
@@ -114,11 +117,9 @@ def choose_engine(images: int, size: int) -> Engine:
     return "exact" if images * size**2 <= MOST_EXACT_PIXELS else "histogram"
 
 
-def _fits_device(images: int, size: int, device: torch.device) -> bool:
-    """Whether the maps of a category may stay on the device: at most a quarter of its free memory, and never that of the
-    host.
-    """
-    return device.type == "cuda" and 4 * images * size**2 <= torch.cuda.mem_get_info(device)[0] // 4
+def _fits_device(needed: int, device: torch.device) -> bool:
+    """Whether so many bytes of maps may stay on the device: at most a quarter of its free memory; never that of the host."""
+    return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mddbench.cells import Prepared, metric_engine
+from mddbench.compiling import COMPILING_PAYS
 from mddbench.detector import Detector
 from mddbench.errors import CellError
 from mddbench.evaluate import Evaluation, EvaluationOptions, evaluate
@@ -21,7 +22,7 @@ from mddbench.plan import RunOptions, build_detector
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.records import RECORD, CurvePoint, EpochLog, Record, nullable, read_record
 from mddbench.seeding import derived_seed
-from mddbench.train import COMPILING_PAYS, Trainer, TrainingImages
+from mddbench.train import Conditions, Trainer, TrainingImages
 
 MODEL, CHECKPOINT, TEST_CURVE = "model.safetensors", "checkpoint.pt", "test_curve.json"
 MAPS = "maps"
@@ -62,6 +63,8 @@ class Fit:
             found = self._trained_before(on_epoch)
             if found is not None:
                 return found
+        if self.options.compiling and not self.prepared.compiled:
+            self.reporter.say(f"{self.prepared.cell.name}: not compiled, which pays from {COMPILING_PAYS} steps on")
         if self.models == (WHOLE,):
             return self._train_whole(on_epoch)
         histories, states = [], {}
@@ -90,6 +93,7 @@ class Fit:
             metric_engine(cell.experiment, self.prepared.dataset),
             self.options.resamples,
             derived_seed(cell.seed, "bootstrap"),
+            sharing=self.options.sharing,
         )
         if WHOLE not in trained.states:
             asked = replace(asked, before=lambda category: detector.load_learned_state(trained.states[category]))
@@ -137,12 +141,9 @@ class Fit:
         return CurvePoint(epoch=epoch, metrics=nullable(found.metrics)["mean"])
 
     def _trainer(self, detector: Detector, model: str) -> Trainer:
-        cell, compiled = self.prepared.cell, self.prepared.compiled
-        if self.options.compiling and not compiled:
-            self.reporter.say(f"{cell.name}: not compiled, which pays from {COMPILING_PAYS} steps on")
-        return Trainer(
-            detector, cell.experiment, cell.seed, self._checkpoint(model), self.options.feature_room, compiled
-        )
+        cell, options = self.prepared.cell, self.options
+        conditions = Conditions(options.feature_room, self.prepared.compiled, options.sharing)
+        return Trainer(detector, cell.experiment, cell.seed, self._checkpoint(model), conditions)
 
     def _checkpoint(self, model: str) -> Path:
         return self.folder / (f"checkpoint-{model}.pt" if model else CHECKPOINT)
@@ -186,7 +187,7 @@ def _together(logs: tuple[EpochLog, ...]) -> EpochLog:
         loss=sum(log.loss for log in logs) / len(logs),
         terms=terms,
         lr=logs[0].lr,
-        seconds=sum(log.seconds for log in logs),
+        seconds=None if None in (seconds := [log.seconds for log in logs]) else sum(filter(None, seconds)),
         images=sum(log.images for log in logs),
         diagnostics=diagnostics,
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from mddbench.plugins import added_folders
 from mddbench.progress import Reporter
 from mddbench.runner import Draw, Outcome
 from mddbench.tracking import CellRun, Tracker
-from mddbench.worker import GONE, Work, serve
+from mddbench.worker import Work, serve
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ def shares(device: torch.device, jobs: int) -> list[Share]:
     ]
 
 
+def chains(cells: list[Cell]) -> list[list[Cell]]:
+    """The cells, those together that share a trained model."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(training_key(cell), []).append(cell)
+    return list(found.values())
+
+
 class Jobs:
     """Runs checked cells in several processes, with one set of options."""
 
@@ -67,11 +76,11 @@ class Jobs:
 
     def run(self, cells: list[Cell]) -> list[Outcome]:
         """Run all cells; a failed one, or one whose process dies, does not stop the others. In the order of the cells."""
-        chains: dict[str, deque[Cell]] = {}
-        for cell in cells:
-            chains.setdefault(training_key(cell), deque()).append(cell)
-        waiting, outcomes = deque(chains.values()), {}
-        workers = [_Worker(self, share, cells) for share in self.divided[: len(chains)]]
+        waiting, outcomes = deque(map(deque, chains(cells))), {}
+        if self.options.device.type == "cuda":
+            torch.cuda.empty_cache()
+        workers = [_Worker(self, share, cells) for share in self.divided]
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             with self.reporter.task("cells", len(cells)) as task:
                 while busy := _busy(workers, waiting):
@@ -81,6 +90,7 @@ class Jobs:
                             outcomes[id(ended.cell)] = ended
                         task.advance(ended is not None, " · ".join(worker.doing for worker in workers if worker.doing))
         finally:
+            signal.signal(signal.SIGTERM, before)
             for worker in workers:
                 worker.process.terminate()
             for worker in workers:
@@ -123,7 +133,7 @@ class _Worker:
                 self.chain = waiting.popleft()
             self.cell, self.runs = self.chain.popleft(), []
             self.jobs.reporter.say(self.cell.name)
-            with suppress(*GONE):  # then nothing will be heard of it, either
+            with suppress(OSError):  # then nothing will be heard of it, either
                 self.line.send(self.cell)
 
     def hear(self) -> Outcome | None:
@@ -132,7 +142,7 @@ class _Worker:
         assert cell is not None
         try:
             kind, *content = self.line.recv()
-        except GONE:
+        except (EOFError, OSError):
             self.process.join()
             message = f"its process died (exit status {self.process.exitcode}); was there enough memory?"
             self.end("FAILED", message)
@@ -149,7 +159,7 @@ class _Worker:
             self.doing = f"{cell.name} {content[0]}"
         else:
             answer = self._answer(*content)
-            with suppress(*GONE):
+            with suppress(OSError):
                 self.line.send(answer)
         return None
 
@@ -157,8 +167,13 @@ class _Worker:
         """Wait until it has ended; what it has left open in the tracking store ends with it."""
         self.process.join()
         for run in self.runs:
-            if run is not None:
-                run.stop(status, message)
+            try:
+                if run is not None:
+                    run.stop(status, message)
+            except Exception as fault:  # of any store: what else goes on must not end with it
+                self.jobs.reporter.say(
+                    f"the tracking store did not take that a run ended ({type(fault).__name__}: {fault})"
+                )
         self.runs = []
 
     def _answer(self, number: int | None, what: str, arguments: tuple[Any, ...]) -> Any:
@@ -166,7 +181,7 @@ class _Worker:
         target: Any = self.jobs.tracker if number is None else self.runs[number]
         try:
             found = getattr(target, what)(*arguments)
-        except (InputError, OSError) as fault:
+        except InputError as fault:
             return fault
         except Exception as fault:  # of any store, and not all can be sent
             return RuntimeError(f"{type(fault).__name__}: {fault}")
@@ -183,6 +198,11 @@ def _busy(workers: list[_Worker], waiting: deque[deque[Cell]]) -> dict[Any, _Wor
     for worker in workers:
         worker.give(waiting)
     return {worker.line: worker for worker in workers if worker.cell is not None}
+
+
+def _interrupt(*_: object) -> None:
+    """What SIGTERM is taken for: so that processes end and the store learns it."""
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -38,15 +38,15 @@ UPPER_BOUND = "given: an upper bound"
 
 
 class EpochLog(Strict):
-    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time;
-    diagnostics are the method's own, at the epoch's end.
+    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time, None
+    where other cells ran on the device; diagnostics are the method's own, at the epoch's end.
     """
 
     epoch: int
     loss: float
     terms: dict[str, float]
     lr: float
-    seconds: float
+    seconds: float | None
     images: int
     diagnostics: dict[str, float] = Field(default_factory=dict)
 

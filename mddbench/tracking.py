@@ -157,7 +157,9 @@ class _MlflowCell:
         """The epoch's loss, its terms, learning rate and speed, in one call; once, however often it is trained."""
         if log.epoch in self.known:
             return
-        values = {"train/loss": log.loss, "train/lr": log.lr, "train/images_per_second": log.images / log.seconds}
+        values = {"train/loss": log.loss, "train/lr": log.lr}
+        if log.seconds is not None:
+            values["train/images_per_second"] = log.images / log.seconds
         values.update({f"train/{name}": value for name, value in (log.terms | log.diagnostics).items()})
         self._log(values, log.epoch)
         self.known.add(log.epoch)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mddbench.batch import Batch, as_images
+from mddbench.compiling import compiled
 from mddbench.config import Experiment
 from mddbench.detector import Detector
 from mddbench.errors import CellError, InputError
@@ -28,8 +29,6 @@ CHECK_EVERY = 20
 """Steps between two looks at the losses: one copy from the device for that many steps."""
 FEATURE_ROOM = 2.0
 """GiB that remembered features of the teacher may take, unless somebody says otherwise."""
-COMPILING_PAYS = 10_000
-"""From so many steps on `torch.compile` may save the time that it takes, one to three minutes for some ms a step."""
 CHECKPOINT_SHARE = 0.05
 """Checkpoints are written at epoch ends, but may take no more than this share of the time."""
 
@@ -43,6 +42,18 @@ class TrainingImages:
     images: NDArray[np.uint8]
     categories: NDArray[np.int64]
     textures: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a training runs under, which moves last bits at most. feature_room: GiB that the teacher's features may take, 0 to
+    remember none; compiled: whether steps go through `torch.compile`; sharing: how many cells run on the device at once: if
+    there are others, times mean nothing and are not kept.
+    """
+
+    feature_room: float = FEATURE_ROOM
+    compiled: bool = False
+    sharing: int = 1
 
 
 @dataclass
@@ -66,15 +77,12 @@ class Trainer:
         experiment: Experiment,
         seed: int,
         checkpoint: Path,
-        feature_room: float = FEATURE_ROOM,
-        compiled: bool = False,
+        conditions: Conditions = Conditions(),
     ) -> None:
-        """checkpoint: its file; feature_room: GiB that the teacher's features may take, 0 to remember none; compiled: whether
-        the forward and backward passes go through `torch.compile`.
-        """
+        """checkpoint: its file."""
         self.detector, self.experiment, self.seed, self.checkpoint = detector, experiment, seed, checkpoint
-        self.feature_room = feature_room
-        self.training_step = torch.compile(detector.training_step) if compiled else detector.training_step
+        self.conditions = conditions
+        self.training_step = compiled(detector.training_step) if conditions.compiled else detector.training_step
         self.device = next(detector.parameters()).device
         self.optimizer = make_optimizer(detector, experiment.optimizer)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
@@ -109,7 +117,7 @@ class Trainer:
         estimates only.
         """
         self.detector.train()
-        batch = next(_batches(data, self.experiment, self.seed, self.device))
+        batch = next(epoch_batches(data, self.experiment, self.seed, self.device))
         if remembered:
             with autocast(self.device, self.experiment.precision):
                 batch = replace(batch, features=tuple(self.detector.encoder(batch.images)))
@@ -127,15 +135,16 @@ class Trainer:
 
     def _remembered(self, data: TrainingImages, reporter: Reporter) -> RememberedFeatures | None:
         """Where the teacher's features are remembered; None for a method that would not ask, or if they take too much room."""
-        if not self.detector.asks_teacher or not self.feature_room or self.experiment.epochs == 1:
+        room = self.conditions.feature_room
+        if not self.detector.asks_teacher or not room or self.experiment.epochs == 1:
             return None
         needed = self.feature_bytes(data, len(data.images))
-        fits = needed <= self.feature_room * GIB and needed <= free_room(self.device)
+        fits = needed <= room * GIB and needed <= free_room(self.device) / self.conditions.sharing
         told = f"the teacher's features of {len(data.images)} images take {needed / GIB:.2f} GiB"
         reporter.say(
             f"{told}: computed once"
             if fits
-            else f"{told}: computed in every epoch (--feature-cache {self.feature_room:g})"
+            else f"{told}: computed in every epoch, there being room for {room:g} GiB (--feature-cache)"
         )
         return RememberedFeatures(self.detector.encoder, len(data.images), self.experiment.batch_size) if fits else None
 
@@ -147,7 +156,7 @@ class Trainer:
         losses = _Losses(epoch * total)
         images, factor = 0, 1.0
         order_seed = derived_seed(self.seed, "order", epoch)
-        for index, batch in enumerate(_batches(data, self.experiment, order_seed, self.device, remembered)):
+        for index, batch in enumerate(epoch_batches(data, self.experiment, order_seed, self.device, remembered)):
             progress = (epoch * total + index) / (self.experiment.epochs * total)
             factor = rate_factor(self.experiment.schedule, progress)
             losses.add(self._step(batch, factor))
@@ -160,7 +169,7 @@ class Trainer:
             loss=sum(terms.values()),
             terms=terms,
             lr=self.experiment.optimizer.lr * factor,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - started if self.conditions.sharing == 1 else None,
             images=images,
             diagnostics=self.detector.diagnostics(),
         )
@@ -188,6 +197,8 @@ class Trainer:
             saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.detector.load_learned_state(saved["detector"])
             if self.optimizer is not None:
+                for own, group in zip(self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True):
+                    group["fused"] = own["fused"]  # as this device takes it, not the one that wrote the checkpoint
                 self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             return _State(saved["epoch"], [EpochLog(**log) for log in saved["history"]])
@@ -277,7 +288,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _batches(
+def epoch_batches(
     data: TrainingImages,
     experiment: Experiment,
     seed: int,

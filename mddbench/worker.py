@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 
 from mddbench.allocator import keep_freed_memory
 from mddbench.cells import Cell
-from mddbench.plan import RunOptions, distinct_experiments, open_datasets
+from mddbench.data.dataset import Dataset
+from mddbench.plan import Datasets, RunOptions, distinct_experiments, open_datasets
 from mddbench.plugins import add_folder
 from mddbench.progress import SilentReporter, Task
 from mddbench.records import EpochLog, Record
@@ -22,8 +23,8 @@ from mddbench.runner import Draw, Runner
 from mddbench.seeding import use_deterministic_algorithms
 from mddbench.tracking import CellFacts, CellRun
 
-GONE = (EOFError, ConnectionError)
-"""What a connection raises whose other end is gone."""
+Reply = Any
+"""What the other end answers: a value, or an InputError or RuntimeError to be raised here."""
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,77 @@ class Work:
     draw: Draw | None
 
 
-def serve(line: Connection, work: Work) -> None:
-    """Run the cells that come, until the other end is gone.
+def serve(connection: Connection, work: Work) -> None:
+    """Run the cells that come, until the other end is gone, which ends this process wherever it is.
 
     Sent: ('say', text), ('doing', text), ('ask', number of a run or None for the store, what, arguments), which is answered
-    by a value or an exception, and ('done', outcome).
+    by a Reply, and ('done', outcome).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end hears it, and ends this process
     torch.set_num_threads(work.threads)
+    if work.options.device.type == "cuda":
+        torch.cuda.set_device(work.options.device)
     use_deterministic_algorithms()
     keep_freed_memory()
     for folder in work.plugins:
         add_folder(folder)
-    datasets = open_datasets(distinct_experiments(list(work.cells)), work.options, SilentReporter())
-    runner = Runner(work.options, datasets, _FarTracker(line), _FarReporter(line), work.draw)
-    with suppress(*GONE):
-        while True:
-            line.send(("done", runner.one(line.recv())))
+    line = _Line(connection)
+    runner = Runner(work.options, _Opened(work), _FarTracker(line), _FarReporter(line), work.draw)
+    while True:
+        cell = line.hear()
+        line.tell("done", runner.one(cell))
+
+
+class _Opened(Datasets):
+    """Datasets, opened when a cell first needs them."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.work = work
+
+    def __missing__(self, key: tuple[str, int]) -> Dataset:
+        wanting = [
+            each for each in distinct_experiments(list(self.work.cells)) if (each.dataset, each.image_size) == key
+        ]
+        self.update(open_datasets(wanting, self.work.options, SilentReporter()))
+        return self[key]
+
+
+class _Line:
+    """The connection to the other end. What is sent and heard here ends the process if nobody is there: a cell can neither be
+    reported nor logged then, and goes on from its checkpoint when it is run again.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def tell(self, *words: Any) -> None:
+        """Say something that needs no answer."""
+        try:
+            self.connection.send(words)
+        except OSError:
+            raise SystemExit(1) from None
+
+    def hear(self) -> Any:
+        """What comes next."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            raise SystemExit(0) from None
+
+    def ask(self, *words: Any) -> Any:
+        """What is answered. Raises what the other end raised."""
+        self.tell("ask", *words)
+        reply: Reply = self.hear()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
 
 class _FarReporter:
     """Tells the other end what is going on."""
 
-    def __init__(self, line: Connection) -> None:
+    def __init__(self, line: _Line) -> None:
         self.line = line
 
     @contextmanager
@@ -67,11 +116,11 @@ class _FarReporter:
         yield _FarTask(self.line, label, total)
 
     def say(self, message: str) -> None:
-        self.line.send(("say", message))
+        self.line.tell("say", message)
 
 
 class _FarTask:
-    def __init__(self, line: Connection, label: str, total: int) -> None:
+    def __init__(self, line: _Line, label: str, total: int) -> None:
         self.line, self.label, self.total, self.done, self.told = line, label, total, 0, 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -79,23 +128,18 @@ class _FarTask:
         self.done += steps
         if self.done == self.total or (self.done - self.told) * 100 >= self.total:
             self.told = self.done
-            self.line.send(("doing", f"{self.label} {self.done}/{self.total} {note}".rstrip()))
+            self.line.tell("doing", f"{self.label} {self.done}/{self.total} {note}".rstrip())
 
 
 @dataclass(frozen=True)
 class _Far:
     """The tracking store, or a run in it, at the other end. number: the run's."""
 
-    line: Connection
+    line: _Line
     number: int | None = None
 
     def ask(self, what: str, *arguments: Any) -> Any:
-        """What it says. Raises what it raised."""
-        self.line.send(("ask", self.number, what, arguments))
-        answer = self.line.recv()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return self.line.ask(self.number, what, arguments)
 
 
 class _FarTracker(_Far):

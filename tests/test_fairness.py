@@ -83,7 +83,7 @@ def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:
         cards.append(Prepared.of(cell, detector, small_dataset()).card)
     assert len(cards) == 3
     own = {key for key in cards[0] if len({json.dumps(card[key]) for card in cards}) > 1}
-    assert own == OF_THE_RECIPE
+    assert own | {"method_version"} == OF_THE_RECIPE  # versions may happen to be equal
     assert set(MUST_AGREE) <= set(cards[0])
     assert set(CARD_ROWS) == set(cards[0])  # a table tells all of a card
 

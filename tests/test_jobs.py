@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 
 from mddbench.cost import TIMES
 from mddbench.errors import InputError
-from mddbench.jobs import Jobs, Share, shares
+from mddbench.jobs import Jobs, Share, chains, shares
 from mddbench.plan import RunOptions, check_cells, plan
 from mddbench.progress import SilentReporter
 from mddbench.records import RECORD, Record, read_record
@@ -50,6 +51,9 @@ class Ledger(NoTracker):
     def start(self, facts: Any, place: Path | None) -> Any:
         return LedgerRun(self, facts.name)
 
+    def ended(self, message: str) -> None:
+        """For those that break."""
+
 
 class LedgerRun:
     def __init__(self, ledger: Ledger, name: str) -> None:
@@ -67,6 +71,7 @@ class LedgerRun:
 
     def stop(self, status: str, message: str) -> None:
         self.note(status, message)
+        self.ledger.ended(message)
 
 
 @pytest.fixture
@@ -103,6 +108,15 @@ def test_the_processors_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
         shares(CPU, 6)
 
 
+def test_cells_that_share_a_training_are_one_chain() -> None:
+    cells = [
+        *plan(["mini/rd4ad"], "named", (0, 1), {}),
+        *plan(["mini/rd4ad"], "named", (0,), {"metrics": "histogram"}),
+        *plan(["mini/rd4ad"], "named", (0,), {"setting": "separate"}),
+    ]
+    assert chains(cells) == [[cells[0], cells[2]], [cells[1]], [cells[3]]]
+
+
 def test_gpus_are_given_out_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -131,6 +145,7 @@ def test_they_are_the_cells_that_run_one_after_another(
         assert found.environment == {**expected.environment, "cells_on_device": 2}
         # What shared its device has no times.
         assert {key for key, value in found.cost.items() if value is None} == set(TIMES)
+        assert {log.seconds for log in found.history} == {None}
         assert not {key for key, value in expected.cost.items() if value is None}
     assert ledger.writers == {os.getpid()}
     for cell in cells:
@@ -139,7 +154,7 @@ def test_they_are_the_cells_that_run_one_after_another(
 
 
 def test_a_process_that_dies_fails_its_cell_only(options: RunOptions) -> None:
-    """So does a store that cannot take a run."""
+    """So does a store that cannot take a run, and one that cannot take that the dead one's ended."""
 
     class Full(Ledger):
         def start(self, facts: Any, place: Path | None) -> Any:
@@ -147,9 +162,13 @@ def test_a_process_that_dies_fails_its_cell_only(options: RunOptions) -> None:
                 raise InputError("the store is full")
             return super().start(facts, place)
 
+        def ended(self, message: str) -> None:
+            raise ConnectionError("the server is gone")
+
     cells = prepared(options, "folder/rd4ad", seeds=(0, 1, 2, 3))
-    ledger = Full()
-    outcomes = Jobs(options, ledger, Listener(), die_at_seed_1, ONE_THREAD).run(cells)
+    ledger, listener = Full(), Listener()
+    outcomes = Jobs(options, ledger, listener, die_at_seed_1, ONE_THREAD).run(cells)
+    assert any("the server is gone" in said for said in listener.said)
     assert [outcome.status for outcome in outcomes] == ["finished", "failed", "finished", "failed"]
     assert "its process died (exit status 9)" in outcomes[1].message
     assert outcomes[3].message == "the store is full"
@@ -180,12 +199,14 @@ def test_an_interruption_ends_processes_and_runs(options: RunOptions) -> None:
             run.note("start")
             return run
 
+    processes = set(multiprocessing.active_children())
     ledger = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         Jobs(options, ledger, Listener(), None, ONE_THREAD).run(
             prepared(options, "folder/rd4ad", seeds=(0, 1), epochs=200)
         )
     assert [what for _, what, *_ in ledger.logged if what != "epoch"] == ["start", "KILLED"]
+    assert set(multiprocessing.active_children()) <= processes
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="--jobs 2 needs two processors")
@@ -201,7 +222,12 @@ def test_jobs_from_the_command_line(fresh_store: Callable[[str], Path]) -> None:
     ran = mddbench(*arguments, "--set", "method=twin", "--plugins", plugins, "--out", out, "--json")
     assert ran.returncode == 0, ran.stderr
     assert [cell["status"] for cell in json.loads(ran.stdout)] == ["finished", "finished"]
-    assert "no times of cells that shared their device" in (out / "report" / "mini" / "main.md").read_text()
+    table = (out / "report" / "mini" / "main.md").read_text()
+    assert "| Twin | 2 |" in table  # out of the store, where both have finished
+    assert "no times of cells that shared their device" in table
+    for file in out.glob("cells/*/record.json"):
+        environment = read_record(file).environment
+        assert environment["cores"] == environment["threads"] == len(os.sched_getaffinity(0)) // 2
     refused = mddbench("run", "mini/rd4ad", "--jobs", 4096, "--out", out)
     assert refused.returncode == 2
     assert "--jobs 4096: expected from 1 to" in refused.stderr

@@ -204,16 +204,17 @@ def _run(
     """Check, then run all cells, and keep the user's own ablations among the names. store: its URI, '' for the default or None
     for none, and the suite.
     """
-    from mddbench.jobs import Jobs, shares
+    from mddbench.jobs import Jobs, chains, shares
     from mddbench.plan import check_cells
     from mddbench.report.gallery import draw_cell
     from mddbench.runner import Runner
 
-    divided = shares(options.device, jobs)
+    shares(options.device, jobs)
+    divided = shares(options.device, min(jobs, len(chains(cells))))
     datasets = check_cells(cells, options, speaker)
     tracker = _tracker(*store, options.out, speaker)
     try:
-        if jobs > 1:
+        if len(divided) > 1:
             return Jobs(options, tracker, speaker, draw_cell, divided).run(cells)
         return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
     finally:

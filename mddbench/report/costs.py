@@ -60,14 +60,16 @@ def cost_place(records: Sequence[Record]) -> str:
     """Where the costs of records were measured, in words."""
     places = sorted({_place(record) for record in records})
     if len(places) == 1:
-        return f"measured on {places[0]}"
+        threads = sorted({f"{record.environment.get('threads') or '?'}" for record in records})
+        many = "s" if threads != ["1"] else ""
+        return f"measured on {places[0]}" + (f", {' and '.join(threads)} thread{many}" if _is_cpu(records[0]) else "")
     return f"measured on several machines, so not to be compared ({'; '.join(places)})"
 
 
 def _place(record: Record) -> str:
     environment = record.environment
-    device = environment.get("device") or "?"
-    if device != "cpu":
-        return str(device)
-    threads = environment.get("threads") or "?"
-    return f"{environment.get('processor') or 'a CPU'}, {threads} thread{'s' if threads != 1 else ''}"
+    return str(environment.get("processor") or "a CPU") if _is_cpu(record) else str(environment["device"])
+
+
+def _is_cpu(record: Record) -> bool:
+    return (record.environment.get("device") or "cpu") == "cpu"

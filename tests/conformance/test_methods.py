@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,34 @@ def test_it_resumes_to_the_same_bits(
 
 def interrupt(log: EpochLog) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_its_step_can_be_traced_for_compiling(
+    method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch
+) -> None:
+    """`--compile` hands the step to Dynamo: the same losses with the teacher asked and with its features given, in a smaller
+    last batch, and after an evaluation in between. What is traced runs as it is, which needs no compiler and takes seconds.
+    """
+    torch.compiler.reset()
+    seed_everything(0)
+    detector = method(encoder, settings, 2).train()
+    traced = torch.compile(detector.training_step, backend="eager")
+    with torch.no_grad():
+        given = replace(batch, features=tuple(encoder(batch.images)))
+    smaller = Batch(batch.images[:3], batch.categories[:3])
+    for number, each in enumerate((batch, given, smaller, given)):
+        if number == 3:
+            with torch.inference_mode():
+                detector.eval().anomaly_maps(batch.images)
+            detector.train()
+        losses = []
+        for step in (detector.training_step, traced):
+            kept = {name: value.clone() for name, value in detector.state_dict().items()}
+            seed_everything(number)
+            losses.append({name: float(term.detach()) for name, term in step(each).items()})
+            detector.load_state_dict(kept)
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_bits(

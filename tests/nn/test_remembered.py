@@ -14,7 +14,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.remembered import RememberedFeatures
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
-from mddbench.train import Trainer, TrainingImages
+from mddbench.train import Conditions, Trainer, TrainingImages
 from support import experiment
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_training_gives_the_same_bits_with_and_without(
         seed_everything(0)
         detector = kind(encoder, method_settings(kind, own, "test"), 2)
         counted.clear()
-        history = Trainer(detector, settings, 0, tmp_path / f"{room}.pt", room).run(data, SilentReporter())
+        history = Trainer(detector, settings, 0, tmp_path / f"{room}.pt", Conditions(room)).run(data, SilentReporter())
         learned.append((detector.learned_state(), [log.loss for log in history]))
         passes.append(sum(counted))
     assert learned[0][1] == learned[1][1]
@@ -91,7 +91,8 @@ def test_training_gives_the_same_bits_with_and_without(
 
 
 @pytest.mark.parametrize(
-    ("room", "said"), [(1.0, "computed once"), (1e-6, "computed in every epoch (--feature-cache 1e-06)")]
+    ("room", "said"),
+    [(1.0, "computed once"), (1e-6, "computed in every epoch, there being room for 1e-06 GiB (--feature-cache)")],
 )
 def test_what_they_take_is_told_before(
     room: float, said: str, encoder: FrozenEncoder, pixels: np.ndarray, tmp_path: Path
@@ -99,7 +100,7 @@ def test_what_they_take_is_told_before(
     kind, reporter = load_method("rd4ad"), Told()
     detector = kind(encoder, method_settings(kind, {}, "test"), 2)
     data = TrainingImages(pixels, np.arange(10) % 2)
-    Trainer(detector, experiment(epochs=2), 0, tmp_path / "c.pt", room).run(data, reporter)
+    Trainer(detector, experiment(epochs=2), 0, tmp_path / "c.pt", Conditions(room)).run(data, reporter)
     assert any(
         line.startswith("the teacher's features of 10 images take 0.00 GiB") and line.endswith(said)
         for line in reporter.lines
