@@ -68,8 +68,8 @@ def cost_place(records: Sequence[Record]) -> str:
 
 def _place(record: Record) -> str:
     environment = record.environment
-    return str(environment.get("processor") or "a CPU") if _is_cpu(record) else str(environment["device"])
+    return str(environment.get("processor") or "a CPU") if _is_cpu(record) else str(environment.get("device") or "?")
 
 
 def _is_cpu(record: Record) -> bool:
-    return (record.environment.get("device") or "cpu") == "cpu"
+    return record.environment.get("device") == "cpu"
