@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -190,11 +191,12 @@ def test_cells_that_share_a_training_stay_together(options: RunOptions) -> None:
     assert any("seed1: skipped, finished before" in said for said in listener.said)
 
 
-def test_an_interruption_ends_processes_and_runs(options: RunOptions) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_processes_and_runs(sent: signal.Signals, options: RunOptions) -> None:
     class Interrupted(Ledger):
         def start(self, facts: Any, place: Path | None) -> Any:
             if len(self.logged) >= 1:
-                raise KeyboardInterrupt
+                signal.raise_signal(sent)
             run = super().start(facts, place)
             run.note("start")
             return run
