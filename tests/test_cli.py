@@ -110,6 +110,28 @@ def test_seeds_and_repeats(tree: Path, tmp_path: Path) -> None:
     assert first[3].protocol == first[4].protocol
 
 
+def test_an_interrupted_run_says_that_it_goes_on(tree: Path, tmp_path: Path) -> None:
+    file, out = own(tmp_path, "own", epochs="epochs: 4000"), tmp_path / "out"
+    command = [
+        str(Path(sys.executable).with_name("mddbench")),
+        "run",
+        str(file),
+        "--data-root",
+        str(tree),
+        "--out",
+        str(out),
+    ]
+    with subprocess.Popen([*command, "--tracking", "none"], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("cells/*/checkpoint.pt")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "mddbench: interrupted; the same command goes on where it stopped"
+    assert "Traceback" not in said
+
+
 def test_a_killed_run_resumes_to_the_same_record(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
     file = own(tmp_path, "own", epochs="epochs: 40")
     undisturbed, killed = tmp_path / "undisturbed", fresh_store("killed")

@@ -10,6 +10,7 @@ from mddbench import __version__
 from mddbench.cli import data, inspect, rescore, results, run, verdicts
 from mddbench.errors import InputError
 
+INTERRUPTED = 130
 app = typer.Typer(
     help="Multi-class unsupervised anomaly detection: train, evaluate and compare methods under one protocol.",
     no_args_is_help=True,
@@ -56,6 +57,7 @@ def main() -> None:
         place = f"{fault.filename}: " if fault.filename else ""
         print(f"mddbench: {place}{fault.strerror or fault}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("mddbench: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # Typer turns an interruption into this
+            print("mddbench: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise
