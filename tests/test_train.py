@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,6 @@ def test_a_shared_device_leaves_no_time_even_after_a_resume(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_optimiser_is_fused(encoder: FrozenEncoder) -> None:
-    optimizer = make_optimizer(rd4ad(encoder).cuda(), experiment().optimizer)
+    optimizer = make_optimizer(rd4ad(deepcopy(encoder)).cuda(), experiment().optimizer)
     assert optimizer is not None
     assert all(group["fused"] for group in optimizer.param_groups)

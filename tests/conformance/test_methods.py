@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,23 @@ def test_it_resumes_to_the_same_bits(
 
 def interrupt(log: EpochLog) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu(
+    method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch, tmp_path: Path
+) -> None:
+    """Neither the method's part of it nor the loop's; losses are looked at every 20 steps."""
+    detector = method(deepcopy(encoder), settings, 2).cuda().train()
+    trainer = Trainer(detector, experiment(gradient_clip=1.0), 0, tmp_path / "c.pt")
+    there = Batch(batch.images.cuda(), batch.categories.cuda())
+    for _ in range(2):
+        trainer._step(there, 1.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._step(there, 1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
