@@ -1,6 +1,6 @@
 """What one training step and one evaluation pass of a method are made of.
 
-Run: python docs/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set batch_size=64] [--steps 20]
+Run: python docs/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set K=V] [--steps 20] [--operators 8]
 Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children; then the two floors of a
 step: its operations over the rate of a matrix product, its bytes over the bandwidth of a copy. Images are noise.
 """
@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -181,15 +183,18 @@ def bandwidth(device: torch.device) -> float:
     return median(found)
 
 
-def product_rate(device: torch.device, precision: str, side: int = 1024, products: int = 30) -> float:
-    """Operations per second of products of square matrices, as such or as a convolution of one pixel, whichever is faster: the
-    median of several looks.
+def product_rates(device: torch.device, precision: str, side: int = 1024, products: int = 30) -> dict[str, float]:
+    """Operations per second of products of square matrices, as such (on the CPU often by MKL) and as a convolution of one pixel
+    (there by oneDNN): the medians of several looks.
     """
     matrix = torch.rand(side, side, device=device).to(getattr(torch, precision))
     pixels = matrix.reshape(1, 32, 32, side).permute(0, 3, 1, 2)
-    ways: list[Callable[[], Tensor]] = [lambda: matrix @ matrix, lambda: F.conv2d(pixels, matrix[:, :, None, None])]
-    rates = []
-    for product in ways:
+    ways: dict[str, Callable[[], Tensor]] = {
+        "matrix product": lambda: matrix @ matrix,
+        "convolution of one pixel": lambda: F.conv2d(pixels, matrix[:, :, None, None]),
+    }
+    rates = {}
+    for name, product in ways.items():
         found = []
         for _ in range(5):
             synchronize(device)
@@ -198,8 +203,24 @@ def product_rate(device: torch.device, precision: str, side: int = 1024, product
                 product()
             synchronize(device)
             found.append(products * 2 * side**3 / (time.perf_counter() - started))
-        rates.append(median(found))
-    return max(rates)
+        rates[name] = median(found)
+    return rates
+
+
+def operators(experiment: Experiment, device: torch.device, count: int, steps: int = 5) -> list[tuple[str, float]]:
+    """The operators of a training step that take the most time by themselves, the teacher's features given, and their shares of
+    it. The profiler costs time of its own, most of all for small operators.
+    """
+    trainer = Trainer(build(experiment, device), experiment, 0, Path("unused"))
+    data = noise(experiment, experiment.batch_size)
+    trainer.time_steps(data, 2, remembered=True)
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with torch_profile(activities=kinds) as profiler:
+        trainer.time_steps(data, steps, remembered=True)
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    found = [(str(each.key), float(getattr(each, own))) for each in profiler.key_averages()]
+    total = sum(spent for _, spent in found)
+    return [(name, spent / total) for name, spent in sorted(found, key=lambda pair: -pair[1])[:count]]
 
 
 def main() -> None:
@@ -209,6 +230,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], dest="changes")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--operators", type=int, default=0, metavar="N", help="the N greatest by PyTorch's profiler, too"
+    )
     asked = parser.parse_args()
     keep_freed_memory()
     device = choose_device(asked.device)
@@ -221,7 +245,9 @@ def main() -> None:
         print("| part | ms | share of the step |\n|:--|--:|--:|")
         for part, spent in sorted(parts.items(), key=lambda pair: -pair[1]):
             print(f"| {part} | {spent:.1f} | {100 * spent / parts['step']:.0f} % |")
-        rate, width = product_rate(device, experiment.precision), bandwidth(device)
+        rates, width = product_rates(device, experiment.precision), bandwidth(device)
+        rate = max(rates.values())
+        print("products: " + "; ".join(f"{name} {each / 1e9:.0f} GFLOP/s" for name, each in rates.items()))
         for way in (False, True):
             operations, moved = work(experiment, device, way)
             floors = (
@@ -229,6 +255,8 @@ def main() -> None:
                 f"{moved / 2**20:.0f} MiB read and written, at {width / 2**30:.1f} GiB/s {1000 * moved / width:.0f} ms",
             )
             print(f"teacher {'remembered' if way else 'asked'}: {'; '.join(floors)}")
+        for operator, share in operators(experiment, device, asked.operators) if asked.operators else []:
+            print(f"{operator}: {100 * share:.0f} %")
 
 
 if __name__ == "__main__":

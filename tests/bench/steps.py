@@ -1,18 +1,17 @@
-"""Seconds per training step, or per image of inference: the suite's way, and the same network used in the plain way. A process
-measures one of them.
+"""Seconds per training step, or per image of inference: the suite's way, and a plain script's. A process measures one of them.
 
-Run: python tests/bench/steps.py EXPERIMENT ours|plain|ours-inference|plain-inference [IMAGES EPOCHS]
+Run: python tests/bench/steps.py EXPERIMENT ours|plain|ours-inference|plain-inference [--images N] [--epochs N] [--device D]
 Prints JSON with the median over epochs after the first, and the losses, or the images' scores.
 
-Plain is what a script does: floats in PyTorch's own memory layout from a DataLoader, the teacher asked in each step, PyTorch's
-own layers, a loss summed and an optimiser stepped, the host's allocator as it is; maps smoothed one by one by SciPy. Network,
-initial weights, batches and optimiser are those of the suite.
+Plain is what a script does: the networks of networks.py, floats in PyTorch's own memory layout from a DataLoader, the teacher
+asked in each step, a loss and an optimiser stepped, the host's allocator as it is; maps smoothed one by one by SciPy. Initial
+weights, batches, the optimiser's settings and, for MDD-Net, the synthesis of defects are those of the suite.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,24 +21,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from mddbench.batch import Batch, as_images
+from mddbench.batch import as_images
 from mddbench.catalogue import load_experiment
-from mddbench.config import Experiment
+from mddbench.config import Experiment, parse_override
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.evaluate import BATCH_SIZE
-from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
-from mddbench.optimizer import make_optimizer
 from mddbench.progress import SilentReporter
 from mddbench.seeding import derived_seed, seed_everything
-from mddbench.train import Trainer, TrainingImages
+from mddbench.train import Trainer, TrainingImages, synchronize
+from networks import plain_twin
 
 CATEGORIES = 8
+PASSES = 5
+"""Over all images, of inference."""
+Found = list[tuple[float, Any]]
+"""(seconds, loss or scores) of each epoch or pass."""
 
 
 def build(experiment: Experiment) -> Detector:
@@ -50,108 +50,103 @@ def build(experiment: Experiment) -> Detector:
     return method(encoder, method_settings(method, experiment.settings, "steps"), CATEGORIES)
 
 
-def ours(experiment: Experiment, images: np.ndarray) -> list[tuple[float, float]]:
-    """(seconds, loss) of each epoch."""
+def built_our_way(experiment: Experiment, device: torch.device) -> Detector:
     from mddbench.allocator import keep_freed_memory
 
     keep_freed_memory()
-    detector = build(experiment).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return build(experiment).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def ours(experiment: Experiment, images: np.ndarray, device: torch.device) -> Found:
+    detector = built_our_way(experiment, device)
     data = TrainingImages(images, np.arange(len(images)) % CATEGORIES)
     with TemporaryDirectory() as folder:
         history = Trainer(detector, experiment, 0, Path(folder) / "c.pt").run(data, SilentReporter())
     return [(log.seconds, log.loss) for log in history]
 
 
-def use_plain_parts() -> None:
-    """From here on the suite's linear layers, dropout and attention are PyTorch's, and its smoothing is SciPy's."""
-
-    def attend(
-        self: tokens.MultiheadAttention, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor
-    ) -> Tensor:
-        asking = queries.expand(len(keys), -1, -1)
-        read, _ = nn.MultiheadAttention.forward(self, asking, keys, values, attn_mask=hidden, need_weights=False)
-        return read
-
-    tokens.MultiheadAttention.forward = attend  # type: ignore[method-assign]
-    tokens.linear = F.linear  # type: ignore[assignment]
-    tokens.Dropout.forward = lambda self, values: F.dropout(values, self.probability, self.training)  # type: ignore[method-assign]
-
-    def smooth(maps: Tensor, sigma: float) -> Tensor:
-        return torch.from_numpy(np.stack([gaussian_filter(one, sigma) for one in maps.numpy()]))
-
-    for module in list(sys.modules.values()):
-        if module.__name__.startswith("mddbench.") and hasattr(module, "gaussian_smooth"):
-            module.gaussian_smooth = smooth
-
-
-def plain(experiment: Experiment, images: np.ndarray) -> list[tuple[float, float]]:
-    """(seconds, loss) of each epoch."""
-    detector = build(experiment).train()
-    use_plain_parts()
-    optimizer: Any = make_optimizer(detector, experiment.optimizer)
-    floats = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
-    found = []
+def plain(experiment: Experiment, images: np.ndarray, device: torch.device) -> Found:
+    network = plain_twin(experiment.method, build(experiment)).to(device).train()
+    wanted = experiment.optimizer
+    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[wanted.name]
+    learnt = [value for value in network.parameters() if value.requires_grad]
+    optimizer = kind(learnt, lr=wanted.lr, betas=wanted.betas, weight_decay=wanted.weight_decay)
+    floats, found = as_floats(images), []
     for epoch in range(experiment.epochs):
+        synchronize(device)
         started = time.perf_counter()
         seed_everything(derived_seed(0, "epoch", epoch))
         order = np.random.default_rng(derived_seed(0, "order", epoch)).permutation(len(images))
-        chosen = TensorDataset(floats[order], torch.from_numpy(order % CATEGORIES))
-        losses = []
+        chosen, losses = TensorDataset(floats[order], torch.from_numpy(order % CATEGORIES)), []
         for batch, categories in DataLoader(chosen, experiment.batch_size, drop_last=True):
-            loss: Any = sum(detector.training_step(Batch(batch, categories)).values())
+            loss = network.loss(batch.to(device), categories.to(device))
             optimizer.zero_grad()
             loss.backward()
             if experiment.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(detector.parameters(), experiment.gradient_clip)
+                nn.utils.clip_grad_norm_(learnt, experiment.gradient_clip)
             optimizer.step()
             losses.append(loss.item())
         found.append((time.perf_counter() - started, float(np.mean(losses))))
     return found
 
 
-def ours_inference(experiment: Experiment, images: np.ndarray) -> list[tuple[float, list[float]]]:
-    """(seconds, scores) of each pass over all images."""
-    from mddbench.allocator import keep_freed_memory
+def ours_inference(experiment: Experiment, images: np.ndarray, device: torch.device) -> Found:
+    detector = built_our_way(experiment, device).eval()
 
-    keep_freed_memory()
-    detector = build(experiment).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return inferred(detector, lambda start: as_images(images[start : start + BATCH_SIZE], torch.device("cpu")), images)
+    def scores(start: int) -> Tensor:
+        return detector.image_scores(detector.anomaly_maps(as_images(images[start : start + BATCH_SIZE], device)))
 
-
-def plain_inference(experiment: Experiment, images: np.ndarray) -> list[tuple[float, list[float]]]:
-    """(seconds, scores) of each pass over all images."""
-    detector = build(experiment).eval()
-    use_plain_parts()
-    floats = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
-    return inferred(detector, lambda start: floats[start : start + BATCH_SIZE], images)
+    return passes(scores, len(images))
 
 
-def inferred(detector: Detector, batch: Callable[[int], Tensor], images: np.ndarray) -> list[tuple[float, list[float]]]:
-    """Some passes over all images."""
+def plain_inference(experiment: Experiment, images: np.ndarray, device: torch.device) -> Found:
+    network, floats = plain_twin(experiment.method, build(experiment)).to(device).eval(), as_floats(images)
+
+    def scores(start: int) -> Tensor:
+        return network.scores(network.maps(floats[start : start + BATCH_SIZE].to(device)))
+
+    return passes(scores, len(images))
+
+
+def passes(scores: Callable[[int], Tensor], images: int) -> Found:
+    """Some passes over all images. scores: of the batch that starts there."""
     found = []
-    for _ in range(5):
-        started, scores = time.perf_counter(), []
-        for start in range(0, len(images), BATCH_SIZE):
-            with torch.inference_mode():
-                scores += detector.image_scores(detector.anomaly_maps(batch(start))).tolist()
-        found.append((time.perf_counter() - started, scores))
+    for _ in range(PASSES):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            told = [score for start in range(0, images, BATCH_SIZE) for score in scores(start).tolist()]
+        found.append((time.perf_counter() - started, told))
     return found
+
+
+def as_floats(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+WAYS = {"ours": ours, "plain": plain, "ours-inference": ours_inference, "plain-inference": plain_inference}
 
 
 def main() -> None:
     """Measure what the arguments name."""
-    name, way, images, epochs = sys.argv[1], sys.argv[2], *(int(text) for text in (*sys.argv[3:5], "64", "4")[:2])
-    experiment = load_experiment(name, {"epochs": epochs, "schedule.name": "constant"})
-    pixels = np.random.default_rng(0).integers(0, 256, (images, *[experiment.image_size] * 2, 3), dtype=np.uint8)
-    if way.endswith("inference"):
-        passes = {"ours-inference": ours_inference, "plain-inference": plain_inference}[way](experiment, pixels)
-        seconds = median(seconds for seconds, _ in passes[1:]) / images
-        print(json.dumps({"seconds": seconds, "scores": passes[-1][1]}))
-        return
-    epochs_of = {"ours": ours, "plain": plain}[way](experiment, pixels)
-    steps = images // experiment.batch_size
-    seconds = median(seconds for seconds, _ in epochs_of[1:]) / steps
-    print(json.dumps({"seconds": seconds, "losses": [loss for _, loss in epochs_of]}))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("experiment")
+    parser.add_argument("way", choices=WAYS)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    asked = parser.parse_args()
+    changes = {"epochs": asked.epochs, "schedule.name": "constant"} | dict(map(parse_override, asked.changes))
+    experiment = load_experiment(asked.experiment, changes)
+    size = experiment.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (asked.images, size, size, 3), dtype=np.uint8)
+    found = WAYS[asked.way](experiment, pixels, asked.device)
+    seconds = median(seconds for seconds, _ in found[1:])
+    if asked.way.endswith("inference"):
+        print(json.dumps({"seconds": seconds / asked.images, "scores": found[-1][1]}))
+    else:
+        steps = asked.images // experiment.batch_size
+        print(json.dumps({"seconds": seconds / steps, "losses": [loss for _, loss in found]}))
 
 
 if __name__ == "__main__":

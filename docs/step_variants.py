@@ -1,0 +1,96 @@
+"""A training step with one thing changed: what each change is worth, each in a process of its own.
+
+Run: python docs/step_variants.py mini/rd4ad mini/mddnet mini/uniad [--ways as fused ...] [--device cuda] [--set K=V]
+Prints Markdown: medians over steps in ms, the teacher's features given; for what is compiled, the seconds until its first step
+is done, too. Images are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mddbench.allocator import keep_freed_memory
+from mddbench.catalogue import load_experiment
+from mddbench.cells import choose_device
+from mddbench.config import Experiment, parse_override
+from mddbench.train import Conditions, Trainer
+from profile_step import build, noise
+
+WARM = 3
+"""Steps that are not counted."""
+WAYS = {
+    "as": "as a run does it",
+    "unfused": "optimiser not fused",
+    "fused": "optimiser fused",
+    "compiled": "compiled",
+    "bfloat16": "bfloat16",
+    "bfloat16-compiled": "bfloat16 and compiled",
+    "contiguous": "channels not last",
+    "freed": "memory not kept",
+    "thread": "one thread",
+}
+
+
+def measured(experiment: Experiment, way: str, device: torch.device, steps: int) -> dict[str, float]:
+    """{"ms": of a step, "first": seconds of the first}."""
+    if way == "thread":
+        torch.set_num_threads(1)
+    if way != "freed":
+        keep_freed_memory()
+    detector = build(experiment, device)
+    if way == "contiguous":
+        detector.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    trainer = Trainer(detector, experiment, 0, Path("unused"), Conditions(compiled=way.endswith("compiled")))
+    for group in trainer.optimizer.param_groups if way.endswith("fused") and trainer.optimizer else []:
+        group["fused"] = way == "fused"
+    data = noise(experiment, experiment.batch_size)
+    started = time.perf_counter()
+    trainer.time_steps(data, 1, remembered=True)
+    first = time.perf_counter() - started
+    trainer.time_steps(data, WARM, remembered=True)
+    return {"ms": 1000 * median(trainer.time_steps(data, 1, remembered=True) for _ in range(steps)), "first": first}
+
+
+def experiment_of(name: str, way: str, changes: list[str]) -> Experiment:
+    precision = {"precision": "bfloat16"} if way.startswith("bfloat16") else {}
+    return load_experiment(name, dict(map(parse_override, changes)) | precision)
+
+
+def main() -> None:
+    """Measure all ways of all experiments by turns, or one of one in this process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("experiments", nargs="+")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--here", action="store_true", help="one experiment one way, in this process, as JSON")
+    asked = parser.parse_args()
+    if asked.here:
+        name, way = asked.experiments[0], asked.ways[0]
+        experiment = experiment_of(name, way, asked.changes)
+        print(json.dumps(measured(experiment, way, choose_device(asked.device), asked.steps)))
+        return
+    print("| ms a step | " + " | ".join(asked.experiments) + " |\n|:--" + "|--:" * len(asked.experiments) + "|")
+    for way in asked.ways:
+        cells = []
+        for name in asked.experiments:
+            changes = [part for change in asked.changes for part in ("--set", change)]
+            shared = ["--ways", way, "--here", "--device", asked.device, "--steps", str(asked.steps), *changes]
+            ran = subprocess.run([sys.executable, __file__, name, *shared], check=True, capture_output=True, text=True)
+            found = json.loads(ran.stdout)
+            first = f" (first {found['first']:.0f} s)" if way.endswith("compiled") else ""
+            cells.append(f"{found['ms']:.0f}{first}")
+        print(f"| {WAYS[way]} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
