@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+IMAGES = 16
+"""On one thread PyTorch hands a convolution of one pixel to oneDNN from so many images on: `use_mkldnn` in Convolution.cpp."""
 LEVELS = 2**16
 """A probability of dropout is rounded to so many parts."""
 
@@ -70,8 +72,11 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if tokens.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return F.linear(tokens, weight, bias)
-    pixels = tokens[None].permute(0, 3, 1, 2)  # (1, C, B, P), the channels still side by side
-    return F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1)[0]
+    batch, places, channels = tokens.shape
+    alone = torch.get_num_threads() == 1 and batch * places % IMAGES == 0
+    images = tokens.reshape(IMAGES, 1, -1, channels) if alone else tokens[None]
+    found = F.conv2d(images.permute(0, 3, 1, 2), weight[:, :, None, None], bias)  # the channels still side by side
+    return found.permute(0, 2, 3, 1).reshape(batch, places, -1)
 
 
 def dropout(values: Tensor, probability: float) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention, dropout, linear
 from mddbench.seeding import seed_everything
@@ -20,7 +23,15 @@ def gradients(output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad((output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum(), inputs)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
 def test_a_linear_layer_is_pytorchs(batch: int) -> None:
     tokens = torch.randn(batch, 10, 24, requires_grad=True)
     ours, theirs = Linear(24, 40), nn.Linear(24, 40)
@@ -32,9 +43,26 @@ def test_a_linear_layer_is_pytorchs(batch: int) -> None:
     )
 
 
-def test_what_a_linear_layer_gives_lies_as_what_it_got() -> None:
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.usefixtures("one_thread")
+def test_it_is_on_one_thread_too(batch: int) -> None:
+    test_a_linear_layer_is_pytorchs(batch)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+def test_one_thread_has_onednn_too() -> None:
+    """To which PyTorch hands a convolution of one pixel on one thread only if it is of many images."""
+    tokens, weight, bias = torch.randn(4, 64, 16), torch.randn(32, 16), torch.zeros(32)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        linear(tokens, weight, bias)
+    assert "aten::mkldnn_convolution" in {each.key for each in profiler.key_averages()}
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+def test_what_a_linear_layer_gives_lies_as_what_it_got(batch: int) -> None:
     """Token by token: what follows is elementwise, and many times slower in another order."""
-    found = linear(torch.randn(4, 9, 16), torch.randn(32, 16), torch.zeros(32))
+    found = linear(torch.randn(batch, 10, 16), torch.randn(32, 16), torch.zeros(32))
     assert found.is_contiguous()
 
 
