@@ -45,6 +45,7 @@ def report(
     ] = None,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs, and a page that holds all of them in one file."""
+    from mddbench.metrics.threads import workers
     from mddbench.progress import reporter
     from mddbench.report.build import build_report
     from mddbench.report.build import trace as trace_of
@@ -67,7 +68,7 @@ def report(
     if tables_only:
         files = write_texts(built, folder)
     else:
-        tables, pictures = write_report(built, folder, reporter(quiet=False))
+        tables, pictures = write_report(built, folder, reporter(quiet=False), workers())
         files = [*tables, *pictures, folder / PAGE]
     for text in built.main.values():
         print(text)

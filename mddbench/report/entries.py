@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 from mddbench.evidence import EVIDENCE, Evidence, load_evidence
 from mddbench.panels import PANELS, Panel, load_panels
 from mddbench.records import Record, read_record, record_files
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,19 @@ class Entry:
     run: str = ""
     evidence: Callable[[], tuple[Evidence, ...]] = tuple
     link: str = ""
+
+
+class Kept(Generic[Value]):
+    """What a run kept, loaded when it is first asked for. Another process is handed what it is, not how to load it."""
+
+    def __init__(self, load: Callable[[], Value]) -> None:
+        self.load = cache(load)
+
+    def __call__(self) -> Value:
+        return self.load()
+
+    def __reduce__(self) -> tuple[type[Kept[Value]], tuple[Callable[[], Value]]]:
+        return Kept, (partial(_same, self()),)
 
 
 def entries_from_folder(folder: Path, report: Path | None = None) -> list[Entry]:
@@ -48,6 +64,10 @@ def entries_from_folder(folder: Path, report: Path | None = None) -> list[Entry]
 def relative_link(file: Path, report: Path) -> str:
     """A link from a page in the report's folder to a file."""
     return quote(Path(os.path.relpath(file.resolve(), report.resolve())).as_posix())
+
+
+def _same(value: Value) -> Value:
+    return value
 
 
 def _panels(record: Path) -> tuple[Panel, ...]:

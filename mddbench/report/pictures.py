@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from mddbench.report.entries import Entry
+from mddbench.evidence import Evidence
+from mddbench.panels import Panel
+from mddbench.report.entries import Entry, Kept
 from mddbench.report.evidence_plots import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
 from mddbench.report.figures import draw_dots, draw_prices, draw_training
 from mddbench.report.gallery import draw_gallery
@@ -16,6 +18,8 @@ from mddbench.report.plots import draw_diagnostics, has_diagnostics
 from mddbench.report.qualitative import draw_qualitative
 
 Draw = Callable[[Path], None]
+"""Draws a picture to a file, here or, pickled, in another process."""
+Panels, RunEvidence = Kept[tuple[Panel, ...]], Kept[tuple[Evidence, ...]]
 PER_METHOD = ("gallery", "scores", "diagnostics")
 PER_SHEET = ("training", "per-category", "cost-quality", "curves", "qualitative")
 TITLES = {
@@ -39,18 +43,20 @@ PATTERNS = (*(f"{name}-*" for name in PER_METHOD), *PER_SHEET, "curves-*")
 def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:
     """File name -> what draws it; it writes nothing if the runs kept too little. entries: by their records' identity."""
     groups, dataset, names = sheet.groups, sheet.dataset, file_names(sheet.groups)
+    panels = {group.label: Kept(entries[group.first.identity].panels) for group in groups}
+    evidence = {group.label: [Kept(entries[one.identity].evidence) for one in group.records] for group in groups}
     pictures: dict[str, Draw] = {}
-    pictures["qualitative.png"] = partial(_qualitative, sheet, entries)
+    pictures["qualitative.png"] = partial(_qualitative, dataset, panels)
     pictures["per-category.png"] = partial(draw_dots, groups, dataset)
     pictures["cost-quality.png"] = partial(draw_prices, groups, dataset)
-    pictures["curves.png"] = partial(_curves, sheet, entries)
+    pictures["curves.png"] = partial(_curves, dataset, evidence)
     for kind, (field, *_) in enumerate(KINDS):
-        pictures[f"curves-{field.replace('_', '-')}.png"] = partial(_category_curves, sheet, entries, kind)
+        pictures[f"curves-{field.replace('_', '-')}.png"] = partial(_category_curves, dataset, evidence, kind)
     pictures["training.png"] = partial(draw_training, groups, dataset)
     for group in groups:
-        entry, name = entries[group.first.identity], names[group.label]
-        pictures[f"gallery-{name}.png"] = partial(_gallery, group, entry)
-        pictures[f"scores-{name}.png"] = partial(_scores, group, entry)
+        name = names[group.label]
+        pictures[f"gallery-{name}.png"] = partial(_gallery, group, panels[group.label])
+        pictures[f"scores-{name}.png"] = partial(_scores, group, Kept(entries[group.first.identity].evidence))
         if has_diagnostics(group):
             pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
     return pictures
@@ -82,41 +88,38 @@ def _plain_name(group: Group) -> str:
     return plain if group.label == group.first.label else f"{plain}-{group.first.protocol[:8]}"
 
 
-def _gallery(group: Group, entry: Entry, file: Path) -> None:
-    panels = entry.panels()
-    if panels:
-        draw_gallery(panels, f"{group.label} on {group.first.dataset}, seed {group.first.seed}", file)
+def _gallery(group: Group, panels: Panels, file: Path) -> None:
+    found = panels()
+    if found:
+        draw_gallery(found, f"{group.label} on {group.first.dataset}, seed {group.first.seed}", file)
 
 
-def _scores(group: Group, entry: Entry, file: Path) -> None:
-    evidence = entry.evidence()
-    if evidence:
-        draw_scores(group.first, group.label, evidence, file)
+def _scores(group: Group, evidence: RunEvidence, file: Path) -> None:
+    found = evidence()
+    if found:
+        draw_scores(group.first, group.label, found, file)
 
 
-def _curves(sheet: Sheet, entries: Mapping[str, Entry], file: Path) -> None:
-    shown = _shown(sheet, entries)
+def _curves(dataset: str, evidence: Mapping[str, Sequence[RunEvidence]], file: Path) -> None:
+    shown = _shown(evidence)
     if has_curves(shown):
-        draw_curves(shown, sheet.dataset, file)
+        draw_curves(shown, dataset, file)
 
 
-def _category_curves(sheet: Sheet, entries: Mapping[str, Entry], kind: int, file: Path) -> None:
-    shown = _shown(sheet, entries)
+def _category_curves(dataset: str, evidence: Mapping[str, Sequence[RunEvidence]], kind: int, file: Path) -> None:
+    shown = _shown(evidence)
     if has_curves(shown):
-        draw_category_curves(shown, sheet.dataset, kind, file)
+        draw_category_curves(shown, dataset, kind, file)
 
 
-def _qualitative(sheet: Sheet, entries: Mapping[str, Entry], file: Path) -> None:
-    found = [(group.label, entries[group.first.identity].panels()) for group in sheet.groups]
-    methods = [(label, panels) for label, panels in found if panels]
+def _qualitative(dataset: str, panels: Mapping[str, Panels], file: Path) -> None:
+    found = [(label, kept()) for label, kept in panels.items()]
+    methods = [(label, kept) for label, kept in found if kept]
     if methods:
-        draw_qualitative(methods, sheet.dataset, file)
+        draw_qualitative(methods, dataset, file)
 
 
-def _shown(sheet: Sheet, entries: Mapping[str, Entry]) -> list[Shown]:
-    """The rows whose runs kept their curves."""
-    rows = [
-        Shown(group.label, tuple(filter(None, (entries[record.identity].evidence() for record in group.records))))
-        for group in sheet.groups
-    ]
+def _shown(evidence: Mapping[str, Sequence[RunEvidence]]) -> list[Shown]:
+    """The rows whose runs kept their curves. evidence: of each row's runs."""
+    rows = [Shown(label, tuple(filter(None, (kept() for kept in runs)))) for label, runs in evidence.items()]
     return [row for row in rows if row.runs]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.report.build import Report, Section, Table, strangers
 from mddbench.report.costs import cost_note
+from mddbench.report.draw import draw_all
 from mddbench.report.entries import Entry
 from mddbench.report.formats import heads, printed
 from mddbench.report.groups import Group
@@ -36,17 +38,17 @@ def write_texts(report: Report, out: Path) -> list[Path]:
     return [out / name for name in report.texts]
 
 
-def write_report(report: Report, out: Path, reporter: Reporter | None = None) -> tuple[list[Path], list[Path]]:
+def write_report(
+    report: Report, out: Path, reporter: Reporter | None = None, processes: int = 1
+) -> tuple[list[Path], list[Path]]:
     """Write tables, pictures and the page below `out`; the files of tables, and of pictures. A run without panels has no
     gallery, also if an earlier one had.
+
+    processes: to draw in; more than one are started anew, which needs a main module that can be imported.
     """
     tables = write_texts(report, out)
     with (reporter or SilentReporter()).task("drawing", len(report.pictures) + 1) as task:
-        for name, draw in report.pictures.items():
-            for earlier in (out / name, (out / name).with_suffix(".pdf")):
-                earlier.unlink(missing_ok=True)
-            draw(out / name)
-            task.advance(1)
+        draw_all(report.pictures, out, processes, partial(task.advance, 1))
         (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
         task.advance(1)
     return tables, [out / name for name in report.pictures if (out / name).exists()]
