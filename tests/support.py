@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,3 +159,16 @@ def die_at_seed_1(folder: Path) -> None:
     """Ends the process, as the system does for want of memory, in the folder of a cell with seed 1."""
     if "seed1" in folder.name:
         os._exit(9)
+
+
+def touch_or_die_elsewhere(file: Path) -> None:
+    """Writes an empty file; 3.png only in the first process, where another one that is to draw it ends."""
+    if file.name == "3.png" and multiprocessing.parent_process() is not None:
+        os._exit(9)
+    file.touch()
+
+
+def say_who_and_sleep(file: Path) -> None:
+    """Writes the number of this process beside the file, and takes long."""
+    file.with_name(f"{os.getpid()}.pid").touch()
+    time.sleep(60)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +19,12 @@ from mddbench.ablation import all_ablations
 from mddbench.errors import InputError
 from mddbench.evidence import Evidence
 from mddbench.panels import Panel
+from mddbench.progress import SilentReporter, reporter
 from mddbench.report.build import Report, build_report
 from mddbench.report.draw import A_PROCESS, draw_all
 from mddbench.report.entries import Entry, Kept, entries_from_folder
 from mddbench.report.write import write_report
-from support import ROOT, die_at_seed_1
+from support import ROOT, record, touch_or_die_elsewhere
 
 
 @pytest.fixture
@@ -55,18 +62,73 @@ def test_what_a_run_kept_is_loaded_once_and_handed_over_loaded() -> None:
 def test_a_picture_that_cannot_be_drawn_is_an_error(processes: int, tmp_path: Path) -> None:
     pictures = {Path(f"{number}.png"): Path.read_bytes for number in range(2 * A_PROCESS)}
     with pytest.raises(FileNotFoundError):
-        draw_all(pictures, tmp_path, processes, lambda: None)
+        draw_all(pictures, tmp_path, processes, SilentReporter())
 
 
-def test_a_process_that_dies_is_one_line(tmp_path: Path) -> None:
-    pictures = {Path(f"seed{number}.png"): die_at_seed_1 for number in range(2 * A_PROCESS)}
-    with pytest.raises(InputError, match=r"ended from outside.*`mddbench report` draws again") as fault:
-        draw_all(pictures, tmp_path, 2, lambda: None)
-    assert "\n" not in str(fault.value)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_cannot_be_loaded_is_an_error(processes: int, tmp_path: Path) -> None:
+    def broken() -> tuple[Panel, ...]:
+        raise InputError("panels.npz: cannot be read")
+
+    entries = [Entry(record(seed, label=f"M{seed}", protocol=f"{seed}" * 12), broken) for seed in range(4)]
+    with pytest.raises(InputError, match="cannot be read"):
+        write_report(build_report(entries, []), tmp_path, processes=processes)
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_what_a_lost_process_leaves_is_drawn_here_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = {Path(f"{number}.png"): touch_or_die_elsewhere for number in range(2 * A_PROCESS)}
+    draw_all(pictures, tmp_path, 2, reporter(quiet=False))
+    assert len(list(tmp_path.iterdir())) == len(pictures)
+    assert re.search(r"drawing here what is left, \d of 8 pictures: a process ended", capsys.readouterr().err)
+
+
+def test_without_processes_all_is_drawn_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("no semaphores")
+
+    monkeypatch.setattr("mddbench.report.draw.ProcessPoolExecutor", refuse)
+    pictures = {Path(f"{number}.png"): Path.touch for number in range(2 * A_PROCESS)}
+    draw_all(pictures, tmp_path, 2, SilentReporter())
+    assert len(list(tmp_path.iterdir())) == len(pictures)
 
 
 def test_few_pictures_start_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mddbench.report.draw.ProcessPoolExecutor", None)
     pictures = {Path(f"{number}.png"): Path.touch for number in range(2 * A_PROCESS - 1)}
-    draw_all(pictures, tmp_path, 8, lambda: None)
+    draw_all(pictures, tmp_path, 8, SilentReporter())
     assert len(list(tmp_path.iterdir())) == len(pictures)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_first(how: signal.Signals, tmp_path: Path) -> None:
+    first = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], cwd=Path(__file__).parent)
+    while len(list(tmp_path.glob("*.pid"))) < 2:
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.send_signal(how)
+    first.wait(20)
+    others = [int(file.stem) for file in tmp_path.glob("*.pid")]
+    for _ in range(100):
+        if not any(map(is_running, others)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"of {others} one is still running")
+
+
+SLOW = """
+import sys
+from pathlib import Path
+from mddbench.progress import SilentReporter
+from mddbench.report.draw import draw_all
+from support import say_who_and_sleep
+draw_all({Path(f"{number}.png"): say_who_and_sleep for number in range(8)}, Path(sys.argv[1]), 2, SilentReporter())
+"""
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]

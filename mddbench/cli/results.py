@@ -45,10 +45,10 @@ def report(
     ] = None,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs, and a page that holds all of them in one file."""
-    from mddbench.metrics.threads import workers
     from mddbench.progress import reporter
     from mddbench.report.build import build_report
     from mddbench.report.build import trace as trace_of
+    from mddbench.report.draw import processors
     from mddbench.report.fill import filled
     from mddbench.report.write import PAGE, write_report, write_texts
 
@@ -68,7 +68,7 @@ def report(
     if tables_only:
         files = write_texts(built, folder)
     else:
-        tables, pictures = write_report(built, folder, reporter(quiet=False), workers())
+        tables, pictures = write_report(built, folder, reporter(quiet=False), processors())
         files = [*tables, *pictures, folder / PAGE]
     for text in built.main.values():
         print(text)

@@ -237,8 +237,8 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
     """Write the report of all that is in the store and say where everything is; its tables of means. Nothing if all failed."""
     from mddbench.ablation import all_ablations
     from mddbench.cli.entries import entries_from_folders, entries_from_store
-    from mddbench.metrics.threads import workers
     from mddbench.report.build import build_report
+    from mddbench.report.draw import processors
     from mddbench.report.write import PAGE, write_report
     from mddbench.store import tracking_place
 
@@ -252,7 +252,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
     report = build_report(entries, all_ablations(options.out, (), speaker.say))
     for line in report.refused:
         speaker.say(line)
-    write_report(report, folder, speaker, workers())
+    write_report(report, folder, speaker, processors())
     main = [file for file in report.texts if file.name == "main.md" or file.match("ablation-*.md")]
     speaker.say("\n".join(f"Table      {folder / file}" for file in main))
     speaker.say(f"Pictures   below {folder}, each as PNG and PDF")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+"""Whether PyTorch was built with it; asked once, since a compiled step cannot ask."""
 IMAGES = 16
 """On one thread PyTorch hands a convolution of one pixel to oneDNN from so many images on: `use_mkldnn` in Convolution.cpp."""
 LEVELS = 2**16
@@ -68,12 +70,12 @@ class MultiheadAttention(nn.MultiheadAttention):
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Tokens (B, P, C), weight (C', C), bias (C',) -> (B, P, C').
 
-    On the CPU as a convolution of one pixel, where oneDNN does those.
+    On the CPU as a convolution of one pixel, where oneDNN does those: on one thread of tokens by sixteens only (IMAGES).
     """
-    if tokens.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if tokens.device.type != "cpu" or not ONEDNN:
         return F.linear(tokens, weight, bias)
     batch, places, channels = tokens.shape
-    alone = torch.get_num_threads() == 1 and batch * places % IMAGES == 0
+    alone = not torch.compiler.is_compiling() and torch.get_num_threads() == 1 and batch * places % IMAGES == 0
     images = tokens.reshape(IMAGES, 1, -1, channels) if alone else tokens[None]
     found = F.conv2d(images.permute(0, 3, 1, 2), weight[:, :, None, None], bias)  # the channels still side by side
     return found.permute(0, 2, 3, 1).reshape(batch, places, -1)

@@ -2,48 +2,97 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import signal
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
-from mddbench.errors import InputError
+from mddbench.progress import Reporter, Task
 from mddbench.report.pictures import Draw
 
+MOST_PROCESSES = 4
+"""Each takes some 150 MB beside the pictures' own data."""
 A_PROCESS = 4
 """A process takes about as long to start as so many pictures take to draw."""
 
 
-def draw_all(pictures: Mapping[Path, Draw], out: Path, processes: int, told: Callable[[], object]) -> None:
-    """Draw each picture below `out`, in the place of what an earlier report drew there. told: called after each.
+def processors() -> int:
+    """Processes to draw in: the processors that this process may use, but few."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_PROCESSES)
 
-    Raises what drawing a picture raises, and InputError if the system ends one of the processes.
+
+def draw_all(pictures: Mapping[Path, Draw], out: Path, processes: int, reporter: Reporter) -> None:
+    """Draw each picture below `out`, in the place of what an earlier report drew there.
+
+    What a lost process leaves is drawn here. Raises what drawing a picture, or loading what it shows, raises.
     """
     for name in pictures:
         for earlier in (out / name, (out / name).with_suffix(".pdf")):
             earlier.unlink(missing_ok=True)
-    processes = min(processes, len(pictures) // A_PROCESS)
-    if processes < 2:
-        for name, draw in pictures.items():
+    left, processes = dict(pictures), min(processes, len(pictures) // A_PROCESS)
+    with reporter.task("drawing", len(pictures)) as task:
+        if processes > 1:
+            try:
+                _draw_elsewhere(left, out, processes, task)
+            except _NoProcessesError as fault:
+                reporter.say(f"drawing here what is left, {len(left)} of {len(pictures)} pictures: {fault}")
+        for name, draw in left.items():
             draw(out / name)
-            told()
-        return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _leave_interrupts)
+            task.advance(1)
+
+
+class _NoProcessesError(Exception):
+    """Processes cannot be had, or one of them has ended."""
+
+
+def _draw_elsewhere(left: dict[Path, Draw], out: Path, processes: int, task: Task) -> None:
+    """Draw the pictures in processes and take from `left` what is done. Each picture's data is loaded here, and few at a time
+    wait for a process. Raises _NoProcessesError with the reason.
+    """
     try:
-        for drawn in as_completed([pool.submit(draw, out / name) for name, draw in pictures.items()]):
-            drawn.result()
-            told()
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin)
+    except (OSError, NotImplementedError) as fault:  # a system without semaphores
+        raise _NoProcessesError(f"no process can be started ({fault})") from None
+    waiting: dict[Future[None], Path] = {}
+
+    def collect() -> None:
+        for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+            done.result()
+            del left[waiting.pop(done)]
+            task.advance(1)
+
+    try:
+        for name, draw in list(left.items()):
+            waiting[pool.submit(_draw, pickle.dumps(draw), out / name)] = name
+            if len(waiting) > 2 * processes:
+                collect()
+        while waiting:
+            collect()
     except BrokenProcessPool:
-        raise InputError(
-            f"{out}: a process that drew pictures was ended from outside, for want of memory perhaps; the runs are kept, and "
-            "`mddbench report` draws again"
-        ) from None
+        raise _NoProcessesError("a process ended before it was done") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches all processes: the first one ends the others."""
+def _draw(pickled: bytes, file: Path) -> None:
+    draw: Draw = pickle.loads(pickled)  # noqa: S301 - from the process that started this one
+    draw(file)
+
+
+def _begin() -> None:
+    """Ctrl-C reaches all processes, and only the first acts on it; no other outlives it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_first, daemon=True).start()
+
+
+def _end_with_the_first() -> None:
+    first = parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from mddbench.progress import Reporter, SilentReporter
@@ -47,10 +46,9 @@ def write_report(
     processes: to draw in; more than one are started anew, which needs a main module that can be imported.
     """
     tables = write_texts(report, out)
-    with (reporter or SilentReporter()).task("drawing", len(report.pictures) + 1) as task:
-        draw_all(report.pictures, out, processes, partial(task.advance, 1))
-        (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
-        task.advance(1)
+    (out / PAGE).unlink(missing_ok=True)  # an earlier one holds earlier pictures
+    draw_all(report.pictures, out, processes, reporter or SilentReporter())
+    (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
     return tables, [out / name for name in report.pictures if (out / name).exists()]
 
 

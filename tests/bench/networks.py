@@ -1,4 +1,4 @@
-"""RD4AD, UniAD and MDD-Net as a script would have them: PyTorch's own layers one after the other, no tricks, default settings.
+"""RD4AD, UniAD and MDD-Net as a script would have them: PyTorch's own layers, layout and attention, no tricks.
 
 The suite's own are held against them, for speed (tests/bench/steps.py) and for results (tests/methods/test_plain.py). Learnt
 values come in the order of the suite's, so that they can be copied; MDD-Net's defects are drawn by the suite's synthesis.
@@ -48,7 +48,19 @@ class Plain(nn.Module):
 
 
 def plain_twin(name: str, detector: Detector) -> Plain:
-    """The plain network 'rd4ad', 'uniad' or 'mddnet' with the weights of the suite's detector, and teacher and buffers, too."""
+    """The plain network 'rd4ad', 'uniad' or 'mddnet' with the weights of the suite's detector, teacher and buffers included.
+
+    Raises ValueError for settings of MDD-Net that it does not have.
+    """
+    if name == "mddnet":
+        usual, given = type(detector.settings)(), detector.settings
+        for one in ("memory_at", "weights", "balanced"):
+            if getattr(given, one) != getattr(usual, one):
+                raise ValueError(f"the plain network has no other {one} than the usual")
+        free = {"memory": {"items", "temperature", "decay"}, "scoring": {"sigma"}}
+        for one, known in free.items():
+            if getattr(given, one).model_dump(exclude=known) != getattr(usual, one).model_dump(exclude=known):
+                raise ValueError(f"the plain network has only {', '.join(sorted(known))} of {one}'s settings")
     encoder, kind = detector.encoder, {"rd4ad": PlainRD4AD, "uniad": PlainUniAD, "mddnet": PlainMDDNet}[name]
     teacher = timm.create_model(encoder.name, features_only=True, out_indices=encoder.levels)
     teacher.load_state_dict(encoder.backbone.state_dict())
@@ -85,8 +97,8 @@ class Residual(nn.Module):
         self.first, self.middle, self.last = conv_norm(channels, inner, 1), middle, conv_norm(inner, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.relu(self.middle(F.relu(self.first(x))))
-        return F.relu(self.last(inner) + self.shortcut(x))
+        inner = F.relu_(self.middle(F.relu_(self.first(x))))
+        return F.relu_(self.last(inner) + self.shortcut(x))
 
 
 class Embedding(nn.Module):
@@ -99,8 +111,8 @@ class Embedding(nn.Module):
         self.blocks = nn.Sequential(*(Residual(wide, inner, 2 * c3, scale) for wide, scale in kinds))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        first = F.relu(self.again(F.relu(self.first(levels[0]))))
-        second = F.relu(self.second(levels[1]))
+        first = F.relu_(self.again(F.relu_(self.first(levels[0]))))
+        second = F.relu_(self.second(levels[1]))
         return self.blocks(torch.cat([first, second, levels[2]], dim=1))
 
 

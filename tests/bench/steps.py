@@ -4,8 +4,8 @@ Run: python tests/bench/steps.py EXPERIMENT ours|plain|ours-inference|plain-infe
 Prints JSON with the median over epochs after the first, and the losses, or the images' scores.
 
 Plain is what a script does: the networks of networks.py, floats in PyTorch's own memory layout from a DataLoader, the teacher
-asked in each step, a loss and an optimiser stepped, the host's allocator as it is; maps smoothed one by one by SciPy. Initial
-weights, batches, the optimiser's settings and, for MDD-Net, the synthesis of defects are those of the suite.
+asked in each step, a loss and an optimiser stepped, the host's allocator as it is; maps smoothed one by one by SciPy. Both have
+decoded images. Initial weights, batches, the optimiser's settings and MDD-Net's synthesis of defects are those of the suite.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def plain(experiment: Experiment, images: np.ndarray, device: torch.device) -> F
     kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[wanted.name]
     learnt = [value for value in network.parameters() if value.requires_grad]
     optimizer = kind(learnt, lr=wanted.lr, betas=wanted.betas, weight_decay=wanted.weight_decay)
-    floats, found = as_floats(images), []
+    data, found = TensorDataset(as_floats(images), torch.arange(len(images)) % CATEGORIES), []
     for epoch in range(experiment.epochs):
         synchronize(device)
         started = time.perf_counter()
         seed_everything(derived_seed(0, "epoch", epoch))
         order = np.random.default_rng(derived_seed(0, "order", epoch)).permutation(len(images))
-        chosen, losses = TensorDataset(floats[order], torch.from_numpy(order % CATEGORIES)), []
-        for batch, categories in DataLoader(chosen, experiment.batch_size, drop_last=True):
+        losses = []
+        for batch, categories in DataLoader(data, experiment.batch_size, sampler=order.tolist(), drop_last=True):
             loss = network.loss(batch.to(device), categories.to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -138,6 +138,8 @@ def main() -> None:
     asked = parser.parse_args()
     changes = {"epochs": asked.epochs, "schedule.name": "constant"} | dict(map(parse_override, asked.changes))
     experiment = load_experiment(asked.experiment, changes)
+    if experiment.precision != "float32" or experiment.optimizer.name == "sgd" or asked.images % experiment.batch_size:
+        parser.error("expected float32, Adam or AdamW, and images in whole batches: plain has nothing else")
     size = experiment.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (asked.images, size, size, 3), dtype=np.uint8)
     found = WAYS[asked.way](experiment, pixels, asked.device)

@@ -1,4 +1,4 @@
-"""Training steps and inference beside the same networks used in the plain way, each in a process of its own, by turns.
+"""Training steps and inference beside plain scripts of the same networks, each in a process of its own, by turns.
 
 Run: tox -e bench
 """

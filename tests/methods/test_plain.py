@@ -10,11 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mddbench.batch import Batch
 from mddbench.catalogue import load_experiment
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
 from mddbench.seeding import seed_everything
 from networks import Plain, plain_twin
@@ -25,10 +27,18 @@ CATEGORIES = torch.arange(6) % 2
 
 @pytest.fixture(autouse=True)
 def _double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_default_dtype()
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     torch.set_default_dtype(torch.float64)
     yield
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def _dropout_that_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite draws other numbers than PyTorch; that the rest is scaled instead still shows where dropout stands."""
+    monkeypatch.setattr(tokens, "dropout", lambda values, probability: values * (1 - probability))
+    monkeypatch.setattr(F, "dropout", lambda values, p, training, _inplace: values * (1 - p) if training else values)
 
 
 @pytest.fixture
@@ -38,14 +48,17 @@ def batch() -> Batch:
 
 @pytest.fixture(params=["rd4ad", "mddnet", "uniad"])
 def pair(request: pytest.FixtureRequest) -> tuple[Detector, Plain]:
-    """A detector with the settings of mini's experiment, but for dropout, which draws other numbers; and its plain twin."""
+    """A detector with the settings of mini's experiment, but no dropout of what attention weighs; and its plain twin."""
     experiment = load_experiment(f"mini/{request.param}", {})
-    settings = experiment.settings | ({"dropout": 0.0} if request.param == "uniad" else {})
     seed_everything(0)
     method = load_method(request.param)
     encoder = load_encoder(experiment.encoder.name, experiment.encoder.levels, None)
-    detector = method(encoder, method_settings(method, settings, "test"), 2)
-    return detector, plain_twin(request.param, detector)
+    detector = method(encoder, method_settings(method, experiment.settings, "test"), 2)
+    twin = plain_twin(request.param, detector)
+    for part in (*detector.modules(), *twin.modules()):
+        if isinstance(part, nn.MultiheadAttention):
+            part.dropout = 0.0
+    return detector, twin
 
 
 def stepped(module: Detector | Plain, batch: Batch) -> tuple[list[float], Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from mddbench.nn import tokens as tokens_module
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention, dropout, linear
 from mddbench.seeding import seed_everything
 
@@ -61,14 +62,26 @@ def test_one_thread_has_onednn_too() -> None:
 
 @pytest.mark.parametrize("batch", [4, 8])
 def test_what_a_linear_layer_gives_lies_as_what_it_got(batch: int) -> None:
-    """Token by token: what follows is elementwise, and many times slower in another order."""
+    """Token by token, and nothing was copied for it: what follows is elementwise, and many times slower in another order."""
     found = linear(torch.randn(batch, 10, 16), torch.randn(32, 16), torch.zeros(32))
     assert found.is_contiguous()
+    assert found._is_view()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_it_lies_so_on_one_thread_too() -> None:
+    test_what_a_linear_layer_gives_lies_as_what_it_got(8)
+
+
+def test_a_linear_layer_is_compiled_whole() -> None:
+    compiled = torch.compile(linear, backend="eager", fullgraph=True)
+    given = torch.randn(4, 12, 16), torch.randn(32, 16), torch.zeros(32)
+    torch.testing.assert_close(compiled(*given), linear(*given))
 
 
 def test_without_onednn_a_linear_layer_is_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, weight, bias = torch.randn(2, 5, 8), torch.randn(4, 8), torch.randn(4)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(tokens_module, "ONEDNN", False)
     assert torch.equal(linear(tokens, weight, bias), F.linear(tokens, weight, bias))
 
 
