@@ -26,15 +26,10 @@ def measured(experiment: str, way: str) -> dict[str, Any]:
     return dict(json.loads(ran.stdout))
 
 
-@pytest.mark.parametrize(
-    ("experiment", "least", "near"),
-    [("mini/rd4ad", 1.5, 0.01), ("mini/mddnet", 1.5, 0.04), ("mini/uniad", 1.5, 0.01)],
-)
-def test_a_training_step_beside_a_plain_one(
-    experiment: str, least: float, near: float, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As fast as it should be, and the same losses: memory layouts differ in last bits, which grow from epoch to epoch, and
-    MDD-Net draws its defects in the order of memory.
+@pytest.mark.parametrize(("experiment", "least"), [("mini/rd4ad", 1.7), ("mini/mddnet", 1.5), ("mini/uniad", 1.7)])
+def test_a_training_step_beside_a_plain_one(experiment: str, least: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """As fast as it should be, and the same losses: last bits differ, which grow from epoch to epoch, and so does what UniAD's
+    dropout draws. tests/methods/test_plain.py compares both exactly.
     """
     rounds = [(measured(experiment, "plain"), measured(experiment, "ours")) for _ in range(ROUNDS)]
     ratio = median(plain["seconds"] / ours["seconds"] for plain, ours in rounds)
@@ -42,13 +37,13 @@ def test_a_training_step_beside_a_plain_one(
     with capsys.disabled():
         print(f"\n{experiment}: {ratio:.2f} times as fast as plain ({1000 * ours['seconds']:.0f} ms a step)")
     for epoch, (one, other) in enumerate(zip(ours["losses"], plain["losses"], strict=True)):
-        assert one == pytest.approx(other, rel=near * 2.0**epoch)
+        assert one == pytest.approx(other, rel=0.01 * 2.0**epoch)
     assert ratio > least
 
 
-@pytest.mark.parametrize("experiment", ["mini/rd4ad", "mini/mddnet", "mini/uniad"])
-def test_inference_beside_plain_inference(experiment: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same scores, and no slower: most of the time is the networks' own."""
+@pytest.mark.parametrize(("experiment", "least"), [("mini/rd4ad", 2.0), ("mini/mddnet", 1.7), ("mini/uniad", 1.7)])
+def test_inference_beside_plain_inference(experiment: str, least: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same scores, and as fast as it should be."""
     rounds = [(measured(experiment, "plain-inference"), measured(experiment, "ours-inference")) for _ in range(ROUNDS)]
     ratio = median(plain["seconds"] / ours["seconds"] for plain, ours in rounds)
     plain, ours = rounds[0]
@@ -57,4 +52,4 @@ def test_inference_beside_plain_inference(experiment: str, capsys: pytest.Captur
             f"\n{experiment}: inference {ratio:.2f} times as fast as plain ({1000 * ours['seconds']:.2f} ms an image)"
         )
     assert ours["scores"] == pytest.approx(plain["scores"], rel=1e-3)
-    assert ratio > 0.9
+    assert ratio > least
