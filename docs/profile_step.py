@@ -2,7 +2,7 @@
 
 Run: python docs/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set K=V] [--steps 20] [--operators 8]
 Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children; then the two floors of a
-step: its operations over the rate of a matrix product, its bytes over the bandwidth of a copy. Images are noise.
+step and of inference: operations over the rate of a matrix product, bytes over the bandwidth of a copy. Images are noise.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ from mddbench.nn.encoder import load_encoder
 from mddbench.train import Trainer, TrainingImages, autocast, epoch_batches, synchronize
 
 CATEGORIES = 8
+WORK = {
+    "asked": "a step, teacher asked",
+    "remembered": "a step, teacher remembered",
+    "inference": "a batch's maps and scores",
+}
 SYNTHESISE, SMOOTH = synthesising.synthesise, smoothing.gaussian_smooth
 
 
@@ -153,19 +158,27 @@ class Traffic(TorchDispatchMode):
         return found
 
 
-def work(experiment: Experiment, device: torch.device, remembered: bool) -> tuple[float, float]:
-    """(floating-point operations, bytes) of a training step, forward and backward, with the teacher asked or its features
-    given, without the optimiser's.
+def work(experiment: Experiment, device: torch.device, what: str) -> tuple[float, float]:
+    """(floating-point operations, bytes) of a training step, forward and backward, without the optimiser's, with the teacher
+    'asked' or 'remembered'; or of the 'inference' of a batch, up to image scores.
     """
-    detector = build(experiment, device).train()
+    training = what != "inference"
+    detector = build(experiment, device).train(training)
+    if not training:
+        detector.requires_grad_(False)  # the counter of operations trips over a parameter without a gradient's graph
     batch = next(epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
     counts = []
     for counter in (FlopCounterMode(display=False), Traffic()):
         with autocast(device, experiment.precision):
-            features = tuple(detector.encoder(batch.images)) if remembered and detector.asks_teacher else None
-            with counter:
-                terms = detector.training_step(replace(batch, features=features))
-                torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            if not training:
+                with torch.inference_mode(), counter:
+                    detector.image_scores(detector.anomaly_maps(batch.images))
+            else:
+                known = what == "remembered" and detector.asks_teacher
+                features = tuple(detector.encoder(batch.images)) if known else None
+                with counter:
+                    terms = detector.training_step(replace(batch, features=features))
+                    torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         counts.append(float(counter.bytes if isinstance(counter, Traffic) else counter.get_total_flops()))
     return counts[0], counts[1]
 
@@ -248,13 +261,13 @@ def main() -> None:
         rates, width = product_rates(device, experiment.precision), bandwidth(device)
         rate = max(rates.values())
         print("products: " + "; ".join(f"{name} {each / 1e9:.0f} GFLOP/s" for name, each in rates.items()))
-        for way in (False, True):
-            operations, moved = work(experiment, device, way)
+        for what, told in WORK.items():
+            operations, moved = work(experiment, device, what)
             floors = (
-                f"{operations / 1e9:.1f} GFLOP a step, at {rate / 1e9:.0f} GFLOP/s {1000 * operations / rate:.0f} ms",
+                f"{operations / 1e9:.1f} GFLOP, at {rate / 1e9:.0f} GFLOP/s {1000 * operations / rate:.0f} ms",
                 f"{moved / 2**20:.0f} MiB read and written, at {width / 2**30:.1f} GiB/s {1000 * moved / width:.0f} ms",
             )
-            print(f"teacher {'remembered' if way else 'asked'}: {'; '.join(floors)}")
+            print(f"{told}: {'; '.join(floors)}")
         for operator, share in operators(experiment, device, asked.operators) if asked.operators else []:
             print(f"{operator}: {100 * share:.0f} %")
 
