@@ -19,7 +19,8 @@ from mddbench.report.qualitative import draw_qualitative
 
 Draw = Callable[[Path], None]
 """Draws a picture to a file, here or, pickled, in another process."""
-Panels, RunEvidence = Kept[tuple[Panel, ...]], Kept[tuple[Evidence, ...]]
+Panels = Kept[tuple[Panel, ...]]
+RunEvidence = Kept[tuple[Evidence, ...]]
 PER_METHOD = ("gallery", "scores", "diagnostics")
 PER_SHEET = ("training", "per-category", "cost-quality", "curves", "qualitative")
 TITLES = {
