@@ -176,6 +176,19 @@ def test_a_failed_cell_does_not_stop_the_others(tree: Path, tmp_path: Path, fres
     assert sorted(run.info.status for run in runs(out)) == ["FAILED", "FINISHED"]
 
 
+def test_cells_are_told_whatever_becomes_of_the_report(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report").write_text("a file, where the report's folder should be")
+    bad = own(tmp_path, "bad", optimizer="optimizer: {name: sgd, lr: 1.0e+38}")
+    good = own(tmp_path, "good", epochs="epochs: 1")
+    ran = mddbench("run", bad, good, "--data-root", tree, "--out", out, "--json", "--quiet", "--tracking", "none")
+    assert ran.returncode == 2
+    assert [outcome["status"] for outcome in json.loads(ran.stdout)] == ["failed", "finished"]
+    assert "1 of 2 cells failed" in ran.stderr
+    assert f"mddbench: {out / 'report'}" in ran.stderr.splitlines()[-1]
+
+
 def test_records_go_out_and_come_back(tree: Path, tmp_path: Path) -> None:
     file, first, second = own(tmp_path, "own", epochs="epochs: 1"), tmp_path / "first", tmp_path / "second"
     ran = mddbench("run", file, "--data-root", tree, "--out", first, "--tracking", "none", "--quiet", "--no-report")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,7 +131,7 @@ def run(
         show_plan(cells, options, speaker, as_json)
     else:
         outcomes = _run(names or [], cells, options, jobs, store, speaker)
-        _conclude(outcomes, _render(outcomes, options, store[0], speaker) if report else [], as_json)
+        _conclude(outcomes, partial(_render, outcomes, options, store[0], speaker) if report else list, as_json)
 
 
 def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: list[str] | None) -> list[Cell]:
@@ -170,17 +172,24 @@ def _device(name: str) -> torch.device:
     return choose_device(name)
 
 
-def _conclude(outcomes: list[Outcome], tables: list[str], as_json: bool) -> None:
-    """Print the tables, or what became of each cell; name the failed cells, exit status 1 if there is one."""
-    if as_json:
-        print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
-    elif tables:
-        print("\n".join(tables))
+def _conclude(outcomes: list[Outcome], render: Callable[[], list[str]], as_json: bool) -> None:
+    """Render, print the tables, or what became of each cell, which is told whatever becomes of the report; name the failed
+    cells, exit status 1 if there is one.
+    """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    for outcome in failed:
-        print(f"mddbench: {outcome.cell.name} failed: {outcome.message}", file=sys.stderr)
+    tables: list[str] = []
+    try:
+        tables = render()
+    finally:
+        if as_json:
+            print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
+        elif tables:
+            print("\n".join(tables))
+        for outcome in failed:
+            print(f"mddbench: {outcome.cell.name} failed: {outcome.message}", file=sys.stderr)
+        if failed:
+            print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed", file=sys.stderr)
     if failed:
-        print(f"mddbench: {len(failed)} of {len(outcomes)} cells failed", file=sys.stderr)
         raise typer.Exit(1)
 
 
