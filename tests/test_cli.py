@@ -347,6 +347,7 @@ def test_the_plan_needs_neither_data_nor_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     text = mddbench("run", "mini/rd4ad", "--dry-run", "--seeds", "0,1", "--out", tmp_path / "out").stdout
     assert "2 cells, about" in text
+    assert "one after the other" in text
 
 
 def test_listing_and_checking() -> None:

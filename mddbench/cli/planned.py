@@ -46,7 +46,7 @@ def show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_json
         )
     total = sum(row["hours"] or 0.0 for row in rows)
     print(
-        f"{len(cells)} cells, one after the other about {_duration(total)} on {options.device}, from timed steps; decoding and "
+        f"{len(cells)} cells, about {_duration(total)} on {options.device} one after the other, from timed steps; decoding and "
         "metrics come on top"
     )
 
