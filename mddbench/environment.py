@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mddbench import __version__
+from mddbench.processors import processor_count
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scipy", "pillow", "mlflow")
 
@@ -30,7 +31,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         **{name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processor_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -20,6 +20,7 @@ from mddbench.cells import Cell
 from mddbench.errors import InputError
 from mddbench.plan import RunOptions, training_key
 from mddbench.plugins import added_folders
+from mddbench.processors import processor_count, usable_processors
 from mddbench.progress import Reporter
 from mddbench.runner import Draw, Outcome
 from mddbench.tracking import CellRun, Tracker
@@ -42,8 +43,7 @@ def shares(device: torch.device, jobs: int) -> list[Share]:
     """The machine divided: 'cuda' stands for all GPUs, which are given out by turns. Raises InputError for more jobs than
     processors.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    count = len(cores) or os.cpu_count() or 1
+    cores, count = usable_processors(), processor_count()
     if not 1 <= jobs <= count:
         raise InputError(f"--jobs {jobs}: expected from 1 to {count}, the processors that may be used here")
     whole = device.type == "cuda" and device.index is None
@@ -51,7 +51,7 @@ def shares(device: torch.device, jobs: int) -> list[Share]:
     given = [devices[number % len(devices)] for number in range(jobs)]
     ends = [number * count // jobs for number in range(jobs + 1)]
     return [
-        Share(one, given.count(one), tuple(cores[first:last]), last - first)
+        Share(one, given.count(one), cores[first:last], last - first)
         for one, first, last in zip(given, ends[:-1], ends[1:], strict=True)
     ]
 

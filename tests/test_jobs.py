@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,6 @@ def options(tmp_path: Path) -> RunOptions:
     return RunOptions(tmp_path / "out", tmp_path / "cache", CPU, data_root=root)
 
 
-@pytest.fixture
-def single_thread() -> Iterator[None]:
-    """The last bits depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def record_of(outcome: Outcome) -> Record:
     assert outcome.folder is not None, outcome.message
     return read_record(outcome.folder / RECORD)
@@ -128,9 +119,7 @@ def test_gpus_are_given_out_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(str(share.device), share.sharing) for share in named] == [("cuda:1", 2), ("cuda:1", 2)]
 
 
-def test_they_are_the_cells_that_run_one_after_another(
-    options: RunOptions, tmp_path: Path, single_thread: None
-) -> None:
+def test_they_are_the_cells_that_run_one_after_another(options: RunOptions, tmp_path: Path, one_thread: None) -> None:
     """To the last bit, at the same number of threads; logged by this process alone, epoch by epoch; in the order asked for."""
     cells = prepared(options, "folder/rd4ad", seeds=(0, 1, 2))
     ledger, listener = Ledger(), Listener()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,16 +67,16 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path) -> lis
 
     Raises InputError if there is none.
     """
-    from mddbench.report.entries import Entry
+    from mddbench.report.entries import Entry, Kept
     from mddbench.store import existing_store
 
     store = existing_store(tracking_uri, out)
     entries = [
         Entry(
             record,
-            cache(partial(store.panels, run_id)),
+            Kept(partial(store.panels, run_id)),
             run_id,
-            cache(partial(store.evidence, run_id)),
+            Kept(partial(store.evidence, run_id)),
             _link(store, run_id, report),
         )
         for run_id, record in store.records()

@@ -48,7 +48,7 @@ def report(
     from mddbench.progress import reporter
     from mddbench.report.build import build_report
     from mddbench.report.build import trace as trace_of
-    from mddbench.report.draw import processors
+    from mddbench.report.draw import processes_to_use
     from mddbench.report.fill import filled
     from mddbench.report.write import PAGE, write_report, write_texts
 
@@ -68,7 +68,7 @@ def report(
     if tables_only:
         files = write_texts(built, folder)
     else:
-        tables, pictures = write_report(built, folder, reporter(quiet=False), processors())
+        tables, pictures = write_report(built, folder, reporter(quiet=False), processes_to_use())
         files = [*tables, *pictures, folder / PAGE]
     for text in built.main.values():
         print(text)

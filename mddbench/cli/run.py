@@ -218,7 +218,7 @@ def _run(
     from mddbench.report.gallery import draw_cell
     from mddbench.runner import Runner
 
-    shares(options.device, jobs)
+    shares(options.device, jobs)  # refuses what was asked for, before what is needed of it is taken
     divided = shares(options.device, min(jobs, len(chains(cells))))
     datasets = check_cells(cells, options, speaker)
     tracker = _tracker(*store, options.out, speaker)
@@ -247,7 +247,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
     from mddbench.ablation import all_ablations
     from mddbench.cli.entries import entries_from_folders, entries_from_store
     from mddbench.report.build import build_report
-    from mddbench.report.draw import processors
+    from mddbench.report.draw import processes_to_use
     from mddbench.report.write import PAGE, write_report
     from mddbench.store import tracking_place
 
@@ -261,7 +261,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
     report = build_report(entries, all_ablations(options.out, (), speaker.say))
     for line in report.refused:
         speaker.say(line)
-    write_report(report, folder, speaker, processors())
+    write_report(report, folder, speaker, processes_to_use())
     main = [file for file in report.texts if file.name == "main.md" or file.match("ablation-*.md")]
     speaker.say("\n".join(f"Table      {folder / file}" for file in main))
     speaker.say(f"Pictures   below {folder}, each as PNG and PDF")

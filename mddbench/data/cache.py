@@ -21,6 +21,7 @@ from mddbench.data.fingerprint import Manifest
 from mddbench.data.images import ABOVE_ZERO, DECODE_VERSION, MaskRule, decode_image, native_mask, resize_mask
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError
+from mddbench.processors import processor_count
 from mddbench.progress import Reporter
 
 Pixels = NDArray[np.uint8]
@@ -214,8 +215,7 @@ def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> tuple
 def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work]) -> Iterator[Result]:
     """Results in order, made by one thread a core (decoding lets go of the interpreter), few of them waiting."""
     waiting: deque[Future[Result]] = deque()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(processor_count()) as pool:
         for item in items:
             if len(waiting) == AHEAD:
                 yield waiting.popleft().result()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib import import_module
 from typing import TypeVar
+
+from mddbench.processors import processor_count
 
 MOST_WORKERS = 4
 """More threads would wait for memory, and each has counters of its own."""
@@ -20,8 +21,7 @@ Result = TypeVar("Result")
 
 def workers() -> int:
     """Threads to use: the processors that this process may use, but few."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(processor_count(), MOST_WORKERS)
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

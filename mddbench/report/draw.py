@@ -12,6 +12,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
+from mddbench.processors import processor_count
 from mddbench.progress import Reporter, Task
 from mddbench.report.pictures import Draw
 
@@ -21,10 +22,9 @@ A_PROCESS = 4
 """A process takes about as long to start as so many pictures take to draw."""
 
 
-def processors() -> int:
+def processes_to_use() -> int:
     """Processes to draw in: the processors that this process may use, but few."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_PROCESSES)
+    return min(processor_count(), MOST_PROCESSES)
 
 
 def draw_all(pictures: Mapping[Path, Draw], out: Path, processes: int, reporter: Reporter) -> None:

@@ -19,7 +19,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Entry:
-    """A record, how to get what its run kept (nothing, if it kept nothing), and where it comes from.
+    """A record, how to get what its run kept (nothing, if it kept nothing; `Kept`, for pictures drawn in other processes), and
+    where it comes from.
 
     run: its run's id in the store, or its file below its folder; link: where a reader of the report finds the run, '' if that
     is not known.
@@ -52,9 +53,9 @@ def entries_from_folder(folder: Path, report: Path | None = None) -> list[Entry]
     return [
         Entry(
             read_record(file),
-            cache(partial(_panels, file)),
+            Kept(partial(_panels, file)),
             file.relative_to(folder).as_posix(),
-            cache(partial(_evidence, file)),
+            Kept(partial(_evidence, file)),
             relative_link(file, report) if report else "",
         )
         for file in record_files(folder)

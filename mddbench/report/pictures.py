@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mddbench.evidence import Evidence
 from mddbench.panels import Panel
-from mddbench.report.entries import Entry, Kept
+from mddbench.report.entries import Entry
 from mddbench.report.evidence_plots import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
 from mddbench.report.figures import draw_dots, draw_prices, draw_training
 from mddbench.report.gallery import draw_gallery
@@ -19,8 +19,8 @@ from mddbench.report.qualitative import draw_qualitative
 
 Draw = Callable[[Path], None]
 """Draws a picture to a file, here or, pickled, in another process."""
-Panels = Kept[tuple[Panel, ...]]
-RunEvidence = Kept[tuple[Evidence, ...]]
+Panels = Callable[[], tuple[Panel, ...]]
+RunEvidence = Callable[[], tuple[Evidence, ...]]
 PER_METHOD = ("gallery", "scores", "diagnostics")
 PER_SHEET = ("training", "per-category", "cost-quality", "curves", "qualitative")
 TITLES = {
@@ -44,8 +44,8 @@ PATTERNS = (*(f"{name}-*" for name in PER_METHOD), *PER_SHEET, "curves-*")
 def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:
     """File name -> what draws it; it writes nothing if the runs kept too little. entries: by their records' identity."""
     groups, dataset, names = sheet.groups, sheet.dataset, file_names(sheet.groups)
-    panels = {group.label: Kept(entries[group.first.identity].panels) for group in groups}
-    evidence = {group.label: [Kept(entries[one.identity].evidence) for one in group.records] for group in groups}
+    panels = {group.label: entries[group.first.identity].panels for group in groups}
+    evidence = {group.label: [entries[one.identity].evidence for one in group.records] for group in groups}
     pictures: dict[str, Draw] = {}
     pictures["qualitative.png"] = partial(_qualitative, dataset, panels)
     pictures["per-category.png"] = partial(draw_dots, groups, dataset)
@@ -57,7 +57,7 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
     for group in groups:
         name = names[group.label]
         pictures[f"gallery-{name}.png"] = partial(_gallery, group, panels[group.label])
-        pictures[f"scores-{name}.png"] = partial(_scores, group, Kept(entries[group.first.identity].evidence))
+        pictures[f"scores-{name}.png"] = partial(_scores, group, evidence[group.label][0])
         if has_diagnostics(group):
             pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
     return pictures

@@ -70,7 +70,7 @@ def test_the_kernels_give_what_plain_numpy_gives(
         monkeypatch.setattr(threads, "WORTH_COMPILING", least)
         for cores in (1, 3):
             monkeypatch.setattr(threads, "MOST_WORKERS", cores)
-            monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(8))
+            monkeypatch.setattr(threads, "processor_count", lambda: 8)
             found.append(evaluate(**case))
     assert all(values == found[0] for values in found)  # to the last bit
 
@@ -216,7 +216,7 @@ def test_bounds_hold_where_a_million_pixels_tie(kind: type) -> None:
 
 
 def test_a_histogram_takes_two_threads_at_most(monkeypatch: pytest.MonkeyPatch, drawn: dict[str, np.ndarray]) -> None:
-    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(threads, "processor_count", lambda: 8)
     pixels = HistogramPixels()
     pixels.add(drawn["maps"], drawn["masks"])
     assert len(pixels.parts) == 2
