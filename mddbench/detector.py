@@ -24,6 +24,9 @@ class Detector(nn.Module, ABC):
     image_score_rule, smoothing: what the protocol card says of them.
     asks_teacher: whether training asks for the teacher's features of the images as they are (`teacher`), so that remembering
     them pays.
+    single_pass: whether the method only collects: it sees each training image once, all of them, without an optimiser, its
+    `training_step` returns {}, and `finish_training` builds what it learned. Such a pass is never resumed half-way.
+    What a step of any other method leaves for a later one lies in parameters and buffers: a checkpoint holds nothing else.
     told_category: the category of the images that `anomaly_maps` gets next, where `wants_test_labels`; else None always.
     """
 
@@ -33,6 +36,7 @@ class Detector(nn.Module, ABC):
     image_score_rule: str = "max of the map"
     smoothing: str = "none"
     asks_teacher: ClassVar[bool] = False
+    single_pass: ClassVar[bool] = False
     told_category: int | None = None
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
@@ -47,7 +51,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar loss terms, which the loop sums; {} if the method only collects."""
+        """Named scalar loss terms, which the loop sums; {} if the method only collects (`single_pass`)."""
 
     @abstractmethod
     def anomaly_maps(self, images: Tensor) -> Tensor:
@@ -95,7 +99,14 @@ class Detector(nn.Module, ABC):
         return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `learned_state` gave. Raises RuntimeError if it is another model's."""
+        """Take back what `learned_state` gave; a buffer takes the shape that it had.
+
+        Raises RuntimeError if it is another model's.
+        """
+        for name, buffer in self.named_buffers():
+            if name in state and state[name].shape != buffer.shape:
+                owner, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(owner), leaf, buffer.new_empty(state[name].shape))
         result = self.load_state_dict(state, strict=False)
         missing = [name for name in result.missing_keys if not name.startswith("encoder.")]
         if missing or result.unexpected_keys:

@@ -1,4 +1,4 @@
-"""The two ways in which a run ends badly."""
+"""The ways in which a run ends badly."""
 
 
 class InputError(Exception):
@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class CellError(Exception):
     """One cell of a grid failed while it ran (a loss that is not finite, say); the other cells go on."""
+
+
+class TrackingError(Exception):
+    """The tracking store did not take, or give, what it was asked. The message is one line; records in folders are not lost."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,16 +14,17 @@ from torch import Tensor
 from mddbench.cells import Prepared, metric_engine
 from mddbench.compiling import COMPILING_PAYS
 from mddbench.detector import Detector
-from mddbench.errors import CellError
+from mddbench.errors import CellError, InputError
 from mddbench.evaluate import Evaluation, EvaluationOptions, evaluate
 from mddbench.maps import MapKeeper
+from mddbench.nn.weights import digest
 from mddbench.plan import RunOptions, build_detector
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.records import RECORD, CurvePoint, EpochLog, Record, nullable, read_record
 from mddbench.seeding import derived_seed
-from mddbench.train import Conditions, Trainer, TrainingImages
+from mddbench.train import Conditions, Looks, Trainer, TrainingImages
 
-MODEL, CHECKPOINT, TEST_CURVE = "model.safetensors", "checkpoint.pt", "test_curve.json"
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 MAPS = "maps"
 TRAINING = "mddbench.training"
 """Where a model's file says what it was trained as."""
@@ -79,12 +79,14 @@ class Fit:
         return Trained(history, states)
 
     def again(self) -> Trained:
-        """What the finished cell has learned, from its own file. Raises CellError if that is not there."""
-        if not (self.folder / MODEL).exists():
+        """What the finished cell has learned, from its own file. Raises CellError if that is not there, or not as it was."""
+        record = read_record(self.folder / RECORD)
+        state, fault = _read_model(self.folder / MODEL, record)
+        if state is None:
             raise CellError(
-                f"{self.folder / MODEL} is not there, so its maps cannot be made again; --force trains it again"
+                f"{self.folder / MODEL}: {fault}, so its maps cannot be made again; --force trains it again"
             )
-        return self._stored(self.folder / MODEL, read_record(self.folder / RECORD))
+        return self._learned(state, record)
 
     def evaluate(self, trained: Trained) -> Evaluation:
         """The evaluation of all categories, each by its model; the maps are kept if that is asked for."""
@@ -114,24 +116,13 @@ class Fit:
         """Remove what only an unfinished training needs."""
         for model in self.models:
             self._checkpoint(model).unlink(missing_ok=True)
-        (self.folder / TEST_CURVE).unlink(missing_ok=True)
 
     def _train_whole(self, on_epoch: Callable[[EpochLog], None]) -> Trained:
         detector, every = self.prepared.detector, self.options.test_curve
-        last = self.prepared.cell.experiment.epochs
-        curve = {point.epoch: point for point in _read_curve(self.folder / TEST_CURVE)} if every else {}
-
-        def after(log: EpochLog) -> None:
-            on_epoch(log)
-            if every and log.epoch % every == 0:
-                curve[log.epoch] = self._test_point(log.epoch)
-                _write_curve(curve, self.folder / TEST_CURVE)
-
-        history = self._trainer(detector, WHOLE).run(self._data(WHOLE), self.reporter, after)
-        if every and last not in curve:
-            curve[last] = self._test_point(last)
-        points = [curve[epoch] for epoch in sorted(curve)]
-        return Trained(history, {WHOLE: _on_host(detector)}, points)
+        looks = Looks(every, self._test_point) if every else None
+        trainer = self._trainer(detector, WHOLE)
+        history = trainer.run(self._data(WHOLE), self.reporter, on_epoch, looks)
+        return Trained(history, {WHOLE: _on_host(detector)}, trainer.progress.looks if looks else [])
 
     def _test_point(self, epoch: int) -> CurvePoint:
         """How the model does on the test split now: looked at, never acted upon."""
@@ -159,19 +150,27 @@ class Fit:
         return TrainingImages(dataset.train.images, dataset.train_categories, textures)
 
     def _trained_before(self, on_epoch: Callable[[EpochLog], None]) -> Trained | None:
-        wanted = self.prepared.training_identity
+        wanted, name = self.prepared.training_identity, self.prepared.cell.name
         for file in sorted((self.options.out / "cells").glob(f"*/{MODEL}")):
-            if _trained_as(file) == wanted and file.with_name(RECORD).exists():
-                self.reporter.say(f"{self.prepared.cell.name}: trained before, as {file.parent.name}")
+            if _trained_as(file) != wanted or not file.with_name(RECORD).exists():
+                continue
+            try:
                 donor = read_record(file.with_name(RECORD))
-                for log in donor.history:
-                    on_epoch(log)
-                return self._stored(file, donor)
+            except InputError as fault:
+                self.reporter.say(f"{name}: its training is not shared: {fault}")
+                continue
+            state, reason = _read_model(file, donor)
+            if state is None:
+                self.reporter.say(f"{name}: trained before, but {file}: {reason}; training it anew")
+                continue
+            self.reporter.say(f"{name}: trained before, as {file.parent.name}")
+            for log in donor.history:
+                on_epoch(log)
+            return self._learned(state, donor)
         return None
 
-    def _stored(self, file: Path, donor: Record) -> Trained:
+    def _learned(self, flat: State, donor: Record) -> Trained:
         """What a model's file holds; the detector has learned it, too."""
-        flat = load_file(file)
         states = {model: _part(flat, model) for model in self.models}
         if WHOLE in states:
             self.prepared.detector.load_learned_state(states[WHOLE])
@@ -184,7 +183,7 @@ def _together(logs: tuple[EpochLog, ...]) -> EpochLog:
     diagnostics = {name: sum(log.diagnostics[name] for log in logs) / len(logs) for name in logs[0].diagnostics}
     return EpochLog(
         epoch=logs[0].epoch,
-        loss=sum(log.loss for log in logs) / len(logs),
+        loss=None if None in (losses := [log.loss for log in logs]) else sum(filter(None, losses)) / len(logs),
         terms=terms,
         lr=logs[0].lr,
         seconds=None if None in (seconds := [log.seconds for log in logs]) else sum(filter(None, seconds)),
@@ -207,18 +206,17 @@ def _part(flat: State, model: str) -> State:
     return {name.removeprefix(f"{model}/"): value for name, value in flat.items() if name.startswith(f"{model}/")}
 
 
-def _read_curve(file: Path) -> list[CurvePoint]:
-    """What an interrupted training saw of the test split; a file that cannot be read has seen nothing."""
+def _read_model(file: Path, record: Record) -> tuple[State | None, str]:
+    """What a cell's model file holds, if it is what the cell's record says by its hash; else None and what is wrong."""
     try:
-        return [CurvePoint(**point) for point in json.loads(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def _write_curve(curve: dict[int, CurvePoint], file: Path) -> None:
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps([curve[epoch].model_dump() for epoch in sorted(curve)]), encoding="utf-8")
-    os.replace(partial, file)
+        state = load_file(file)
+    except FileNotFoundError:
+        return None, "it is not there"
+    except (SafetensorError, OSError) as fault:
+        return None, f"it cannot be read ({str(fault).splitlines()[0]})"
+    if digest(state) != record.model_sha256:
+        return None, "it is damaged (its tensors have another SHA-256 than its record says)"
+    return state, ""
 
 
 def _trained_as(file: Path) -> str | None:
@@ -226,5 +224,5 @@ def _trained_as(file: Path) -> str | None:
     try:
         with safe_open(file, "pt") as stored:
             return (stored.metadata() or {}).get(TRAINING)
-    except SafetensorError:
+    except (SafetensorError, OSError):
         return None

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,8 @@ from typing import Any, Literal
 import torch
 
 from mddbench.cells import Cell
-from mddbench.errors import InputError
+from mddbench.errors import InputError, TrackingError
+from mddbench.interruption import closing
 from mddbench.plan import RunOptions, training_key
 from mddbench.plugins import added_folders
 from mddbench.processors import processor_count, usable_processors
@@ -80,7 +80,6 @@ class Jobs:
         if self.options.device.type == "cuda":
             torch.cuda.empty_cache()
         workers = [_Worker(self, share, cells) for share in self.divided]
-        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             with self.reporter.task("cells", len(cells)) as task:
                 while busy := _busy(workers, waiting):
@@ -90,11 +89,11 @@ class Jobs:
                             outcomes[id(ended.cell)] = ended
                         task.advance(ended is not None, " · ".join(worker.doing for worker in workers if worker.doing))
         finally:
-            signal.signal(signal.SIGTERM, before)
-            for worker in workers:
-                worker.process.terminate()
-            for worker in workers:
-                worker.end("KILLED", "interrupted")
+            with closing():
+                for worker in workers:
+                    worker.process.terminate()
+                for worker in workers:
+                    worker.end("KILLED", "interrupted")
         return [outcomes[id(cell)] for cell in cells]
 
 
@@ -181,7 +180,7 @@ class _Worker:
         target: Any = self.jobs.tracker if number is None else self.runs[number]
         try:
             found = getattr(target, what)(*arguments)
-        except InputError as fault:
+        except (InputError, TrackingError) as fault:
             return fault
         except Exception as fault:  # of any store, and not all can be sent
             return RuntimeError(f"{type(fault).__name__}: {fault}")
@@ -198,11 +197,6 @@ def _busy(workers: list[_Worker], waiting: deque[deque[Cell]]) -> dict[Any, _Wor
     for worker in workers:
         worker.give(waiting)
     return {worker.line: worker for worker in workers if worker.cell is not None}
-
-
-def _interrupt(*_: object) -> None:
-    """What SIGTERM is taken for: so that processes end and the store learns it."""
-    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -7,16 +7,22 @@ import torch
 
 from mddbench.config import OptimizerSettings, ScheduleSettings
 from mddbench.detector import Detector
+from mddbench.errors import InputError
 
 
 def make_optimizer(detector: Detector, settings: OptimizerSettings) -> torch.optim.Optimizer | None:
-    """The optimiser over the detector's parameter groups; None for a method that has nothing to optimise.
+    """The optimiser over the detector's parameter groups; None for a method of a single pass. Raises InputError for another one
+    that has nothing to optimise.
 
     On a GPU its step is one kernel for all parameters. On the CPU that would take 1 to 5 % off a step, in other last bits.
     """
+    if detector.single_pass:
+        return None
     groups = [group for group in detector.parameter_groups(settings.lr) if group["params"]]
     if not groups:
-        return None
+        raise InputError(
+            f"{detector.label} has no parameter to train; a method that only collects says `single_pass = True`"
+        )
     decay = settings.weight_decay
     fused = all(value.is_cuda for group in groups for value in group["params"]) or None
     if settings.name == "sgd":

@@ -20,9 +20,10 @@ from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import InputError
 from mddbench.holdout import hold_out
 from mddbench.nn.encoder import load_encoder
+from mddbench.optimizer import make_optimizer
 from mddbench.progress import Reporter
 from mddbench.seeding import derived_seed, seed_everything
-from mddbench.train import FEATURE_ROOM, autocast
+from mddbench.train import FEATURE_ROOM, autocast, for_method
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
         else:
             base = load_experiment(name, overrides)
             experiments = [base]
+        base, *experiments = (for_method(each, load_method(each.method)) for each in (base, *experiments))
         for experiment in experiments:
             same = _content(experiment) == _content(base)
             for seed in seeds or experiment.seeds:
@@ -192,8 +194,15 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
     images = torch.zeros(min(smallest, 2), 3, experiment.image_size, experiment.image_size, device=options.device)
     try:
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
+        make_optimizer(detector, experiment.optimizer)
         with autocast(options.device, experiment.precision):
-            detector.train().training_step(Batch(images, categories, images))
+            terms = detector.train().training_step(Batch(images, categories, images))
+            if detector.single_pass:
+                if terms:
+                    raise InputError(
+                        f"{experiment.method}: it says `single_pass`, but its training_step returns losses"
+                    )
+                detector.finish_training()
             detector.told_category = 0 if detector.wants_test_labels else None
             detector.image_scores(detector.eval().anomaly_maps(images[:1]))
     except (RuntimeError, ValueError, AssertionError) as fault:

@@ -38,12 +38,13 @@ UPPER_BOUND = "given: an upper bound"
 
 
 class EpochLog(Strict):
-    """What one epoch was like. loss and terms are means over its steps; lr is the last step's; seconds are wall time, None
-    where other cells ran on the device; diagnostics are the method's own, at the epoch's end.
+    """What one epoch was like. loss and terms are means over its steps, loss is None for a method that only collects; lr is the
+    last step's; seconds are wall time, None where other cells ran on the device; diagnostics are the method's own, at the
+    epoch's end.
     """
 
     epoch: int
-    loss: float
+    loss: float | None
     terms: dict[str, float]
     lr: float
     seconds: float | None

@@ -6,6 +6,7 @@ import math
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,17 +15,18 @@ from filelock import FileLock, Timeout
 
 from mddbench.cells import Cell, Prepared, facts_of
 from mddbench.cost import start_memory
-from mddbench.errors import CellError, InputError
+from mddbench.errors import CellError, InputError, TrackingError
 from mddbench.evaluate import Evaluation
 from mddbench.evidence import EVIDENCE, save_evidence
 from mddbench.fit import MAPS, Fit
+from mddbench.interruption import closing
 from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.nn.weights import digest
 from mddbench.panels import PANELS, PICTURE, save_panels
 from mddbench.plan import Datasets, RunOptions, build_detector
 from mddbench.progress import Reporter
 from mddbench.records import RECORD, EpochLog, Record, read_record, write_record
-from mddbench.tracking import Tracker
+from mddbench.tracking import CellRun, Tracker
 
 ERROR = "error.txt"
 DRIFT = 1e-3
@@ -80,33 +82,34 @@ class Runner:
                 return self._cell(prepared, folder)
         except Timeout:
             return Outcome(cell, "failed", folder, f"another process is running it (it holds {folder}.lock)")
-        except (CellError, InputError) as fault:
+        except (CellError, InputError, TrackingError) as fault:
             return Outcome(cell, "failed", folder, str(fault))
+        except BrokenPipeError:  # nobody reads any more what is said
+            raise
         except Exception as fault:
             message = f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no message'}"
             if folder is not None and folder.is_dir():
-                (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
-                message += f" (all of it in {folder / ERROR})"
+                with suppress(OSError):  # a full disk, say
+                    (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+                    message += f" (all of it in {folder / ERROR})"
             return Outcome(cell, "failed", folder, message)
 
     def _cell(self, prepared: Prepared, folder: Path) -> Outcome:
+        finish_replacing(folder)
+        finished = (folder / RECORD).exists()
+        if finished and not self.options.force:
+            return self._finished_before(prepared, folder)
+        place = place_of_new(folder) if finished else folder
         if self.options.force:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / RECORD).exists():
-            record = read_record(folder / RECORD)
-            if not self.tracker.has(record.identity):
-                self.tracker.start(facts_of(record), folder).finish(record, kept_files(folder))
-            if self.options.keep_maps and not (folder / MAPS).exists():
-                self._evaluate_again(prepared, folder, record)
-                return Outcome(prepared.cell, "finished", folder)
-            return Outcome(
-                prepared.cell, "skipped", folder, f"finished before{self._lacking(record)}; --force runs it again"
-            )
-        run = self.tracker.start(prepared.facts(), folder)
+            shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True, exist_ok=True)
+        run = _Run(self.tracker.start(prepared.facts(), place), self.reporter)
         try:
-            run.finish(self._train_and_evaluate(prepared, folder, run.epoch), kept_files(folder))
-        except KeyboardInterrupt:
+            record = self._train_and_evaluate(prepared, place, run.epoch)
+            if finished:
+                replace_folder(folder)
+            run.finish(record, folder)
+        except (KeyboardInterrupt, BrokenPipeError):
             run.stop("KILLED", "interrupted")
             raise
         except Exception as fault:
@@ -114,6 +117,22 @@ class Runner:
             raise
         (folder / ERROR).unlink(missing_ok=True)
         return Outcome(prepared.cell, "finished", folder)
+
+    def _finished_before(self, prepared: Prepared, folder: Path) -> Outcome:
+        """What is left to do for a cell that has a record: to log it, or to keep its maps."""
+        try:
+            record = read_record(folder / RECORD)
+        except InputError as fault:
+            raise InputError(f"{fault}; --force runs the cell again") from None
+        if not self.tracker.has(record.identity, folder):
+            run = _Run(self.tracker.start(facts_of(record), folder), self.reporter)
+            run.finish(record, folder)
+        if self.options.keep_maps and not (folder / MAPS).exists():
+            self._evaluate_again(prepared, folder, record)
+            return Outcome(prepared.cell, "finished", folder)
+        return Outcome(
+            prepared.cell, "skipped", folder, f"finished before{self._lacking(record)}; --force runs it again"
+        )
 
     def _lacking(self, record: Record) -> str:
         """What is asked for that a finished record does not have."""
@@ -165,6 +184,70 @@ class Runner:
     def _save(evaluation: Evaluation, folder: Path) -> None:
         save_panels(evaluation.panels, folder / PANELS)
         save_evidence(evaluation.evidence, folder / EVIDENCE)
+
+
+class _Run:
+    """A cell's run in the tracking store, which may fail to take what it is told: the training goes on."""
+
+    def __init__(self, run: CellRun, reporter: Reporter) -> None:
+        self.run, self.reporter, self.taken = run, reporter, True
+
+    def epoch(self, log: EpochLog) -> None:
+        """Log an epoch; after a failure no more of them until the cell is finished."""
+        if self.taken:
+            try:
+                self.run.epoch(log)
+            except TrackingError as fault:
+                self.taken = False
+                self.reporter.say(f"{fault}; the training goes on, and its epochs are logged at its end")
+
+    def finish(self, record: Record, folder: Path) -> None:
+        """Log a finished cell. Raises TrackingError, saying where the record is kept, if the store does not take it."""
+        try:
+            self.run.finish(record, kept_files(folder))
+        except TrackingError as fault:
+            raise TrackingError(
+                f"{fault}; its record is kept in {folder}, and the same command logs it once the store takes it"
+            ) from None
+
+    def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
+        """End a run that did not finish, whatever signals come meanwhile."""
+        with closing():
+            try:
+                self.run.stop(status, message)
+            except TrackingError as fault:
+                self.reporter.say(f"the run in the tracking store could not be closed: {fault}")
+
+
+def place_of_new(folder: Path) -> Path:
+    """Where a finished cell is run again: what it has stays where it is until then."""
+    return folder.parent / ".new" / folder.name
+
+
+def replace_folder(folder: Path) -> None:
+    """Put the cell that was run again in the place of the finished one. Killed in between, `finish_replacing` goes on."""
+    old = _place_of_old(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    old.parent.mkdir(parents=True, exist_ok=True)
+    folder.replace(old)
+    finish_replacing(folder)
+
+
+def finish_replacing(folder: Path) -> None:
+    """End a replacement that was begun: the new cell if it is finished, else the one of before, is in its place."""
+    old, new = _place_of_old(folder), place_of_new(folder)
+    if not old.exists():
+        return
+    if not folder.exists():
+        (new if (new / RECORD).exists() else old).replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    for empty in (old.parent, new.parent):
+        with suppress(OSError):  # others are in it
+            empty.rmdir()
+
+
+def _place_of_old(folder: Path) -> Path:
+    return folder.parent / ".old" / folder.name
 
 
 def farthest(mean: Mapping[str, float], record: Record) -> tuple[str, float]:

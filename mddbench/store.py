@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import quote, unquote, urlparse
 from urllib.request import url2pathname
 
 from filelock import FileLock
 
-from mddbench.errors import InputError
+from mddbench.errors import InputError, TrackingError
 from mddbench.evidence import EVIDENCE, Evidence, load_evidence
 from mddbench.panels import PANELS, Panel, load_panels
 from mddbench.records import RECORD, Record, parse_record
@@ -59,30 +61,42 @@ class MlflowStore:
         """A client of a ready store.
 
         A SQLite file is made and migrated under a lock, a new one beside its place and then renamed: a killed start or two
-        at once leave no half-made database, which nothing could open again.
+        at once leave no half-made database, which nothing could open again. One that lies where nothing can be written is
+        opened without a lock, to be read.
         """
-        if not self.uri.startswith(SQLITE):
+        file = sqlite_file(self.uri)
+        if file is None:
             return self._client(self.uri)
-        file = Path(self.uri.removeprefix(SQLITE))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
-            if not file.exists():
-                with TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
-                    new = Path(folder) / file.name
-                    self._client(f"{SQLITE}{new}")
-                    os.replace(new, file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{file}.lock"):
+                if not file.exists():
+                    with TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
+                        new = Path(folder) / file.name
+                        self._client(sqlite_uri(new))
+                        os.replace(new, file)
+                if self.artifacts is not None:
+                    _bring_home(file, self.artifacts)
+                return self._client(self.uri)
+        except (OSError, sqlite3.OperationalError):
+            if not file.exists() or os.access(file.parent, os.W_OK):
+                raise
             return self._client(self.uri)
 
     def _client(self, uri: str) -> Any:
         client = self.mlflow.MlflowClient(uri)
         client.search_experiments(max_results=1)
-        return client
+        return _Guarded(client, uri)
+
+    def holds_artifacts_of(self, run: Any) -> bool:
+        """Whether what is logged to a run would lie where this store's artifacts do; a server decides for itself."""
+        return self.artifacts is None or _local(run.info.artifact_uri).is_relative_to(self.artifacts.resolve())
 
     def experiment(self, name: str) -> str:
         """The id of an experiment, which is created if it is not there. Raises InputError for a deleted one."""
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = (self.artifacts / name.replace("/", "-")).resolve().as_uri() if self.artifacts else None
+            location = _home(self.artifacts, name) if self.artifacts else None
             return str(self.client.create_experiment(name, artifact_location=location))
         if found.lifecycle_stage != "active":
             raise InputError(
@@ -159,7 +173,7 @@ class MlflowStore:
     def record_file(self, run_id: str) -> Path | None:
         """Where a run's record lies, if its artifacts are files of this machine."""
         place = str(self.client.get_run(run_id).info.artifact_uri)
-        file = Path(url2pathname(urlparse(place).path)) / RECORD
+        file = _local(place) / RECORD
         return file if place.startswith(("file:", "/")) and file.exists() else None
 
     @contextmanager
@@ -171,18 +185,82 @@ class MlflowStore:
             yield Path(self.client.download_artifacts(run_id, name, folder))
 
 
+class _Guarded:
+    """A client whose every failure is a TrackingError of one line; whatever MLflow, a database or a server raise."""
+
+    def __init__(self, client: Any, uri: str) -> None:
+        self._client, self._uri = client, uri
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._client, name)
+
+        @functools.wraps(function)
+        def asked(*arguments: Any, **named: Any) -> Any:
+            try:
+                return function(*arguments, **named)
+            except Exception as fault:
+                lines = [line for line in str(fault).splitlines() if line.strip()] or [type(fault).__name__]
+                raise TrackingError(f"tracking store {self._uri}: {name} failed ({lines[0].strip()[:200]})") from None
+
+        return asked
+
+
+def _bring_home(file: Path, artifacts: Path) -> None:
+    """Let the experiments of a SQLite store keep their artifacts below a folder. It is another one than they were made with if
+    the store was moved or copied. Runs whose artifacts came along find them there.
+    """
+    with closing(sqlite3.connect(file)) as database, database:
+        known = database.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
+        for identity, name, before in known:
+            here = _home(artifacts, name)
+            if not name.startswith(f"{PREFIX}/") or before == here or not str(before).startswith("file:"):
+                continue
+            database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (here, identity))
+            gone = not _local(before).parent.exists()
+            runs = database.execute("SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (identity,))
+            for run, place in runs.fetchall():
+                moved = here + place.removeprefix(before)
+                if place.startswith(f"{before}/") and (gone or _local(moved).exists()):
+                    database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (moved, run))
+
+
+def _home(artifacts: Path, experiment: str) -> str:
+    """Where an experiment's artifacts go, as a URI."""
+    return (artifacts / experiment.replace("/", "-")).resolve().as_uri()
+
+
+def _local(uri: str) -> Path:
+    """The path of a file: URI."""
+    return Path(url2pathname(urlparse(uri).path))
+
+
+def sqlite_uri(file: Path) -> str:
+    """The URI of a SQLite file; signs that have a meaning there are escaped.
+
+    >>> sqlite_uri(Path("out/what?/mlflow.db"))
+    'sqlite:///out/what%3F/mlflow.db'
+    """
+    return f"{SQLITE}{str(file).replace('%', quote('%')).replace('?', quote('?'))}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite URI, None for any other."""
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
+
+
 def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
     """The store's URI and its artifacts' folder: as given, else from MLFLOW_TRACKING_URI, else SQLite below `out`."""
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if chosen is None:
-        return f"{SQLITE}{out / 'mlflow.db'}", out / "mlruns"
+        return sqlite_uri(out / "mlflow.db"), out / "mlruns"
     return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
 
 
 def existing_store(uri: str | None, out: Path) -> MlflowStore:
     """The store to read from. Raises InputError if there is none: reading makes no database."""
     place, artifacts = tracking_place(uri, out)
-    if place.startswith(SQLITE) and not Path(place.removeprefix(SQLITE)).exists():
+    file = sqlite_file(place)
+    if file is not None and not file.exists():
         raise InputError(
             f"{place}: no such store; give the output folder of a run by --out or a store by --tracking-uri, "
             "or for a run without tracking its folder: `mddbench report --records OUT`"

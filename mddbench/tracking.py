@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -45,7 +46,7 @@ class Tracker(Protocol):
     """Where runs are logged. place: the cell's folder, if it has one."""
 
     def start(self, facts: CellFacts, place: Path | None) -> CellRun: ...
-    def has(self, identity: str) -> bool: ...
+    def has(self, identity: str, place: Path) -> bool: ...
     def add(self, identity: str, files: list[Path]) -> None: ...
     def close(self) -> None: ...
 
@@ -62,7 +63,7 @@ class NoTracker:
     def start(self, facts: CellFacts, place: Path | None) -> CellRun:
         return _Nothing()
 
-    def has(self, identity: str) -> bool:
+    def has(self, identity: str, place: Path) -> bool:
         return True
 
     def add(self, identity: str, files: list[Path]) -> None: ...
@@ -71,15 +72,20 @@ class NoTracker:
 
 
 class MlflowTracker:
-    """Logs each cell as a child run of this invocation's parent run, within the experiment of its suite and dataset."""
+    """Logs each cell as a child run of this invocation's parent run, within the experiment of its suite and dataset.
 
-    def __init__(self, store: MlflowStore, suite: str, invocation: str) -> None:
-        self.store, self.suite, self.invocation = store, suite, invocation
+    say: tells a person what is odd.
+    """
+
+    def __init__(
+        self, store: MlflowStore, suite: str, invocation: str, say: Callable[[str], object] = lambda _: None
+    ) -> None:
+        self.store, self.suite, self.invocation, self.say = store, suite, invocation, say
         self.parents: dict[str, str] = {}
 
-    def has(self, identity: str) -> bool:
-        """Whether a finished run of this cell is in the store."""
-        return bool(self._finished(identity))
+    def has(self, identity: str, place: Path) -> bool:
+        """Whether the cell's finished run is in the store: the one that its folder notes, or else any."""
+        return bool(self._finished(identity)) and self._interrupted(identity, place) is None
 
     def add(self, identity: str, files: list[Path]) -> None:
         """Put files to the newest finished run of a cell, in the place of those of the same name."""
@@ -129,12 +135,27 @@ class MlflowTracker:
 
     def _interrupted(self, identity: str, place: Path | None) -> Any:
         """The cell's own unfinished run in this store, by the file in its folder; None if there is none."""
-        if place is None or not (place / RUN_FILE).exists():
+        noted = self._noted(place / RUN_FILE) if place is not None else None
+        if noted is None:
             return None
-        noted = json.loads((place / RUN_FILE).read_text(encoding="utf-8"))
-        condition = f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status != 'FINISHED'"
-        found = self.store.search(condition) if noted["uri"] == self.store.uri else []
-        return next((run for run in found if run.info.run_id == noted["run"]), None)
+        found = self.store.search(f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status != 'FINISHED'")
+        run = next((run for run in found if run.info.run_id == noted), None)
+        if run is not None and not self.store.holds_artifacts_of(
+            run
+        ):  # the folder is a copy, and the run the other one's
+            self.store.client.set_terminated(noted, "KILLED")
+            return None
+        return run
+
+    def _noted(self, file: Path) -> str | None:
+        """The run that a cell's folder notes; a note that cannot be read is told and counts for nothing."""
+        try:
+            return str(json.loads(file.read_text(encoding="utf-8"))["run"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            self.say(f"{file}: cannot be read, so an interrupted run is not taken up again; the cell has a new run")
+            return None
 
     def _resumed(self, run: Any, tags: dict[str, str]) -> CellRun:
         client, run_id = self.store.client, run.info.run_id
@@ -143,7 +164,7 @@ class MlflowTracker:
             client.delete_tag(run_id, "mddbench.error")
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
-        known = {point.step for point in client.get_metric_history(run_id, "train/loss")}
+        known = {point.step for point in client.get_metric_history(run_id, "train/lr")}
         return _MlflowCell(self.store, run_id, known)
 
 
@@ -157,7 +178,7 @@ class _MlflowCell:
         """The epoch's loss, its terms, learning rate and speed, in one call; once, however often it is trained."""
         if log.epoch in self.known:
             return
-        values = {"train/loss": log.loss, "train/lr": log.lr}
+        values = {"train/lr": log.lr} if log.loss is None else {"train/loss": log.loss, "train/lr": log.lr}
         if log.seconds is not None:
             values["train/images_per_second"] = log.images / log.seconds
         values.update({f"train/{name}": value for name, value in (log.terms | log.diagnostics).items()})

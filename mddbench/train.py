@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mddbench.batch import Batch, as_images
+from mddbench.checkpoint import Checkpoint, Progress
 from mddbench.compiling import compiled
-from mddbench.config import Experiment
+from mddbench.config import Experiment, ScheduleSettings
 from mddbench.detector import Detector
-from mddbench.errors import CellError, InputError
+from mddbench.errors import InputError
+from mddbench.loss_watch import LossWatch
 from mddbench.nn.remembered import GIB, RememberedFeatures, features_bytes, free_room
 from mddbench.optimizer import make_optimizer, rate_factor
 from mddbench.progress import Reporter, Task
-from mddbench.records import EpochLog
+from mddbench.records import CurvePoint, EpochLog
 from mddbench.seeding import derived_seed, seed_everything
 
-CHECK_EVERY = 20
-"""Steps between two looks at the losses: one copy from the device for that many steps."""
 FEATURE_ROOM = 2.0
 """GiB that remembered features of the teacher may take, unless somebody says otherwise."""
-CHECKPOINT_SHARE = 0.05
-"""Checkpoints are written at epoch ends, but may take no more than this share of the time."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +53,33 @@ class Conditions:
     sharing: int = 1
 
 
-@dataclass
-class _State:
-    """Everything that a checkpoint holds, besides the weights."""
+@dataclass(frozen=True)
+class Looks:
+    """Looks at the test split while a model is trained, every so many epochs and at the end: a diagnostic that decides nothing.
 
-    epoch: int = 0
-    history: list[EpochLog] = field(default_factory=list)
+    at: called with the number of the epoch that has just ended.
+    """
+
+    every: int
+    at: Callable[[int], CurvePoint]
+
+
+def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
+    """The experiment as the method is run by it: a single pass is one epoch, of all images, without an optimiser's recipe."""
+    if not method.single_pass:
+        return experiment
+    constant = ScheduleSettings(name="constant")
+    once = {"epochs": 1, "drop_last": False, "gradient_clip": None, "schedule": constant}
+    return experiment.model_copy(update=once)
 
 
 class Trainer:
     """Trains a detector for one cell, from its checkpoint if there is one.
 
     Each epoch starts from a seed of its own, derived from the cell's and the epoch's number, so that a run resumed at
-    the end of an epoch goes on exactly as an undisturbed one.
+    the end of an epoch goes on exactly as an undisturbed one. A single pass is never resumed: it begins again.
+
+    progress: how far it has come, with the looks at the test split.
     """
 
     def __init__(
@@ -80,37 +91,47 @@ class Trainer:
         conditions: Conditions = Conditions(),
     ) -> None:
         """checkpoint: its file."""
-        self.detector, self.experiment, self.seed, self.checkpoint = detector, experiment, seed, checkpoint
-        self.conditions = conditions
+        self.detector, self.seed, self.conditions = detector, seed, conditions
+        self.experiment = experiment = for_method(experiment, type(detector))
+        self.checkpoint, self.progress = Checkpoint(checkpoint), Progress()
         self.training_step = compiled(detector.training_step) if conditions.compiled else detector.training_step
         self.device = next(detector.parameters()).device
         self.optimizer = make_optimizer(detector, experiment.optimizer)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "float16")
-        self.last_written, self.write_seconds = time.monotonic(), 0.0
 
     def run(
-        self, data: TrainingImages, reporter: Reporter, on_epoch: Callable[[EpochLog], None] | None = None
+        self,
+        data: TrainingImages,
+        reporter: Reporter,
+        on_epoch: Callable[[EpochLog], None] | None = None,
+        looks: Looks | None = None,
     ) -> list[EpochLog]:
         """The history of all epochs, those before a resume included.
 
-        on_epoch: called after each epoch.
+        on_epoch: called after each epoch; looks: at the test split, which `progress` then holds.
         Raises CellError if a loss is not finite, InputError for a checkpoint that does not fit.
         """
-        state = self._resumed()
+        self.progress = progress = self._resumed(looks)
         remembered = self._remembered(data, reporter)
         batches = batches_per_epoch(len(data.images), self.experiment)
-        if state.epoch:
-            reporter.say(f"resuming after epoch {state.epoch} of {self.experiment.epochs}")
-        with reporter.task("training", (self.experiment.epochs - state.epoch) * batches) as task:
-            for epoch in range(state.epoch, self.experiment.epochs):
+        epochs = self.experiment.epochs
+        if progress.epoch:
+            reporter.say(f"resuming after epoch {progress.epoch} of {epochs}")
+        with reporter.task("training", (epochs - progress.epoch) * batches) as task:
+            for epoch in range(progress.epoch, epochs):
                 log = self._epoch(epoch, data, task, remembered)
-                state.epoch, state.history = epoch + 1, [*state.history, log]
-                self._save_if_due(state)
+                if looks is not None and log.epoch % looks.every == 0 and log.epoch < epochs:
+                    progress.looks.append(looks.at(log.epoch))  # before the checkpoint, which holds it
+                progress.epoch, progress.history = log.epoch, [*progress.history, log]
+                if not self.detector.single_pass and (self.checkpoint.is_due or log.epoch == epochs):
+                    self.checkpoint.save(progress, self._states())
                 if on_epoch is not None:
                     on_epoch(log)
         self.detector.finish_training()
-        return state.history
+        if looks is not None:
+            progress.looks.append(looks.at(epochs))
+        return progress.history
 
     def time_steps(self, data: TrainingImages, steps: int, remembered: bool = False) -> float:
         """Seconds per training step, with the teacher's features given if they are remembered; changes the weights, for
@@ -153,7 +174,7 @@ class Trainer:
         seed_everything(derived_seed(self.seed, "epoch", epoch))
         self.detector.train()
         total = batches_per_epoch(len(data.images), self.experiment)
-        losses = _Losses(epoch * total)
+        losses = LossWatch(epoch * total)
         images, factor = 0, 1.0
         order_seed = derived_seed(self.seed, "order", epoch)
         for index, batch in enumerate(epoch_batches(data, self.experiment, order_seed, self.device, remembered)):
@@ -162,11 +183,12 @@ class Trainer:
             losses.add(self._step(batch, factor))
             images += len(batch.images)
             rate = images / (time.perf_counter() - started)
-            task.advance(1, f"epoch {epoch + 1}/{self.experiment.epochs} loss {losses.latest:.4f} {rate:.0f} images/s")
+            loss = "" if losses.latest is None else f" loss {losses.latest:.4f}"
+            task.advance(1, f"epoch {epoch + 1}/{self.experiment.epochs}{loss} {rate:.0f} images/s")
         terms = losses.means()
         return EpochLog(
             epoch=epoch + 1,
-            loss=sum(terms.values()),
+            loss=sum(terms.values()) if terms else None,
             terms=terms,
             lr=self.experiment.optimizer.lr * factor,
             seconds=time.perf_counter() - started if self.conditions.sharing == 1 else None,
@@ -190,82 +212,45 @@ class Trainer:
             self.scaler.update()
         return terms
 
-    def _resumed(self) -> _State:
-        if not self.checkpoint.exists():
-            return _State()
+    def _states(self) -> dict[str, Any]:
+        """All that a checkpoint must hold for the training to go on."""
+        return {
+            "detector": self.detector.learned_state(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def _resumed(self, looks: Looks | None) -> Progress:
+        """Where the checkpoint left off, if there is one."""
+        found = None if self.detector.single_pass else self.checkpoint.load(self.device)
+        if found is None:
+            return Progress()
+        progress, saved = found
         try:
-            saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.detector.load_learned_state(saved["detector"])
             if self.optimizer is not None:
                 for own, group in zip(self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True):
                     group["fused"] = own["fused"]  # as this device takes it, not the one that wrote the checkpoint
                 self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
-            return _State(saved["epoch"], [EpochLog(**log) for log in saved["history"]])
         except Exception as fault:
-            raise InputError(
-                f"{self.checkpoint}: cannot be resumed from ({type(fault).__name__}); start the cell anew with --force"
-            ) from None
+            raise self.checkpoint.unusable(type(fault).__name__) from None
+        if looks is not None:
+            self._demand(looks, progress)
+        return progress
 
-    def _save_if_due(self, state: _State) -> None:
-        """Write the checkpoint beside and rename it, unless writing would take too much of the time."""
-        started = time.monotonic()
-        if (
-            started - self.last_written
-        ) * CHECKPOINT_SHARE < self.write_seconds and state.epoch < self.experiment.epochs:
-            return
-        content = {
-            "epoch": state.epoch,
-            "history": [log.model_dump() for log in state.history],
-            "detector": self.detector.learned_state(),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
-            "scaler": self.scaler.state_dict(),
+    def _demand(self, looks: Looks, progress: Progress) -> None:
+        """Raise InputError if the test split was not looked at where it should have been: that cannot be made up for."""
+        wanted = {
+            epoch for epoch in range(looks.every, progress.epoch + 1, looks.every) if epoch < self.experiment.epochs
         }
-        partial = self.checkpoint.with_suffix(".part")
-        torch.save(content, partial)
-        os.replace(partial, self.checkpoint)
-        self.last_written = time.monotonic()
-        self.write_seconds = self.last_written - started
-
-
-class _Losses:
-    """Collects the named losses of an epoch on their device and looks at them now and then."""
-
-    def __init__(self, first_step: int) -> None:
-        self.step = first_step
-        self.waiting: list[Tensor] = []
-        self.names: tuple[str, ...] = ()
-        self.rows: list[list[float]] = []
-
-    @property
-    def latest(self) -> float:
-        """The sum of terms at the last look; NaN before the first."""
-        return sum(self.rows[-1]) if self.rows else float("nan")
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        if terms:
-            self.names = tuple(terms)
-            self.waiting.append(torch.stack([term.detach().float() for term in terms.values()]))
-            if len(self.waiting) == CHECK_EVERY or not self.rows:
-                self.look()
-
-    def look(self) -> None:
-        """Bring the waiting losses over. Raises CellError at the first that is not finite."""
-        if not self.waiting:
-            return
-        for row in torch.stack(self.waiting).tolist():
-            self.step += 1
-            if not np.isfinite(row).all():
-                terms = ", ".join(f"{name}={value:.4g}" for name, value in zip(self.names, row, strict=True))
-                raise CellError(
-                    f"step {self.step}: loss is {sum(row)} ({terms}); try a lower optimizer.lr or gradient_clip"
-                )
-            self.rows.append(row)
-        self.waiting.clear()
-
-    def means(self) -> dict[str, float]:
-        self.look()
-        return dict(zip(self.names, np.mean(self.rows, axis=0).tolist(), strict=True)) if self.rows else {}
+        seen = {point.epoch for point in progress.looks}
+        progress.looks = [point for point in progress.looks if point.epoch in wanted]
+        if wanted - seen:
+            raise InputError(
+                f"{self.checkpoint.file}: its first {progress.epoch} epochs were trained without --test-curve {looks.every}; "
+                "leave that out to go on, or train the cell anew with --force"
+            )
 
 
 def batches_per_epoch(images: int, experiment: Experiment) -> int:

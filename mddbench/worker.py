@@ -15,6 +15,7 @@ import torch
 from mddbench.allocator import keep_freed_memory
 from mddbench.cells import Cell
 from mddbench.data.dataset import Dataset
+from mddbench.interruption import NAMES
 from mddbench.plan import Datasets, RunOptions, distinct_experiments, open_datasets
 from mddbench.plugins import add_folder
 from mddbench.progress import SilentReporter, Task
@@ -44,7 +45,9 @@ def serve(connection: Connection, work: Work) -> None:
     Sent: ('say', text), ('doing', text), ('ask', number of a run or None for the store, what, arguments), which is answered
     by a Reply, and ('done', outcome).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end hears it, and ends this process
+    for name in NAMES:  # the other end hears them, and ends this process by SIGTERM
+        if name != "SIGTERM" and hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(work.threads)
     if work.options.device.type == "cuda":
         torch.cuda.set_device(work.options.device)
@@ -146,8 +149,8 @@ class _FarTracker(_Far):
     def start(self, facts: CellFacts, place: Path | None) -> CellRun:
         return _FarRun(self.line, self.ask("start", facts, place))
 
-    def has(self, identity: str) -> bool:
-        return bool(self.ask("has", identity))
+    def has(self, identity: str, place: Path) -> bool:
+        return bool(self.ask("has", identity, place))
 
     def add(self, identity: str, files: list[Path]) -> None:
         self.ask("add", identity, files)

@@ -160,14 +160,12 @@ def test_looking_at_the_test_set_changes_nothing(root: Path, tmp_path: Path) -> 
 def test_a_test_curve_goes_on_after_an_interruption(
     cut_at: int, where: str, share: float, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it is cut, and whether a checkpoint was written there: the result is the same, the curve ends with the last
-    epoch, and holds at most one point less.
-    """
+    """Wherever it is cut, and whether a checkpoint was written there: the result is the same, and so is the whole curve."""
     whole = run(options(root, tmp_path / "whole", test_curve=1), epochs=3)
     chosen = options(root, tmp_path / "cut", test_curve=1)
     prepared, folder = begun(chosen, epochs=3)
     with monkeypatch.context() as patch:
-        patch.setattr("mddbench.train.CHECKPOINT_SHARE", 1e9 if share else 0.0)
+        patch.setattr("mddbench.checkpoint.SHARE", 1e9 if share else 0.0)
         if where == "in the look":
             look = Fit._test_point
             patch.setattr(Fit, "_test_point", lambda fit, epoch: stop() if epoch == cut_at else look(fit, epoch))
@@ -177,10 +175,8 @@ def test_a_test_curve_goes_on_after_an_interruption(
             )
     resumed = run(chosen, epochs=3)
     assert resumed.deterministic() == whole.deterministic()
-    expected = {point.epoch: point for point in whole.test_curve}
-    assert all(expected[point.epoch] == point for point in resumed.test_curve)
-    assert resumed.test_curve[-1].epoch == 3
-    assert {point.epoch for point in resumed.test_curve} >= {1, 2, 3} - {cut_at}
+    assert resumed.test_curve == whole.test_curve
+    assert [point.epoch for point in resumed.test_curve] == [1, 2, 3]
 
 
 def test_an_unfinished_curve_is_left_out_if_none_is_asked_for(root: Path, tmp_path: Path) -> None:
@@ -188,9 +184,22 @@ def test_an_unfinished_curve_is_left_out_if_none_is_asked_for(root: Path, tmp_pa
     prepared, folder = begun(chosen, epochs=3)
     with pytest.raises(KeyboardInterrupt):
         Fit(prepared, chosen, folder, QUIET).train(lambda log: stop() if log.epoch == 2 else None)
-    (folder / "test_curve.json").write_text("[{")  # the power failed while it was written
     assert run(options(root, tmp_path / "cut"), epochs=3).test_curve == []
-    assert not (folder / "test_curve.json").exists()
+
+
+def test_a_curve_cannot_begin_in_the_middle(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs that nobody looked at are gone: refused, and what was trained is kept."""
+    monkeypatch.setattr("mddbench.checkpoint.SHARE", 1e9)  # a checkpoint at each epoch
+    plain = options(root, tmp_path / "cut")
+    prepared, folder = begun(plain, epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        Fit(prepared, plain, folder, QUIET).train(lambda log: stop() if log.epoch == 2 else None)
+    asked = options(root, tmp_path / "cut", test_curve=1)
+    with pytest.raises(
+        InputError, match=r"first 2 epochs were trained without --test-curve 1; leave that out to go on"
+    ):
+        Fit(prepared, asked, folder, QUIET).train(lambda log: None)
+    assert run(plain, epochs=3).test_curve == []
 
 
 def stop() -> None:

@@ -17,12 +17,14 @@ from mddbench.report.entries import entries_from_folder
 from support import ROOT
 
 LAYERS = {
-    1: ("allocator", "arrays", "errors", "batch", "metrics", "processors", "progress", "seeding"),
+    1: ("allocator", "arrays", "errors", "batch", "interruption", "metrics", "processors", "progress", "seeding"),
     2: ("ablation", "catalogue", "data", "nn", "config", "plugins", "environment", "records"),
     3: ("detector", "merge"),
     4: ("methods", "baselines"),
     5: (
+        "checkpoint",
         "compiling",
+        "loss_watch",
         "optimizer",
         "cost",
         "train",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
+from mddbench.checkpoint import digest_of
 from mddbench.config import ScheduleSettings, Strict
 from mddbench.cost import training_speed
 from mddbench.detector import Detector, load_method
@@ -36,19 +37,15 @@ class Toy(Detector):
 
     class Settings(Strict):
         fails_at: int = -1
-        collects: bool = False
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         super().__init__(encoder, settings, categories)
         self.weight = nn.Parameter(torch.zeros(1))
-        self.weight.requires_grad_(not settings.collects)
         self.seen: list[Tensor] = []
         self.finished = False
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         self.seen.append(batch.categories)
-        if self.settings.collects:
-            return {}
         pull = (self.weight - batch.images.mean() - 0.1 * torch.rand(1)).square().sum()
         broken = torch.tensor(float("nan") if len(self.seen) == self.settings.fails_at else 0.0)
         return {"pull": pull, "other": broken}
@@ -58,6 +55,27 @@ class Toy(Detector):
 
     def finish_training(self) -> None:
         self.finished = True
+
+
+class Collector(Toy):
+    """Collects its images' means in one pass, and builds a buffer of them."""
+
+    label, single_pass = "Collector", True
+
+    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+        super().__init__(encoder, settings, categories)
+        self.register_buffer("bank", torch.zeros(0))
+        self.bank: Tensor
+        self.collected: list[Tensor] = []
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        self.seen.append(batch.categories)
+        self.collected.append(batch.images.mean(dim=(1, 2, 3)))
+        return {}
+
+    def finish_training(self) -> None:
+        super().finish_training()
+        self.bank = torch.cat(self.collected).sort().values
 
 
 @pytest.fixture
@@ -108,12 +126,75 @@ def test_a_loss_that_is_not_finite_names_its_step_and_terms(
         Trainer(toy(encoder, fails_at=step), experiment(epochs=4), 0, tmp_path / "c.pt").run(data, QUIET)
 
 
-def test_a_method_that_only_collects(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
-    detector = toy(encoder, collects=True)
-    history = Trainer(detector, experiment(epochs=1), 0, tmp_path / "c.pt").run(data, QUIET)
-    assert history[0].terms == {}
-    assert history[0].loss == 0.0
-    assert len(detector.seen) == 2
+def test_a_method_that_only_collects_sees_each_image_once(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    """Whatever the recipe says of epochs, last batches and optimisers; it has no loss."""
+    detector = Collector(encoder, Toy.Settings(), 3)
+    history = Trainer(detector, experiment(epochs=7, drop_last=True), 0, tmp_path / "c.pt").run(data, QUIET)
+    assert [(log.epoch, log.terms, log.loss, log.images) for log in history] == [(1, {}, None, 10)]
+    assert [len(part) for part in detector.seen] == [4, 4, 2]
+    assert len(detector.bank) == 10
+    assert not (tmp_path / "c.pt").exists()
+
+
+def test_an_interrupted_pass_begins_again(encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path) -> None:
+    cut, whole = (Collector(encoder, Toy.Settings(), 3) for _ in range(2))
+    with pytest.raises(StoppedError):
+        Trainer(cut, experiment(), 0, tmp_path / "c.pt").run(data, QUIET, stop_after(1))
+    resumed = Collector(encoder, Toy.Settings(), 3)
+    for detector in (whole, resumed):
+        Trainer(detector, experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
+    assert torch.equal(resumed.bank, whole.bank)
+    loaded = Collector(encoder, Toy.Settings(), 3)
+    loaded.load_learned_state(whole.learned_state())
+    assert torch.equal(loaded.bank, whole.bank)
+
+
+def test_a_method_with_nothing_to_train_must_say_that_it_only_collects(encoder: FrozenEncoder, tmp_path: Path) -> None:
+    detector = toy(encoder)
+    detector.weight.requires_grad_(False)
+    with pytest.raises(InputError, match=r"Toy has no parameter to train; .*`single_pass = True`"):
+        Trainer(detector, experiment(), 0, tmp_path / "c.pt")
+
+
+def test_a_checkpoint_with_one_changed_byte_is_refused(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    """PyTorch reads it without a word."""
+    file = tmp_path / "c.pt"
+    with pytest.raises(StoppedError):
+        Trainer(rd4ad(encoder), experiment(), 0, file).run(data, QUIET, stop_after(1))
+    saved = torch.load(file, weights_only=True)
+    weight = saved["detector"]["decoder.stages.0.0.body.0.0.weight"].numpy().tobytes()[:64]
+    content = bytearray(file.read_bytes())
+    content[content.index(weight) + 2] ^= 1
+    file.write_bytes(content)
+    assert torch.load(file, weights_only=True)["epoch"] == 1
+    with pytest.raises(InputError, match=r"c\.pt: cannot be resumed from .*--force"):
+        Trainer(rd4ad(encoder), experiment(), 0, file).run(data, QUIET)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: saved.update(epoch=2),
+        lambda saved: saved["history"][0].update(loss=0.5),
+        lambda saved: saved["optimizer"]["param_groups"][0].update(lr=1.0),
+        lambda saved: saved.pop("looks"),
+    ],
+)
+def test_nothing_of_a_checkpoint_may_be_another(
+    change: Any, encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.pt"
+    with pytest.raises(StoppedError):
+        Trainer(toy(encoder), experiment(), 0, file).run(data, QUIET, stop_after(1))
+    saved = torch.load(file, weights_only=True)
+    change(saved)
+    torch.save(saved, file)
+    with pytest.raises(InputError, match="cannot be resumed from"):
+        Trainer(toy(encoder), experiment(), 0, file).run(data, QUIET)
 
 
 def rd4ad(encoder: FrozenEncoder) -> Detector:
@@ -246,7 +327,8 @@ def test_a_checkpoint_of_another_device_leaves_the_optimiser_as_it_is_here(
     saved = torch.load(file, weights_only=True)
     for group in saved["optimizer"]["param_groups"]:
         group["fused"] = written
-    torch.save(saved, file)
+    saved.pop("sha256")
+    torch.save({**saved, "sha256": digest_of(saved)}, file)
     trainer = Trainer(rd4ad(encoder), experiment(epochs=2), 0, file)
     here = [group["fused"] for group in trainer.optimizer.param_groups]  # type: ignore[union-attr]
     trainer.run(data, QUIET)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
 from mddbench import __version__
 from mddbench.cli import data, inspect, rescore, results, run, verdicts
-from mddbench.errors import InputError
+from mddbench.cli.ending import leave_quietly
+from mddbench.errors import InputError, TrackingError
 
 INTERRUPTED = 130
 app = typer.Typer(
@@ -44,20 +46,34 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. Exit status: 0 fine, 1 a check or a cell failed, 2 something given cannot be used, 130 interrupted."""
+    """Run the command. Exit status: 0 fine, 1 a check or a cell failed, 2 something given cannot be used, 130 interrupted (128
+    and the number of the signal), 141 nobody reads the output any more.
+    """
     try:
-        app()
-    except InputError as fault:
-        print(f"mddbench: {' '.join(str(fault).split())}", file=sys.stderr)
-        sys.exit(2)
+        _run_app()
+    except (InputError, TrackingError) as fault:
+        _fail(" ".join(str(fault).split()))
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        leave_quietly()
     except OSError as fault:
         place = f"{fault.filename}: " if fault.filename else ""
-        print(f"mddbench: {place}{fault.strerror or fault}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"{place}{fault.strerror or fault}")
+
+
+def _run_app() -> None:
+    """The command's own exit; a closed pipe is a BrokenPipeError, when it is written to or, at the latest, in the end."""
+    try:
+        app()
     except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # Click takes it for a failure
+            raise ended.__context__ from None
         if ended.code == INTERRUPTED:  # Typer turns an interruption into this
-            print("mddbench: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            print("mddbench: interrupted", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
         raise
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"mddbench: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mddbench.cli.ending import told_interruptions
 from mddbench.cli.options import (
     OUT,
     CacheDir,
@@ -25,7 +27,8 @@ from mddbench.cli.options import (
     cache_below,
 )
 from mddbench.cli.planned import show_plan
-from mddbench.errors import InputError
+from mddbench.errors import InputError, TrackingError
+from mddbench.interruption import closing
 
 if TYPE_CHECKING:
     import torch
@@ -130,8 +133,9 @@ def run(
     if dry_run:
         show_plan(cells, options, speaker, as_json)
     else:
-        outcomes = _run(names or [], cells, options, jobs, store, speaker)
-        _conclude(outcomes, partial(_render, outcomes, options, store[0], speaker) if report else list, as_json)
+        with told_interruptions(force):
+            outcomes = _run(names or [], cells, options, jobs, store, speaker)
+            _conclude(outcomes, partial(_render, outcomes, options, store[0], speaker) if report else list, as_json)
 
 
 def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: list[str] | None) -> list[Cell]:
@@ -227,8 +231,12 @@ def _run(
             return Jobs(options, tracker, speaker, draw_cell, divided).run(cells)
         return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
     finally:
-        tracker.close()
-        _keep_ablations(names, options.out)
+        with closing():
+            try:
+                tracker.close()
+            except TrackingError as fault:
+                speaker.say(f"the run of this command could not be closed: {fault}")
+            _keep_ablations(names, options.out)
 
 
 def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Tracker:
@@ -239,7 +247,7 @@ def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Track
         return NoTracker()
     place, artifacts = tracking_place(uri or None, out)
     speaker.say(f"opening the tracking store {place}")
-    return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}")
+    return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}", speaker.say)
 
 
 def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
@@ -272,7 +280,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
         if not place.startswith("http"):  # a server's address is its page's
             beside = Path(sys.argv[0]).with_name("mlflow")
             command = beside if beside.exists() and beside.parent != Path() else "mlflow"
-            speaker.say(f"           open its page with: {command} ui --backend-store-uri {place}")
+            speaker.say(f"           open its page with: {command} ui --backend-store-uri {shlex.quote(place)}")
     speaker.say(f"Everything {options.out}")
     return list(report.main.values())
 

@@ -38,15 +38,18 @@ LOGARITHMIC = 10.0
 
 def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
     """Write a picture of the losses while training: a panel a method, the loss and its terms as means over the seeds, the range
-    of the loss over the seeds shaded.
+    of the loss over the seeds shaded. A method that only collects has no loss and no panel; nothing is written without any.
     """
+    groups = [group for group in groups if _has_loss(group)]
+    if not groups:
+        return
     rows, columns = balanced(len(groups), 3)
     figure, axes = canvas((0.6 + 2.2 * columns, 0.3 + 1.9 * rows), (rows, columns))
     named = list(dict.fromkeys(term for group in groups for term in _terms(group)))
     for axis, group in zip(axes, groups, strict=False):
         epochs = list(zip(*(record.history for record in group.records), strict=False))
         xs = [logs[0].epoch for logs in epochs]
-        losses = [[log.loss for log in logs] for logs in epochs]
+        losses = [[log.loss for log in logs if log.loss is not None] for logs in epochs]
         shade = "range over seeds" if len(group.records) > 1 else None
         lows, highs = ([least(values) for values in losses] for least in (min, max))
         axis.fill_between(xs, lows, highs, color="#bbb", linewidth=0, label=shade)
@@ -148,6 +151,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not best or quality > best[-1][1]:
             best.append((price, quality))
     return best
+
+
+def _has_loss(group: Group) -> bool:
+    """Whether each epoch of each of its runs has a loss."""
+    return all(log.loss is not None for record in group.records for log in record.history)
 
 
 def _terms(group: Group) -> list[str]:

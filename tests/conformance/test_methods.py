@@ -7,6 +7,7 @@ import inspect
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from mddbench.catalogue import load_experiment
 from mddbench.config import Strict
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.weights import digest
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
-from mddbench.records import EpochLog
 from mddbench.seeding import seed_everything
 from mddbench.train import Trainer, TrainingImages
 from support import experiment
@@ -140,28 +141,48 @@ def test_what_it_learned_can_be_saved_and_loaded(
         other.load_learned_state({"nothing": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    "cut", ["in the first epoch", "after the first epoch", "in the second epoch", "after the last"]
+)
 def test_it_resumes_to_the_same_bits(
-    method: type[Detector], settings: Strict, encoder: FrozenEncoder, tmp_path: Path
+    cut: str, method: type[Detector], settings: Strict, encoder: FrozenEncoder, tmp_path: Path
 ) -> None:
-    """One epoch, then another from the checkpoint, is two epochs."""
+    """Wherever it is interrupted: what it has learned then is what an undisturbed training learns."""
     generator = np.random.default_rng(0)
     data = TrainingImages(generator.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8), np.arange(8) % 2)
-    maps = []
-    for cut in (False, True):
-        if cut:
-            seed_everything(0)
-            first = Trainer(method(encoder, settings, 2), experiment(), 0, tmp_path / "cut.pt")
-            with pytest.raises(KeyboardInterrupt):
-                first.run(data, SilentReporter(), interrupt)
+    images = torch.from_numpy(data.images).permute(0, 3, 1, 2) / 255
+
+    def trainer(file: str) -> Trainer:
         seed_everything(0)
-        detector = method(encoder, settings, 2)
-        Trainer(detector, experiment(), 0, tmp_path / ("cut.pt" if cut else "whole.pt")).run(data, SilentReporter())
+        return Trainer(method(encoder, settings, 2), experiment(), 0, tmp_path / file)
+
+    def learned(trainer: Trainer) -> tuple[str, torch.Tensor]:
+        trainer.run(data, SilentReporter())
         with torch.inference_mode():
-            maps.append(detector.eval().anomaly_maps(torch.from_numpy(data.images).permute(0, 3, 1, 2) / 255))
-    assert torch.equal(*maps)
+            return digest(trainer.detector.learned_state()), trainer.detector.eval().anomaly_maps(images)
+
+    whole = learned(trainer("whole.pt"))
+    interrupted = trainer("cut.pt")
+    epochs = interrupted.experiment.epochs
+    if cut.startswith("in"):
+        stop_at_step(interrupted, 1 if "first" in cut or epochs == 1 else 3)
+    last = epochs if "last" in cut else 1
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run(
+            data, SilentReporter(), lambda log: stop() if cut.startswith("after") and log.epoch == last else None
+        )
+    resumed = learned(trainer("cut.pt"))
+    assert resumed[0] == whole[0]
+    assert torch.equal(resumed[1], whole[1])
 
 
-def interrupt(log: EpochLog) -> None:
+def stop_at_step(trainer: Trainer, number: int) -> None:
+    """Interrupt a training in its step of that number, counted from 0: two make an epoch here."""
+    step, left = trainer.training_step, iter(range(number))
+    trainer.training_step = lambda batch: stop() if next(left, None) is None else step(batch)
+
+
+def stop() -> NoReturn:
     raise KeyboardInterrupt
 
 
