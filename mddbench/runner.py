@@ -107,7 +107,7 @@ class Runner:
         try:
             record = self._train_and_evaluate(prepared, place, run.epoch)
             if finished:
-                replace_folder(folder)
+                finish_replacing(folder)
             run.finish(record, folder)
         except (KeyboardInterrupt, BrokenPipeError):
             run.stop("KILLED", "interrupted")
@@ -224,25 +224,20 @@ def place_of_new(folder: Path) -> Path:
     return folder.parent / ".new" / folder.name
 
 
-def replace_folder(folder: Path) -> None:
-    """Put the cell that was run again in the place of the finished one. Killed in between, `finish_replacing` goes on."""
-    old = _place_of_old(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    old.parent.mkdir(parents=True, exist_ok=True)
-    folder.replace(old)
-    finish_replacing(folder)
-
-
 def finish_replacing(folder: Path) -> None:
-    """End a replacement that was begun: the new cell if it is finished, else the one of before, is in its place."""
+    """Put a finished cell that was run again in the place of the one before. Killed in between, it is called again."""
     old, new = _place_of_old(folder), place_of_new(folder)
-    if not old.exists():
-        return
-    if not folder.exists():
-        (new if (new / RECORD).exists() else old).replace(folder)
+    if (new / RECORD).exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            old.parent.mkdir(parents=True, exist_ok=True)
+            folder.replace(old)
+        new.replace(folder)
+    elif old.exists() and not folder.exists():
+        old.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
     for empty in (old.parent, new.parent):
-        with suppress(OSError):  # others are in it
+        with suppress(OSError):  # others are in it, or it is not there
             empty.rmdir()
 
 

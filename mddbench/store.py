@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote, unquote, urlparse
+from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 from filelock import FileLock
@@ -43,8 +43,10 @@ class MlflowStore:
             self.mlflow: Any = import_module("mlflow")
         except ImportError:
             raise InputError("MLflow is not installed; pip install mlflow, or run with --tracking none") from None
-        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # what fails there is told here, in one line
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self.uri, self.artifacts = uri, artifacts
         try:
             self.client: Any = self._open()
@@ -73,10 +75,10 @@ class MlflowStore:
                 if not file.exists():
                     with TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
                         new = Path(folder) / file.name
-                        self._client(sqlite_uri(new))
+                        self._client(f"{SQLITE}{new}")
                         os.replace(new, file)
                 if self.artifacts is not None:
-                    _bring_home(file, self.artifacts)
+                    _bring_home(file, self.artifacts)  # and see that it is a database, before MLflow tries for minutes
                 return self._client(self.uri)
         except (OSError, sqlite3.OperationalError):
             if not file.exists() or os.access(file.parent, os.W_OK):
@@ -234,26 +236,26 @@ def _local(uri: str) -> Path:
     return Path(url2pathname(urlparse(uri).path))
 
 
-def sqlite_uri(file: Path) -> str:
-    """The URI of a SQLite file; signs that have a meaning there are escaped.
-
-    >>> sqlite_uri(Path("out/what?/mlflow.db"))
-    'sqlite:///out/what%3F/mlflow.db'
-    """
-    return f"{SQLITE}{str(file).replace('%', quote('%')).replace('?', quote('?'))}"
-
-
 def sqlite_file(uri: str) -> Path | None:
     """The file of a SQLite URI, None for any other."""
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
 
 
 def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
-    """The store's URI and its artifacts' folder: as given, else from MLFLOW_TRACKING_URI, else SQLite below `out`."""
+    """The store's URI and its artifacts' folder: as given, else from MLFLOW_TRACKING_URI, else SQLite below `out`.
+
+    Raises InputError for a folder whose name means something else in a URI: MLflow does not escape it.
+    """
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    if chosen is None:
-        return sqlite_uri(out / "mlflow.db"), out / "mlruns"
-    return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
+    if chosen is not None:
+        return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
+    file, usual = out / "mlflow.db", f"{SQLITE}{out / 'mlflow.db'}"
+    if sqlite_file(usual) != file:
+        raise InputError(
+            f"{out}: MLflow cannot keep its database in a folder with '?' or an escape such as '%20' in its name; "
+            "give another --out, a store by --tracking-uri, or --tracking none"
+        )
+    return usual, out / "mlruns"
 
 
 def existing_store(uri: str | None, out: Path) -> MlflowStore:

@@ -16,6 +16,7 @@ import torch
 
 from mddbench.cost import TIMES
 from mddbench.errors import InputError
+from mddbench.interruption import interruptible
 from mddbench.jobs import Jobs, Share, chains, shares
 from mddbench.plan import RunOptions, check_cells, plan
 from mddbench.progress import SilentReporter
@@ -46,7 +47,7 @@ class Ledger(NoTracker):
         self.logged: list[tuple[str, ...]] = []
         self.writers: set[int] = set()
 
-    def has(self, identity: str) -> bool:
+    def has(self, identity: str, place: Path) -> bool:
         return False
 
     def start(self, facts: Any, place: Path | None) -> Any:
@@ -192,7 +193,7 @@ def test_an_interruption_ends_processes_and_runs(sent: signal.Signals, options: 
 
     processes = set(multiprocessing.active_children())
     ledger = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interruptible():
         Jobs(options, ledger, Listener(), None, ONE_THREAD).run(
             prepared(options, "folder/rd4ad", seeds=(0, 1), epochs=200)
         )

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-import typer
-
 from mddbench.interruption import Interruption, interruptible
+
+
+class ToldExit(SystemExit):
+    """The end of a command that has said why it ends."""
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def told_interruptions(force: bool) -> Iterator[None]:
             yield
     except Interruption as ended:
         print(f"mddbench: interrupted; {goes_on}", file=sys.stderr)
-        raise typer.Exit(128 + ended.number) from None
+        raise ToldExit(128 + ended.number) from None
 
 
 def leave_quietly() -> NoReturn:

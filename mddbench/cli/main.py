@@ -9,7 +9,7 @@ import typer
 
 from mddbench import __version__
 from mddbench.cli import data, inspect, rescore, results, run, verdicts
-from mddbench.cli.ending import leave_quietly
+from mddbench.cli.ending import ToldExit, leave_quietly
 from mddbench.errors import InputError, TrackingError
 
 INTERRUPTED = 130
@@ -67,7 +67,7 @@ def _run_app() -> None:
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):  # Click takes it for a failure
             raise ended.__context__ from None
-        if ended.code == INTERRUPTED:  # Typer turns an interruption into this
+        if ended.code == INTERRUPTED and not isinstance(ended, ToldExit):  # Typer turns an interruption into this
             print("mddbench: interrupted", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -13,6 +13,8 @@ from mddbench.cli.options import OUT, Out, TrackingUri
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
     from mddbench.merge import Found
     from mddbench.report.build import Report
     from mddbench.store import MlflowStore
@@ -132,13 +134,14 @@ def import_records(
     incoming = [one for folder in folders for one in _found(folder)]
     store = MlflowStore(*tracking_place(tracking_uri, out))
     cells = dict.fromkeys(one.record.identity for one in incoming)
-    merged = merge_into([one for cell in cells for one in _stored(store, cell)], incoming, replace)
-    tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
-    for one in merged.kept:
-        files = [Path(one.place).with_name(name) for name in sorted(one.files)]
-        tracker.start(facts_of(one.record), None).finish(one.record, files)
-        print(f"{one.record.method}/{one.record.dataset}/seed{one.record.seed}")
-    tracker.close()
+    with _importing_alone(store.uri):
+        merged = merge_into([one for cell in cells for one in _stored(store, cell)], incoming, replace)
+        tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
+        for one in merged.kept:
+            files = [Path(one.place).with_name(name) for name in sorted(one.files)]
+            tracker.start(facts_of(one.record), None).finish(one.record, files)
+            print(f"{one.record.method}/{one.record.dataset}/seed{one.record.seed}")
+        tracker.close()
     for conflict in merged.conflicts:
         print(f"conflict: {conflict}; kept {conflict.kept.place}", file=sys.stderr)
     print(f"{len(merged.kept)} imported, {len(cells) - len(merged.kept)} already there", file=sys.stderr)
@@ -147,6 +150,20 @@ def import_records(
             f"mddbench: {len(merged.conflicts)} in conflict; --replace keeps the last, not the first", file=sys.stderr
         )
         raise typer.Exit(1)
+
+
+def _importing_alone(uri: str) -> BaseFileLock:
+    """Held by the one import into a store on this machine that looks what is there and adds to it; others wait."""
+    import hashlib
+    from tempfile import gettempdir
+
+    from filelock import FileLock
+
+    from mddbench.store import sqlite_file
+
+    file = sqlite_file(uri)
+    name = f"mddbench-import-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    return FileLock(Path(gettempdir()) / name if file is None else f"{file}.import.lock")
 
 
 def _found(folder: Path) -> list[Found]:

@@ -110,7 +110,7 @@ def run(
     Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
     add_plugins(plugins)
-    store = _uri(tracking, tracking_uri), _chosen_suite(names, everything, suite)
+    store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
     from mddbench.plan import RunOptions  # here, for help to answer at once
 
     cells = _cells(names, store[1], seeds, set_)
@@ -145,11 +145,16 @@ def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: li
     return plan(names or [], suite, _seeds(seeds), dict(map(parse_override, overrides or [])))
 
 
-def _uri(tracking: str, uri: str | None) -> str | None:
-    """Of the store; '' for the default, None for none."""
+def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
+    """Of the store; '' for the default, None for none. Raises InputError for one that there cannot be."""
+    from mddbench.store import tracking_place
+
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
-    return None if tracking == "none" else (uri or "")
+    if tracking == "none":
+        return None
+    tracking_place(uri, out)
+    return uri or ""
 
 
 def _set_up_process(quiet: bool) -> Reporter:
