@@ -14,6 +14,10 @@ from mddbench.config import Strict, validated
 from mddbench.errors import InputError
 from mddbench.metrics.names import ITEM, MAD, SEVEN, expected_keys
 
+LONGEST_NAME = 100
+LONGEST_TEXT = 10_000
+DEEPEST = 8
+
 
 def _plain_name(value: str) -> str:
     if not value or any(part in value for part in ("/", "\\", "..", "\0")):
@@ -21,12 +25,41 @@ def _plain_name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_plain_name)]
+def _small(value: Any) -> Any:
+    """A nested value that a table or a card can show. Raises ValueError for any other."""
+    _look(value, DEEPEST)
+    return value
+
+
+def _look(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise ValueError(f"expected at most {DEEPEST} levels within each other")
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise ValueError(f"expected texts of at most {LONGEST_TEXT} letters")
+    if isinstance(value, int | float) and abs(value) > LARGEST:
+        raise ValueError(f"expected numbers up to {LARGEST:g}")
+    for inner in (
+        (*value.keys(), *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
+        _look(inner, depth - 1)
+
+
+LARGEST = 3.5e38
+"""Of any number in a record: a little more than float32 can hold."""
+MOST_COST = 1e18
+"""In a cost's own unit: seconds, bytes, operations."""
+Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_plain_name)]
+Category = Annotated[str, Field(min_length=1, max_length=255)]
+Label = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+CostValue = Annotated[float, Field(ge=0, le=MOST_COST)]
+Natural = Annotated[int, Field(ge=0, le=2**63)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Value = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)] | None
 End = Annotated[float, Field(ge=-0.1, le=1.1)]
 Interval = tuple[End, End] | None
-Scalar = str | int | float | bool | None
+Scalar = Annotated[str | int | float | bool | None, AfterValidator(_small)]
+Nested = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
 RECORD = "record.json"
@@ -43,19 +76,19 @@ class EpochLog(Strict):
     epoch's end.
     """
 
-    epoch: int
-    loss: float | None
-    terms: dict[str, float]
-    lr: float
-    seconds: float | None
-    images: int
-    diagnostics: dict[str, float] = Field(default_factory=dict)
+    epoch: Natural
+    loss: Number | None
+    terms: dict[Label, Number]
+    lr: Number
+    seconds: CostValue | None
+    images: Natural
+    diagnostics: dict[Label, Number] = Field(default_factory=dict)
 
 
 class CurvePoint(Strict):
     """How a model did on the test split after an epoch: its means. A diagnostic that decides nothing."""
 
-    epoch: int
+    epoch: Natural
     metrics: dict[str, Value]
 
     def value(self, key: str) -> float:
@@ -80,19 +113,19 @@ class Record(Strict):
     protocol: Hash
     status: Literal["finished"]
     method: Name
-    label: str
+    label: Label
     dataset: Name
-    experiment: str
-    seed: int
+    experiment: Annotated[str, Field(max_length=LONGEST_TEXT)]
+    seed: Natural
     fingerprint: Hash
-    metrics: dict[str, dict[str, Value]]
+    metrics: dict[Category, dict[str, Value]]
     bounds: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     confidence: dict[str, dict[str, Interval]] = Field(default_factory=dict)
-    card: dict[str, Any]
-    settings: dict[str, Any]
+    card: Nested
+    settings: Nested
     model_sha256: Hash
-    cost: dict[str, float | None]
-    environment: dict[str, Scalar]
+    cost: dict[Label, CostValue | None]
+    environment: dict[Label, Scalar]
     history: list[EpochLog]
     test_curve: list[CurvePoint] = Field(default_factory=list)
 

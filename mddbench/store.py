@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -124,10 +124,13 @@ class MlflowStore:
             if not token:
                 return runs
 
-    def records(self, only: str | None = None) -> Iterator[tuple[str, Record]]:
+    def records(
+        self, only: str | None = None, passing: Callable[[str], object] | None = None
+    ) -> Iterator[tuple[str, Record]]:
         """(run id, record) of every finished cell, newest first; of a cell that ran twice, the newest run only.
 
-        only: the identity of one cell, if no other is wanted.
+        only: the identity of one cell, if no other is wanted; passing: told of each run whose record cannot be used, which is
+        then left out. Raises InputError for such a run if nobody is told.
         """
         seen: set[str] = set()
         for run in self.finished(only):
@@ -135,14 +138,25 @@ class MlflowStore:
             if identity is None or identity in seen:
                 continue
             seen.add(identity)
-            with self._artifact(run.info.run_id, RECORD) as file:
-                if file is None:
-                    raise InputError(
-                        f"{self.uri}: run {run.info.run_id} has no record.json at {run.info.artifact_uri}; "
-                        "if the folder was moved, `mddbench report --records OUT` reads the records in it"
-                    )
+            try:
+                yield run.info.run_id, self._record(run)
+            except InputError as fault:
+                if passing is None:
+                    raise
+                passing(f"left out: {fault}")
+
+    def _record(self, run: Any) -> Record:
+        with self._artifact(run.info.run_id, RECORD) as file:
+            if file is None:
+                raise InputError(
+                    f"{self.uri}: run {run.info.run_id} has no record.json at {run.info.artifact_uri}; "
+                    "if the folder was moved, `mddbench report --records OUT` reads the records in it"
+                )
+            try:
                 text = file.read_text(encoding="utf-8")
-            yield run.info.run_id, parse_record(text, f"run {run.info.run_id}: record.json")
+            except UnicodeDecodeError:
+                raise InputError(f"run {run.info.run_id}: record.json is not UTF-8 text") from None
+        return parse_record(text, f"run {run.info.run_id}: record.json")
 
     def finished(self, only: str | None = None) -> list[Any]:
         """Runs that finished, newest first: of all cells, or of one."""

@@ -168,6 +168,11 @@ def touch_or_die_elsewhere(file: Path) -> None:
     file.touch()
 
 
+def overflow(file: Path) -> None:
+    """A picture that cannot be drawn."""
+    raise OverflowError("beyond all axes")
+
+
 def say_who_and_sleep(file: Path) -> None:
     """Writes the number of this process beside the file, and takes long."""
     file.with_name(f"{os.getpid()}.pid").touch()

@@ -6,6 +6,7 @@ import re
 import runpy
 
 import pytest
+from PIL import Image
 
 from mddbench.plugins import DATASETS, modules
 from mddbench.report.reported import load_reported
@@ -43,3 +44,10 @@ def test_pictures_that_pages_show_are_there() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), f"{page.name} shows {target}, which is not there"
+
+
+def test_the_picture_of_a_page_shows_the_committed_records() -> None:
+    draw = runpy.run_path(str(ROOT / "docs" / "draw_page.py"))
+    with Image.open(draw["PICTURE"]) as picture:
+        stored = picture.info.get(draw["SHOWS"])
+    assert stored == draw["shown"](draw["report_of"]([ROOT / "results"])), "run: python docs/draw_page.py OUT"

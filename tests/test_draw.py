@@ -24,7 +24,7 @@ from mddbench.report.build import Report, build_report
 from mddbench.report.draw import A_PROCESS, draw_all
 from mddbench.report.entries import Entry, Kept, entries_from_folder
 from mddbench.report.write import write_report
-from support import ROOT, record, touch_or_die_elsewhere
+from support import ROOT, overflow, record, touch_or_die_elsewhere
 
 
 @pytest.fixture
@@ -65,6 +65,16 @@ def test_a_picture_that_cannot_be_drawn_is_an_error(processes: int, tmp_path: Pa
     pictures = {Path(f"{number}.png"): Path.read_bytes for number in range(2 * A_PROCESS)}
     with pytest.raises(FileNotFoundError):
         draw_all(pictures, tmp_path, processes, SilentReporter())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_picture_that_fails_costs_no_other(
+    processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = {Path(f"{number}.png"): overflow if number == 3 else Path.touch for number in range(2 * A_PROCESS)}
+    draw_all(pictures, tmp_path, processes, reporter(quiet=False))
+    assert len(list(tmp_path.iterdir())) == len(pictures) - 1
+    assert "3.png: not drawn (OverflowError: beyond all axes)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +17,22 @@ if TYPE_CHECKING:
     from mddbench.store import MlflowStore
 
 
-def entries_from_folders(folders: list[Path], report: Path) -> list[Entry]:
+Passing = Callable[[str], object] | None
+"""Told of what cannot be used and is left out; None if that is an error."""
+
+
+def entries_from_folders(folders: list[Path], report: Path, passing: Passing = None) -> list[Entry]:
     """An entry for each cell in some folders, whatever their order. report: the folder from which their files are linked.
 
-    Raises InputError if two records contradict each other.
+    Raises InputError if two records contradict each other, if no record is left, or for the first bad one if `passing` is None.
     """
     from mddbench.merge import Found, in_fixed_order, merge
     from mddbench.report.entries import entries_from_folder
 
-    entries = {str(folder / entry.run): entry for folder in folders for entry in entries_from_folder(folder, report)}
+    found_in = ((folder, entry) for folder in folders for entry in entries_from_folder(folder, report, passing))
+    entries = {str(folder / entry.run): entry for folder, entry in found_in}
+    if not entries:
+        raise InputError(f"{folders[0]}: no record there can be used; run the cells again, or give another folder")
     found = [Found(entry.record, place, _kept_beside(place)) for place, entry in entries.items()]
     merged = merge(in_fixed_order(found))
     if merged.conflicts:
@@ -62,10 +70,10 @@ def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list
     return read_records(folder) if folder else [entry.record for entry in entries_from_store(tracking_uri, out, out)]
 
 
-def entries_from_store(tracking_uri: str | None, out: Path, report: Path) -> list[Entry]:
+def entries_from_store(tracking_uri: str | None, out: Path, report: Path, passing: Passing = None) -> list[Entry]:
     """Every finished cell in the store, with what it kept. report: the folder from which runs are linked.
 
-    Raises InputError if there is none.
+    Raises InputError if there is none, or for the first bad record if `passing` is None.
     """
     from mddbench.report.entries import Entry, Kept
     from mddbench.store import existing_store
@@ -74,12 +82,12 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path) -> lis
     entries = [
         Entry(
             record,
-            Kept(partial(store.panels, run_id)),
+            Kept(partial(store.panels, run_id), passing, f"run {run_id}: "),
             run_id,
-            Kept(partial(store.evidence, run_id)),
+            Kept(partial(store.evidence, run_id), passing, f"run {run_id}: "),
             _link(store, run_id, report),
         )
-        for run_id, record in store.records()
+        for run_id, record in store.records(passing=passing)
     ]
     if not entries:
         raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")

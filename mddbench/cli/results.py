@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,20 +43,25 @@ def report(
     trace: Annotated[bool, typer.Option("--trace", help="Print which runs each row is made of, as CSV.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the tables there differ.")] = False,
     tables_only: Annotated[bool, typer.Option("--tables", help="Write tables only: no pictures and no page.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write into a folder that holds other files, or changed ones.")
+    ] = False,
     fill: Annotated[
         Path | None, typer.Option(help="Text file whose marked tables (<!-- table: mini -->) are filled, or checked.")
     ] = None,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs, and a page that holds all of them in one file."""
     from mddbench.progress import reporter
-    from mddbench.report.build import build_report
+    from mddbench.report.build import PAGE, build_report
     from mddbench.report.build import trace as trace_of
     from mddbench.report.draw import processes_to_use
     from mddbench.report.fill import filled
-    from mddbench.report.write import PAGE, write_report, write_texts
+    from mddbench.report.write import write_report, write_texts
 
     folder = to or out / "report"
-    entries = entries_from_folders(records, folder) if records else entries_from_store(tracking_uri, out, folder)
+    tell = partial(print, file=sys.stderr)
+    stored = partial(entries_from_store, tracking_uri, out, folder, tell)
+    entries = entries_from_folders(records, folder, tell) if records else stored()
     built = build_report(entries, ablations_of(records or [out], ablation or []), allow_mixed, rank_published)
     if trace:
         print(trace_of(built), end="")
@@ -68,9 +74,9 @@ def report(
     if fill:
         fill.write_text(filled(fill, built.main), encoding="utf-8")
     if tables_only:
-        files = write_texts(built, folder)
+        files = write_texts(built, folder, replace)
     else:
-        tables, pictures = write_report(built, folder, reporter(quiet=False), processes_to_use())
+        tables, pictures = write_report(built, folder, reporter(quiet=False), processes_to_use(), replace)
         files = [*tables, *pictures, folder / PAGE]
     for text in built.main.values():
         print(text)
@@ -102,13 +108,16 @@ def export(
     from mddbench.store import existing_store
 
     written: set[Path] = set()
-    for _, record in existing_store(tracking_uri, out).records():  # the newest takes the plain name, a variant never
+    bad: list[str] = []
+    for _, record in existing_store(tracking_uri, out).records(passing=bad.append):
+        # the newest takes the plain name, a variant never
         file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
         if file in written or only_of_ablation(record):
             file = file.with_stem(f"{file.stem}-{record.protocol[:8]}")
         write_record(record, file)
         written.add(file)
         print(file)
+    _tell_bad(bad)
     if not written:
         raise InputError("export: the store holds no finished run; `mddbench run --all` makes some")
 
@@ -131,7 +140,8 @@ def import_records(
     from mddbench.store import MlflowStore, tracking_place
     from mddbench.tracking import MlflowTracker
 
-    incoming = [one for folder in folders for one in _found(folder)]
+    bad: list[str] = []
+    incoming = [one for folder in folders for one in _found(folder, bad)]
     store = MlflowStore(*tracking_place(tracking_uri, out))
     cells = dict.fromkeys(one.record.identity for one in incoming)
     with _importing_alone(store.uri):
@@ -145,6 +155,7 @@ def import_records(
     for conflict in merged.conflicts:
         print(f"conflict: {conflict}; kept {conflict.kept.place}", file=sys.stderr)
     print(f"{len(merged.kept)} imported, {len(cells) - len(merged.kept)} already there", file=sys.stderr)
+    _tell_bad(bad)
     if merged.conflicts and not replace:
         print(
             f"mddbench: {len(merged.conflicts)} in conflict; --replace keeps the last, not the first", file=sys.stderr
@@ -166,15 +177,30 @@ def _importing_alone(uri: str) -> BaseFileLock:
     return FileLock(Path(gettempdir()) / name if file is None else f"{file}.import.lock")
 
 
-def _found(folder: Path) -> list[Found]:
-    """The records of a folder; with a cell's record the files that a store keeps beside it."""
+def _tell_bad(lines: list[str]) -> None:
+    """Name the records that cannot be used; exit status 1 if there are any."""
+    for line in lines:
+        print(f"mddbench: {line}", file=sys.stderr)
+    if lines:
+        raise typer.Exit(1)
+
+
+def _found(folder: Path, bad: list[str]) -> list[Found]:
+    """The records of a folder; with a cell's record the files that a store keeps beside it. Those that cannot be used are named
+    in `bad`.
+    """
     from mddbench.merge import Found
     from mddbench.records import RECORD, read_record, record_files
     from mddbench.runner import kept_files
 
-    files = record_files(folder)
-    beside = {file: kept_files(file.parent) if file.name == RECORD else [] for file in files}
-    return [Found(read_record(file), str(file), frozenset(each.name for each in beside[file])) for file in files]
+    found = []
+    for file in record_files(folder):
+        beside = kept_files(file.parent) if file.name == RECORD else []
+        try:
+            found.append(Found(read_record(file), str(file), frozenset(each.name for each in beside)))
+        except InputError as fault:
+            bad.append(f"left out: {fault}")
+    return found
 
 
 def _stored(store: MlflowStore, cell: str) -> list[Found]:

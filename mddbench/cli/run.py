@@ -259,18 +259,18 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
     """Write the report of all that is in the store and say where everything is; its tables of means. Nothing if all failed."""
     from mddbench.ablation import all_ablations
     from mddbench.cli.entries import entries_from_folders, entries_from_store
-    from mddbench.report.build import build_report
+    from mddbench.report.build import PAGE, build_report
     from mddbench.report.draw import processes_to_use
-    from mddbench.report.write import PAGE, write_report
+    from mddbench.report.write import write_report
     from mddbench.store import tracking_place
 
     if all(outcome.status == "failed" for outcome in outcomes):
         return []
     folder = options.out / "report"
     if uri is None:
-        entries = entries_from_folders([options.out], folder)
+        entries = entries_from_folders([options.out], folder, speaker.say)
     else:
-        entries = entries_from_store(uri or None, options.out, folder)
+        entries = entries_from_store(uri or None, options.out, folder, speaker.say)
     report = build_report(entries, all_ablations(options.out, (), speaker.say))
     for line in report.refused:
         speaker.say(line)

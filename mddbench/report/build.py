@@ -19,9 +19,10 @@ from mddbench.report.comparison import differences_csv, differences_markdown, pa
 from mddbench.report.confidence import confidence_table
 from mddbench.report.costs import cost_note
 from mddbench.report.entries import Entry
-from mddbench.report.formats import csv, latex, markdown
+from mddbench.report.formats import csv, csv_text, latex, markdown
 from mddbench.report.groups import Group, Sheet, group_by_protocol, refusals, sheets
-from mddbench.report.pictures import PATTERNS, Draw, file_names, sheet_pictures
+from mddbench.report.manifest import Manifest
+from mddbench.report.pictures import Draw, file_names, sheet_pictures
 from mddbench.report.plots import draw_ablation, draw_differences, draw_test_curves
 from mddbench.report.published import PublishedRow, published_rows, source_notes
 from mddbench.report.selection import selection_markdown, with_curves
@@ -29,6 +30,7 @@ from mddbench.report.spec import TableSpec, load_table, table_names
 from mddbench.report.tables import numbers, protocol_notes
 
 CONFIDENCE = "confidence.md"
+PAGE = "index.html"
 DIFFERENCES = "differences"
 SELECTION = "selection"
 
@@ -146,7 +148,8 @@ def trace(report: Report) -> str:
     table.writerow(("table", "row", "seed", "experiment", "identity", "protocol", "run"))
     for place_, row, one in found:
         run = report.entries[one.identity].run
-        table.writerow((place_, row, one.seed, one.experiment, one.identity, one.protocol, run))
+        cells = (place_, row, one.seed, one.experiment, one.identity, one.protocol, run)
+        table.writerow([csv_text(cell) for cell in cells])
     return text.getvalue()
 
 
@@ -161,13 +164,10 @@ def differences(report: Report, folder: Path) -> list[str]:
 
 
 def strangers(report: Report, folder: Path) -> list[Path]:
-    """Files below a report's folder that only a report writes and this one does not."""
+    """Files that an earlier report wrote below a folder, and that are not part of this one."""
     vectors = {name.with_suffix(".pdf") for name in report.pictures}
-    known = {folder / name for name in (*report.texts, *report.pictures, *vectors)}
-    patterns = [f"*/{name}{suffix}" for name in table_names() for suffix in ("*.md", "*.tex", "*.csv")]
-    patterns += [f"*/{name}{suffix}" for name in (*PATTERNS, "ablation-*") for suffix in (".png", ".pdf")]
-    patterns += [f"*/{name}.*" for name in (DIFFERENCES, SELECTION)] + [f"*/{CONFIDENCE}"]
-    return sorted({file for pattern in patterns for file in folder.glob(pattern)} - known)
+    known = {folder / name for name in (*report.texts, *report.pictures, *vectors, Path(PAGE))}
+    return sorted(file for file in Manifest(folder).files - known if file.exists())
 
 
 def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> Section:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mddbench.report.fonts import spell_out, use_fonts
+
 INK, ACCENT = "#3b6ea5", "#1b1b1b"
 WIDTH = 7.0
 """Of a page's text in inches. No figure is wider, so that its letters keep their size in print."""
@@ -27,6 +29,7 @@ def canvas(size: tuple[float, float], grid: tuple[int, int] = (1, 1), share_y: b
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    use_fonts()
     width, height = min(size[0], WIDTH), size[1]
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
@@ -142,6 +145,7 @@ def save(figure: Any, file: Path, vector: bool = True) -> None:
     from matplotlib import rc_context
 
     file.parent.mkdir(parents=True, exist_ok=True)
+    spell_out(figure)
     figure.savefig(file, metadata={"Software": None})
     if not vector:
         return

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mddbench.metrics.names import COLUMNS, LABELS, MAD
+from mddbench.report.formats import csv, markdown_text
 from mddbench.report.groups import Group
 
 RESAMPLES, LEVEL = 10_000, 0.95
@@ -95,10 +96,10 @@ def differences_markdown(dataset: str, pairs: Sequence[Pair]) -> str:
     rows = []
     for pair in pairs:
         cells = " | ".join(_cell(pair.differences[key]) for key in COLUMNS)
-        rows.append(f"| {_escaped(pair.one)} {MINUS} {_escaped(pair.other)} | {len(pair.seeds)} | {cells} |")
+        rows.append(f"| {markdown_text(pair.one)} {MINUS} {markdown_text(pair.other)} | {len(pair.seeds)} | {cells} |")
     head = f"| Difference | n | {' | '.join(LABELS[key] for key in COLUMNS)} |"
-    title = f"### {dataset}: paired differences"
-    notes = (f"{line}  " for line in statement(pairs))
+    title = f"### {markdown_text(dataset)}: paired differences"
+    notes = (f"{markdown_text(line)}  " for line in statement(pairs))
     return "\n".join([title, "", head, f"|:--|--:|{'--:|' * len(COLUMNS)}", *rows, "", *notes]).rstrip() + "\n"
 
 
@@ -118,7 +119,7 @@ def differences_csv(pairs: Sequence[Pair]) -> str:
         for pair in pairs
         for key, found in pair.differences.items()
     ]
-    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    return csv(pd.DataFrame(rows))
 
 
 def _pair(one: Group, other: Group) -> list[Pair]:
@@ -156,7 +157,3 @@ def _cell(found: Difference) -> str:
     if math.isnan(found.mean):
         return "–"
     return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", r"\|")

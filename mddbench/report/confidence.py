@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mddbench.metrics.names import COLUMNS, LABELS
-from mddbench.report.formats import percent
+from mddbench.report.formats import markdown_text, percent
 from mddbench.report.groups import Group
 from mddbench.report.tables import MEAN
 
@@ -18,16 +18,12 @@ def confidence_table(dataset: str, groups: Sequence[Group]) -> str | None:
         for record in group.records:
             intervals = record.confidence.get(MEAN, {})
             cells = [_interval(record.value(MEAN, key), intervals.get(key)) for key in COLUMNS]
-            rows += (
-                [f"| {group.shown.replace('|', chr(92) + '|')} | {record.seed} | {' | '.join(cells)} |"]
-                if intervals
-                else []
-            )
+            rows += [f"| {markdown_text(group.shown)} | {record.seed} | {' | '.join(cells)} |"] if intervals else []
     if not rows:
         return None
     head = f"| Method | seed | {' | '.join(LABELS[key] for key in COLUMNS)} |"
     note = "Percent, with the 95 % interval of a bootstrap over the test images of each category (docs/metrics.md)."
-    title = f"### {dataset}: means over categories with confidence intervals"
+    title = f"### {markdown_text(dataset)}: means over categories with confidence intervals"
     return "\n".join([title, "", head, f"|:--|--:|{'--:|' * len(COLUMNS)}", *rows, "", note, ""])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mddbench.data.images import MaskRule, decode_image, native_mask, resize_mask
 from mddbench.data.samples import Sample, Tree
 from mddbench.errors import InputError
+from mddbench.report.fonts import spell_out, use_fonts
 
 TILE, GAP = 128, 6
 DEFECTS = 4
@@ -30,6 +31,7 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> li
     from matplotlib.figure import Figure
 
     rows = {category: list(_chosen(tree, category)) for category in tree.categories}
+    use_fonts()
     figure = Figure(figsize=(1.35 * len(HEADS) + 1.6, 0.9 + 1.36 * len(rows)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axis: Any = figure.subplots()
@@ -60,6 +62,7 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> li
         spine.set_visible(False)
     figure.suptitle(title, fontsize=10, parse_math=False)
     file.parent.mkdir(parents=True, exist_ok=True)
+    spell_out(figure)
     figure.savefig(file, bbox_inches="tight", pad_inches=0.08)
     return told
 

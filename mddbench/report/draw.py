@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
+from mddbench.errors import InputError
 from mddbench.processors import processor_count
 from mddbench.progress import Reporter, Task
 from mddbench.report.pictures import Draw
@@ -30,7 +32,8 @@ def processes_to_use() -> int:
 def draw_all(pictures: Mapping[Path, Draw], out: Path, processes: int, reporter: Reporter) -> None:
     """Draw each picture below `out`, in the place of what an earlier report drew there.
 
-    What a lost process leaves is drawn here. Raises what drawing a picture, or loading what it shows, raises.
+    What a lost process leaves is drawn here. A picture that cannot be drawn is told and left out. Raises InputError for what it
+    shows and cannot be loaded, OSError for what cannot be written.
     """
     for name in pictures:
         for earlier in (out / name, (out / name).with_suffix(".pdf")):
@@ -39,19 +42,32 @@ def draw_all(pictures: Mapping[Path, Draw], out: Path, processes: int, reporter:
     with reporter.task("drawing", len(pictures)) as task:
         if processes > 1:
             try:
-                _draw_elsewhere(left, out, processes, task)
+                _draw_elsewhere(left, out, processes, task, reporter)
             except _NoProcessesError as fault:
                 reporter.say(f"drawing here what is left, {len(left)} of {len(pictures)} pictures: {fault}")
         for name, draw in left.items():
-            draw(out / name)
+            with _one_picture(name, reporter):
+                draw(out / name)
             task.advance(1)
+
+
+@contextmanager
+def _one_picture(name: Path, reporter: Reporter) -> Iterator[None]:
+    """Inside one picture is drawn: numbers that no axis can show cost no other picture."""
+    try:
+        yield
+    except (OSError, InputError, BrokenProcessPool):
+        raise
+    except Exception as fault:
+        reason = str(fault).splitlines()[0][:120] if str(fault) else "no message"
+        reporter.say(f"{name}: not drawn ({type(fault).__name__}: {reason})")
 
 
 class _NoProcessesError(Exception):
     """Processes cannot be had, or one of them has ended."""
 
 
-def _draw_elsewhere(left: dict[Path, Draw], out: Path, processes: int, task: Task) -> None:
+def _draw_elsewhere(left: dict[Path, Draw], out: Path, processes: int, task: Task, reporter: Reporter) -> None:
     """Draw the pictures in processes and take from `left` what is done. Each picture's data is loaded here, and few at a time
     wait for a process. Raises _NoProcessesError with the reason.
     """
@@ -63,8 +79,10 @@ def _draw_elsewhere(left: dict[Path, Draw], out: Path, processes: int, task: Tas
 
     def collect() -> None:
         for done in wait(waiting, return_when=FIRST_COMPLETED).done:
-            done.result()
-            del left[waiting.pop(done)]
+            name = waiting.pop(done)
+            with _one_picture(name, reporter):
+                done.result()
+            del left[name]
             task.advance(1)
 
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
+from mddbench.errors import InputError, TrackingError
 from mddbench.evidence import EVIDENCE, Evidence, load_evidence
 from mddbench.panels import PANELS, Panel, load_panels
 from mddbench.records import Record, read_record, record_files
@@ -34,32 +35,52 @@ class Entry:
 
 
 class Kept(Generic[Value]):
-    """What a run kept, loaded when it is first asked for. Another process is handed what it is, not how to load it."""
+    """What a run kept, loaded when it is first asked for. Another process is handed what it is, not how to load it.
 
-    def __init__(self, load: Callable[[], Value]) -> None:
-        self.load = cache(load)
+    passing: told if it cannot be used; then the run has kept nothing. Without it loading raises InputError.
+    """
 
-    def __call__(self) -> Value:
-        return self.load()
+    def __init__(
+        self, load: Callable[[], tuple[Value, ...]], passing: Callable[[str], object] | None = None, run: str = ""
+    ) -> None:
+        self.load: Callable[[], tuple[Value, ...]] = cache(load)
+        self.passing, self.run = passing, run
 
-    def __reduce__(self) -> tuple[type[Kept[Value]], tuple[Callable[[], Value]]]:
+    def __call__(self) -> tuple[Value, ...]:
+        try:
+            return self.load()
+        except (InputError, TrackingError) as fault:
+            if self.passing is None:
+                raise
+            self.passing(f"{self.run}pictures left out: {fault}")
+            self.load = tuple
+            return ()
+
+    def __reduce__(self) -> tuple[type[Kept[Value]], tuple[Callable[[], tuple[Value, ...]]]]:
         return Kept, (partial(_same, self()),)
 
 
-def entries_from_folder(folder: Path, report: Path | None = None) -> list[Entry]:
-    """Entries from the records below a folder: an export, or a run's output folder with what its cells kept. report: the folder
-    from which the records are linked.
+def entries_from_folder(
+    folder: Path, report: Path | None = None, passing: Callable[[str], object] | None = None
+) -> list[Entry]:
+    """Entries from the records below a folder: an export, or a run's output folder with what its cells kept.
+
+    report: the folder from which the records are linked; passing: told of each record, and of what a run kept, that cannot be
+    used, which is then left out. Raises InputError for one if nobody is told.
     """
-    return [
-        Entry(
-            read_record(file),
-            Kept(partial(_panels, file)),
-            file.relative_to(folder).as_posix(),
-            Kept(partial(_evidence, file)),
-            relative_link(file, report) if report else "",
-        )
-        for file in record_files(folder)
-    ]
+    entries = []
+    for file in record_files(folder):
+        try:
+            record = read_record(file)
+        except InputError as fault:
+            if passing is None:
+                raise
+            passing(f"left out: {fault}")
+            continue
+        panels, evidence = Kept(partial(_panels, file), passing), Kept(partial(_evidence, file), passing)
+        link = relative_link(file, report) if report else ""
+        entries.append(Entry(record, panels, file.relative_to(folder).as_posix(), evidence, link))
+    return entries
 
 
 def relative_link(file: Path, report: Path) -> str:
@@ -67,7 +88,7 @@ def relative_link(file: Path, report: Path) -> str:
     return quote(Path(os.path.relpath(file.resolve(), report.resolve())).as_posix())
 
 
-def _same(value: Value) -> Value:
+def _same(value: tuple[Value, ...]) -> tuple[Value, ...]:
     return value
 
 

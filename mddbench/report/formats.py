@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,9 @@ SPECIAL = {
     MARK: r"$\ddagger$",
 }
 """Signs that LaTeX prints in another way."""
+ENTITY = re.compile(r"&(?=#?\w+;)")
+FORMULA = ("=", "+", "-", "@")
+"""How a spreadsheet knows a formula."""
 LATIN = 0x250
 """pdfLaTeX knows the letters below this one."""
 
@@ -75,7 +79,7 @@ def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: Sequence[s
     """A Markdown table in percent, best of each column bold and the second underlined, with its notes below."""
     shown = heads(spec)
     lines = [
-        f"### {one_line(title)}",
+        f"### {markdown_text(title)}",
         "",
         f"| {spec.rows.capitalize()} | n | {' | '.join(shown)} |",
         f"|:--|--:|{'--:|' * len(shown)}",
@@ -83,8 +87,8 @@ def markdown(spec: TableSpec, title: str, frame: pd.DataFrame, notes: Sequence[s
     ways = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
     for row in printed(spec, frame):
         cells = " | ".join(ways[rank].format(text) for text, rank in row.cells)
-        lines.append(f"| {row.label.replace('|', chr(92) + '|')} | {row.n or DASH} | {cells} |")
-    return "\n".join([*lines, "", *(f"{one_line(note)}  " for note in notes)]).rstrip() + "\n"
+        lines.append(f"| {markdown_text(row.label)} | {row.n or DASH} | {cells} |")
+    return "\n".join([*lines, "", *(f"{markdown_text(note)}  " for note in notes)]).rstrip() + "\n"
 
 
 def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: Sequence[str], label: str = "") -> str:
@@ -130,9 +134,27 @@ def one_line(text: str) -> str:
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
+def markdown_text(text: str) -> str:
+    r"""Text from a record or a file as Markdown shows it: one line, no HTML, no link, no end of a table's cell.
+
+    >>> print(markdown_text("a|b <img src=x> [c](d) &lt;"))
+    a\|b &lt;img src=x> [c]\(d) &amp;lt;
+    """
+    plain = ENTITY.sub("&amp;", one_line(text)).replace("\\", "\\\\")
+    return plain.replace("|", r"\|").replace("<", "&lt;").replace("](", r"]\(")
+
+
 def csv(frame: pd.DataFrame) -> str:
-    """All digits: values and standard deviations in [0, 1]; an empty field where there is none."""
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    """All digits: values and standard deviations in [0, 1]; an empty field where there is none. Texts are never formulas."""
+    plain = frame.copy()
+    for name in plain.select_dtypes(exclude="number").columns:
+        plain[name] = plain[name].map(csv_text)
+    return str(plain.to_csv(index=False, lineterminator="\n"))
+
+
+def csv_text(cell: object) -> object:
+    """A text that a spreadsheet would take for a formula with a quotation mark before it; anything else as it is."""
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(FORMULA) else cell
 
 
 def percent(value: float, deviation: float = math.nan, plus_minus: str = "") -> str:

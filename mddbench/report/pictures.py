@@ -21,8 +21,6 @@ Draw = Callable[[Path], None]
 """Draws a picture to a file, here or, pickled, in another process."""
 Panels = Callable[[], tuple[Panel, ...]]
 RunEvidence = Callable[[], tuple[Evidence, ...]]
-PER_METHOD = ("gallery", "scores", "diagnostics")
-PER_SHEET = ("training", "per-category", "cost-quality", "curves", "qualitative")
 TITLES = {
     "training": "Training curves",
     "per-category": "Each category",
@@ -37,8 +35,6 @@ TITLES = {
     "selection": "The selection gap",
     "ablation": "Ablation",
 }
-PATTERNS = (*(f"{name}-*" for name in PER_METHOD), *PER_SHEET, "curves-*")
-"""What the names of these files' stems look like."""
 
 
 def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 
 from mddbench.metrics.names import COLUMNS, LABELS
 from mddbench.records import Record
+from mddbench.report.formats import markdown_text
 from mddbench.report.groups import Group
 
 CRITERION = "p_auroc"
@@ -38,7 +39,7 @@ def selection_markdown(dataset: str, groups: Sequence[Group]) -> str:
     """A Markdown table of the gaps, two rows a method."""
     rows = []
     for group in groups:
-        label = group.shown.replace("|", chr(92) + "|")
+        label = markdown_text(group.shown)
         for words, gap in (
             (f"one epoch, best {LABELS[CRITERION]}", chosen_gap),
             ("each metric's best epoch", best_gap),
@@ -48,7 +49,7 @@ def selection_markdown(dataset: str, groups: Sequence[Group]) -> str:
     looks = " or ".join(map(str, sorted({len(record.test_curve) for group in groups for record in group.records})))
     return "\n".join(
         [
-            f"### {dataset}: selection gap",
+            f"### {markdown_text(dataset)}: selection gap",
             "",
             f"| Method | Chosen on the test set | n | {' | '.join(LABELS[key] for key in COLUMNS)} |",
             f"|:--|:--|--:|{'--:|' * len(COLUMNS)}",

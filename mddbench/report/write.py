@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mddbench.progress import Reporter, SilentReporter
-from mddbench.report.build import Report, Section, Table, strangers
+from mddbench.report.build import PAGE, Report, Section, Table
 from mddbench.report.costs import cost_note
 from mddbench.report.draw import draw_all
 from mddbench.report.entries import Entry
 from mddbench.report.formats import heads, printed
 from mddbench.report.groups import Group
+from mddbench.report.manifest import Manifest
 from mddbench.report.page import Card, Cell, Figure, Page, PageRow, PageTable, RunLink, render_page
 from mddbench.report.page import Section as PageSection
 from mddbench.report.page_pictures import gallery_of, merged
@@ -20,36 +21,53 @@ from mddbench.report.pictures import file_names, picture_title
 from mddbench.report.published import MARK
 from mddbench.report.tables import MEAN, card_fields
 
-PAGE = "index.html"
+TEXTS = frozenset({".md", ".tex", ".csv"})
 LEAD = (
     "Each tile: an image with the outline of its ground truth, and its anomaly map. Worst found defects come first, by pixel "
     "AP within the image; then false alarms, typical defects and best found ones. One run of each method."
 )
 
 
-def write_texts(report: Report, out: Path) -> list[Path]:
-    """Write the tables below `out`; their files. Files of an earlier report that are not part of this one are removed."""
-    for stale in strangers(report, out):
-        stale.unlink()
-    for name, text in report.texts.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(text, encoding="utf-8")
+def write_texts(report: Report, out: Path, replace: bool = False) -> list[Path]:
+    """Write the tables below `out`; their files. Tables of an earlier report that are not part of this one are removed, its
+    pictures stay.
+
+    replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
+    """
+    manifest = Manifest(out)
+    manifest.claim(report.texts, replace)
+    _write_texts(report, out)
+    manifest.forget(report.texts, lambda file: file.suffix in TEXTS)
+    manifest.finish()
     return [out / name for name in report.texts]
 
 
 def write_report(
-    report: Report, out: Path, reporter: Reporter | None = None, processes: int = 1
+    report: Report, out: Path, reporter: Reporter | None = None, processes: int = 1, replace: bool = False
 ) -> tuple[list[Path], list[Path]]:
     """Write tables, pictures and the page below `out`; the files of tables, and of pictures. A run without panels has no
-    gallery, also if an earlier one had.
+    gallery, also if an earlier one had. What an earlier report wrote and this one does not is removed.
 
     processes: to draw in; more than one are started anew, which needs a main module that can be imported.
+    replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
     """
-    tables = write_texts(report, out)
+    manifest = Manifest(out)
+    drawings = [file for name in report.pictures for file in (name, name.with_suffix(".pdf"))]
+    files = [*report.texts, *drawings, Path(PAGE)]
+    manifest.claim(files, replace)
+    _write_texts(report, out)
     (out / PAGE).unlink(missing_ok=True)  # an earlier one holds earlier pictures
     draw_all(report.pictures, out, processes, reporter or SilentReporter())
     (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
-    return tables, [out / name for name in report.pictures if (out / name).exists()]
+    manifest.forget(files)
+    manifest.finish()
+    return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
+
+
+def _write_texts(report: Report, out: Path) -> None:
+    for name, text in report.texts.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text, encoding="utf-8")
 
 
 def page_of(report: Report, out: Path) -> Page:
