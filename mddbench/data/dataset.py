@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mddbench.data.built import built
 from mddbench.data.cache import decoded_splits
 from mddbench.data.check import read_source
 from mddbench.data.counts import fabricated_mark
@@ -113,8 +112,11 @@ def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
     """A dataset's tree with its faults; an embedded one is written into the cache first. size: that images will have."""
     source = load_source(name)
     if source.build is not None:
-        root = _built(source, cache / f"{name}-v{source.version}")
-    elif root is None:
+        root = cache / f"{name}-v{source.version}"
+        warning = built(source.build, root, cache / "manifests")
+        tree = read_source(source, root, size)
+        return replace(tree, warnings=(*filter(None, [warning]), *tree.warnings))
+    if root is None:
         raise InputError(f"{name}: its images are not part of mddbench; give their folder by --data-root DIR")
     return read_source(source, root, size)
 
@@ -161,24 +163,3 @@ def _warn(warnings: tuple[str, ...], name: str, reporter: Reporter) -> None:
         reporter.say(f"warning: {name}: {line}")
     if warnings[MOST_WARNINGS:]:
         reporter.say(f"warning: {name}: {len(warnings) - MOST_WARNINGS} more; `mddbench data check {name}` lists them")
-
-
-def _built(source: DatasetSource, folder: Path) -> Path:
-    if not folder.exists():
-        assert source.build is not None
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        except OSError as fault:
-            raise InputError(
-                f"{folder.parent}: cannot be written ({fault.strerror}); give another by --cache-dir"
-            ) from None
-        try:
-            source.build(partial)
-            partial.replace(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
