@@ -15,6 +15,7 @@ from mddbench.cells import Cell, resolved_settings
 from mddbench.config import Experiment, Strict
 from mddbench.data.check import read_source
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
+from mddbench.data.own import mark_own
 from mddbench.data.textures import open_textures
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import InputError
@@ -107,6 +108,8 @@ def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: 
     """The datasets of some experiments, decoded if they are not yet. Raises InputError for one that is not sound."""
     textured = _textured(experiments)
     datasets: Datasets = {}
+    mark_own(options.out)  # first: both may lie among the images
+    mark_own(options.cache)
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
         if options.textures is not None and size in textured:

@@ -15,6 +15,7 @@ from mddbench.data.cache import decoded_splits
 from mddbench.data.check import read_source
 from mddbench.data.counts import fabricated_mark
 from mddbench.data.fingerprint import Manifest, manifest
+from mddbench.data.own import mark_own
 from mddbench.data.samples import DatasetSource, Sample, Tree
 from mddbench.data.textures import Textures
 from mddbench.errors import InputError
@@ -113,6 +114,7 @@ def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
     source = load_source(name)
     if source.build is not None:
         root = cache / f"{name}-v{source.version}"
+        mark_own(cache)
         warning = built(source.build, root, cache / "manifests")
         tree = read_source(source, root, size)
         return replace(tree, warnings=(*filter(None, [warning]), *tree.warnings))
@@ -123,6 +125,7 @@ def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
 
 def dataset_manifest(tree: Tree, cache: Path, reporter: Reporter) -> Manifest:
     """Path, size and hash of every file of a tree, of unchanged ones as remembered. Raises InputError for an unreadable one."""
+    mark_own(cache)
     return manifest(tree.root, tree.files(), reporter, remembered=cache / "manifests")
 
 

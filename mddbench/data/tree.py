@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mddbench.data.own import is_own
 from mddbench.data.samples import GOOD, Sample, Tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -21,7 +22,20 @@ NOT_READ = frozenset(
     {".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".pgm", ".ppm", ".pbm", ".dcm", ".raw", ".npy"}
 )
 """Suffixes of images that people have and that are not read."""
-LITTER = frozenset({"__MACOSX", "@eaDir", "lost+found"})
+LITTER = frozenset(
+    {
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "lost+found",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+    }
+    | {"found.000", "temporary items", "network trash folder", "__pycache__"}
+)
+"""Folders that systems and programs leave on a disk, in lower case."""
 MASK_ENDINGS = ("_mask", "_gt")
 MVTEC_LAYOUT = """\
 ROOT/<category>/
@@ -54,7 +68,7 @@ class Layout:
 def read_tree(root: Path, layout: Layout) -> Tree:
     """Samples, faults and warnings of all categories below `root`, in alphabetical order.
 
-    Every folder below `root` is a category, hidden ones apart.
+    Every folder below `root` with a part of a category in it is one; of others there is a warning.
     """
     if not root.is_dir():
         what = "a file" if root.exists() else "nothing"
@@ -63,7 +77,7 @@ def read_tree(root: Path, layout: Layout) -> Tree:
     if parts and not layout.free:
         held = " and ".join(f"{name}/" for name in parts)
         return Tree(root, (), (f"{root} looks like one category (it holds {held}); give its parent folder",))
-    places = [root] if parts else [folder for folder in folders(root) if layout.free or _is_category(folder, layout)]
+    places = [root] if parts else [folder for folder in folders(root) if _is_category(folder, layout)]
     categories = [Category(place, layout, place.resolve().name if parts else place.name) for place in places]
     found = [item for category in categories for item in _tolerant(category.read)]
     faults = [item for item in found if isinstance(item, str)]
@@ -167,7 +181,7 @@ class Category:
         """Kinds of test images with their files; 'scratch/deep' is a kind within a kind."""
         kinds: list[tuple[str, list[Path]]] = []
         for folder in folders(self.test):
-            inner = _nested(folder) if self.layout.free else []
+            inner = nested(folder) if self.layout.free else []
             images = image_files(folder)
             if images or not inner:
                 kinds.append((folder.name, images))
@@ -175,7 +189,7 @@ class Category:
         return kinds
 
     def _below(self, folder: Path) -> list[Path]:
-        inner = _nested(folder) if self.layout.free else []
+        inner = nested(folder) if self.layout.free else []
         return [image for each in (folder, *inner) for image in image_files(each)]
 
     def _is_normal(self, name: str) -> bool:
@@ -214,7 +228,7 @@ class Category:
 
     def _masks_for_nothing(self, kinds: list[str]) -> Iterator[str]:
         for folder in folders(self.truth):
-            inner = _nested(folder) if self.layout.free else []
+            inner = nested(folder) if self.layout.free else []
             for each in (folder, *inner):
                 name = each.relative_to(self.truth).as_posix()
                 if name not in kinds and (image_files(each) or not inner):
@@ -222,8 +236,9 @@ class Category:
 
 
 def folders(parent: Path) -> list[Path]:
-    """The folders in a folder, hidden ones apart, sorted; none, if there is no such folder."""
-    return [parent / entry.name for entry in _entries(parent) if entry.name not in LITTER and entry.is_dir()]
+    """The folders in a folder, sorted; no hidden ones, litter, or what this program wrote; none, if there is no such folder."""
+    found = (parent / entry.name for entry in _entries(parent) if entry.name.lower() not in LITTER and entry.is_dir())
+    return [folder for folder in found if not is_own(folder)]
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -245,8 +260,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_category(folder: Path, layout: Layout) -> bool:
-    """Whether a folder holds one of the parts of a category."""
-    return any((folder / part).is_dir() for part in (*layout.train, "test"))
+    """Whether a folder holds one of the parts of a category, or hides what it holds."""
+    return not os.access(folder, os.R_OK | os.X_OK) or any((folder / part).is_dir() for part in (*layout.train, "test"))
 
 
 def _suffix(name: str) -> str:
@@ -254,7 +269,7 @@ def _suffix(name: str) -> str:
     return name[name.rindex(".") :].lower() if "." in name else ""
 
 
-def _nested(folder: Path) -> list[Path]:
+def nested(folder: Path) -> list[Path]:
     """All folders below a folder, links apart, sorted."""
     found, waiting = [], [folder]
     while waiting:

@@ -101,7 +101,7 @@ def test_images_in_a_heap_are_told_how_to_lie(tmp_path: Path) -> None:
         save(np.zeros((8, 8), dtype=np.uint8), tmp_path / "photos" / kind / "0.png")
     ran = mddbench("data", "check", "folder", "--data-root", tmp_path / "photos", "--out", tmp_path / "out", "--quiet")
     assert ran.returncode == 2
-    assert f"category 'abnormal' needs normal training images in {tmp_path}/photos/abnormal/train/good" in ran.stderr
+    assert f"no category below {tmp_path}/photos: expected folders <category>/train/good and" in ran.stderr
     assert "test/{good,<defect>}/*.png" in ran.stderr  # the tree that is expected
 
 
