@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mddbench.data.counts import Comparison, compare, expected_counts
-from mddbench.data.files import file_faults, leads_out
+from mddbench.data.files import file_faults, leads_out, names_alike
 from mddbench.data.names import is_text, shown
 from mddbench.data.samples import DatasetSource, Tree
 
@@ -26,7 +26,7 @@ def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
         return Tree(
             root, (), (shown(f"{tree.root}: a symbolic link out of {root}; give the folder that it points to"),)
         )
-    faults = [*tree.faults]
+    faults = [*names_alike(tree), *tree.faults]
     told = Comparison()
     if tree.samples:
         faults += [*_names(tree), *_lacking(tree), *file_faults(tree)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mddbench.data.names import composed
 from mddbench.errors import InputError
 from mddbench.progress import Reporter
 
@@ -43,8 +44,9 @@ class Manifest:
         return hashlib.sha256(self.text().encode()).hexdigest()
 
     def text(self) -> str:
-        """A line for each file: path, size and SHA-256, between tabs."""
-        return "".join(f"{entry.path}\t{entry.size}\t{entry.sha256}\n" for entry in self.entries)
+        """A line for each file: path, size and SHA-256, between tabs. Paths in NFC, as systems differ."""
+        entries = sorted(self.entries, key=lambda entry: composed(entry.path))
+        return "".join(f"{composed(entry.path)}\t{entry.size}\t{entry.sha256}\n" for entry in entries)
 
     def of(self, file: Path) -> FileEntry:
         """The entry of a file that is named as its reader named it."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mddbench.data.names import composed
 from mddbench.data.samples import GOOD, Kind, Sample
 
 DRIVE = re.compile("[A-Za-z]:")
@@ -111,6 +112,7 @@ class Below:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.start = folder, f"{folder}/"
+        self.known: dict[Path, dict[str, str]] = {}
 
     def path(self, name: str) -> Path:
         """A relative path with '/', which may be doubled. Raises SplitError for one that leads out of the folder."""
@@ -121,7 +123,25 @@ class Below:
             raise SplitError(f"path {name!r} names no file")
         if name.startswith("/") or ".." in parts or "\0" in name or DRIVE.match(name):
             raise SplitError(f"path {name!r} leads out of the dataset's folder")
-        return Path(self.start + "/".join(parts))
+        return Path(self.start + "/".join(parts)) if name.isascii() else self._there(parts)
+
+    def _there(self, parts: list[str]) -> Path:
+        """The path as it is written on the disk, if there its letters are only composed in another way."""
+        place = self.folder
+        for part in parts:
+            names = {} if part.isascii() else self._names(place)
+            place = place / (names.get(part) or names.get(composed(part), part))
+        return place
+
+    def _names(self, folder: Path) -> dict[str, str]:
+        """What lies in a folder, by its names and by the same with composed letters; looked at once."""
+        if folder not in self.known:
+            try:
+                names = [entry.name for entry in folder.iterdir()]
+            except OSError:
+                names = []
+            self.known[folder] = {composed(name): name for name in names} | {name: name for name in names}
+        return self.known[folder]
 
     def holds(self, name: str) -> bool:
         """Whether a file of that name is there."""
@@ -135,7 +155,7 @@ class Below:
         if split == "train" and defect != GOOD:
             raise SplitError(f"training image {image!r} is labelled '{defect}'; training images are normal")
         masks = (self.path(mask),) if mask and defect != GOOD else ()
-        return Sample(self.path(image), category, split, defect, masks, item)
+        return Sample(self.path(image), composed(category), split, composed(defect), masks, item)
 
 
 def _text(file: Path, root: Path) -> str:

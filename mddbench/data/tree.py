@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from mddbench.data.names import composed, twins
 from mddbench.data.own import is_own
 from mddbench.data.samples import GOOD, Sample, Tree
 
@@ -80,7 +82,7 @@ def read_tree(root: Path, layout: Layout) -> Tree:
     places = [root] if parts else [folder for folder in folders(root) if _is_category(folder, layout)]
     categories = [Category(place, layout, place.resolve().name if parts else place.name) for place in places]
     found = [item for category in categories for item in _tolerant(category.read)]
-    faults = [item for item in found if isinstance(item, str)]
+    faults = [*twins(places), *(item for item in found if isinstance(item, str))]
     if not categories:
         faults.append(
             f"no category below {root}: expected folders <category>/train/{layout.normal[0]} and <category>/test/<defect>, "
@@ -109,8 +111,15 @@ class Category:
     """One category's folder."""
 
     def __init__(self, folder: Path, layout: Layout, name: str) -> None:
-        self.folder, self.layout, self.name = folder, layout, name
+        self.folder, self.layout, self.name = folder, layout, composed(name)
         self.test, self.truth = folder / "test", folder / "ground_truth"
+
+    @cached_property
+    def truths(self) -> dict[str, Path]:
+        """The folders of masks by what kind of defect they are for."""
+        found = folders(self.truth)
+        inner = [each for folder in found for each in nested(folder)] if self.layout.free else []
+        return {_kind(each, self.truth): each for each in (*found, *inner)}
 
     def read(self) -> Iterator[Sample | str]:
         """Its samples, training images first, and its faults."""
@@ -154,6 +163,7 @@ class Category:
 
     def _test(self) -> Iterator[Sample | str]:
         kinds = self._kinds()
+        yield from twins((*folders(self.test), *folders(self.truth)))
         if not any(images for _, images in kinds):
             found = "no such folder" if not self.test.is_dir() else "no image in any folder there"
             yield f"category '{self.name}' needs test images in {self.test}/<{self.layout.normal[0]} or defect>: found {found}"
@@ -184,8 +194,8 @@ class Category:
             inner = nested(folder) if self.layout.free else []
             images = image_files(folder)
             if images or not inner:
-                kinds.append((folder.name, images))
-            kinds += [(each.relative_to(self.test).as_posix(), image_files(each)) for each in inner]
+                kinds.append((_kind(folder, self.test), images))
+            kinds += [(_kind(each, self.test), image_files(each)) for each in inner]
         return kinds
 
     def _below(self, folder: Path) -> list[Path]:
@@ -197,42 +207,43 @@ class Category:
 
     def _paired(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
         masks: dict[str, Path] = {}
-        if not (self.truth / kind).is_dir():
+        place = self.truths.get(kind)
+        if place is None:
             names = " or ".join(self.layout.normal)
             yield f"{self.test / kind}: no folder {self.truth / kind} with its masks; if its images are normal, call it {names}"
             yield from (Sample(image, self.name, "test", kind) for image in images)
             return
-        for mask in image_files(self.truth / kind):
-            stem = _without_ending(mask.stem)
+        for mask in image_files(place):
+            stem = _without_ending(composed(mask.stem))
             if stem in masks:
                 yield f"{mask}: a second mask for image '{stem}' beside {masks[stem].name}; remove one"
             masks[stem] = mask
         for image in images:
-            mask_found = masks.pop(image.stem, None) or masks.pop(_without_ending(image.stem), None)
+            stem = composed(image.stem)
+            mask_found = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
             if mask_found is None:
-                yield f"{image}: no mask for it; expected {self.truth / kind / (image.stem + MASK_ENDINGS[0] + '.png')}"
+                yield f"{image}: no mask for it; expected {place / (image.stem + MASK_ENDINGS[0] + '.png')}"
             yield Sample(image, self.name, "test", kind, (mask_found,) if mask_found else ())
         for stem, mask in masks.items():
             yield f"{mask}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
 
     def _with_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
-        found = {folder.name: folder for folder in folders(self.truth / kind)}
+        place = self.truths.get(kind, self.truth / kind)
+        found = {composed(folder.name): folder for folder in folders(place)}
         for image in images:
-            folder = found.pop(image.stem, None)
+            folder = found.pop(composed(image.stem), None)
             masks = tuple(image_files(folder)) if folder else ()
             if not masks:
-                yield f"{image}: no mask for it; expected {self.truth / kind / image.stem / '000.png'}"
+                yield f"{image}: no mask for it; expected {place / image.stem / '000.png'}"
             yield Sample(image, self.name, "test", kind, masks)
         for folder in found.values():
             yield f"{folder}: masks without an image; expected {self.test / kind / (folder.name + '.*')}"
 
     def _masks_for_nothing(self, kinds: list[str]) -> Iterator[str]:
-        for folder in folders(self.truth):
-            inner = nested(folder) if self.layout.free else []
-            for each in (folder, *inner):
-                name = each.relative_to(self.truth).as_posix()
-                if name not in kinds and (image_files(each) or not inner):
-                    yield f"{each}: masks for a defect '{name}' that {self.test} does not have"
+        for name, folder in self.truths.items():
+            alone = "/" not in name and not (self.layout.free and nested(folder))
+            if name not in kinds and (image_files(folder) or alone):
+                yield f"{folder}: masks for a defect '{name}' that {self.test} does not have"
 
 
 def folders(parent: Path) -> list[Path]:
@@ -254,7 +265,7 @@ def base_of(root: Path, names: tuple[str, ...]) -> Path:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: (composed(e.name), e.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -279,16 +290,22 @@ def nested(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _kind(folder: Path, parent: Path) -> str:
+    """What the folder of a kind of defect says: 'scratch', or 'scratch/deep' for one within another."""
+    return composed(folder.relative_to(parent).as_posix())
+
+
 def _without_ending(stem: str) -> str:
-    return next((stem.removesuffix(ending) for ending in MASK_ENDINGS if stem.endswith(ending)), stem)
+    return next((stem[: -len(end)] for end in MASK_ENDINGS if stem[-len(end) :].lower() == end), stem)
 
 
 def _repeated(images: list[Path]) -> Iterator[str]:
     seen: dict[str, Path] = {}
     for image in images:
-        if image.stem in seen:
-            yield f"{image}: two images of one stem ({seen[image.stem].name} too), so a mask could belong to either; rename one"
-        seen[image.stem] = image
+        stem = composed(image.stem)
+        if stem in seen:
+            yield f"{image}: two images of one stem ({seen[stem].name} too), so a mask could belong to either; rename one"
+        seen[stem] = image
 
 
 def _listing(root: Path) -> str:
