@@ -30,6 +30,7 @@ LAYERS = {
         "evidence",
         "holdout",
         "maps",
+        "memory",
         "panels",
         "store",
         "tracking",

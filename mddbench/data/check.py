@@ -11,6 +11,11 @@ from mddbench.data.files import file_faults, leads_out, names_alike
 from mddbench.data.names import is_text, shown
 from mddbench.data.samples import DatasetSource, Tree
 
+LONGEST = 200
+"""Bytes of a category's name: files named after it, of 255 at most, and MLflow's keys, of 250 signs, add some."""
+FEWEST = 2
+"""Training images of a category."""
+
 
 def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
     """What the dataset's reader finds below `root`, with the faults and warnings that any dataset can have.
@@ -49,6 +54,11 @@ def _names(tree: Tree) -> Iterator[str]:
     for category in tree.categories:
         if category == "mean":
             yield f"{tree.root / category}: 'mean' is what the mean over categories is called; rename the category"
+        elif (size := len(category.encode(errors="replace"))) > LONGEST:
+            yield (
+                f"{tree.root}: category '{category[:40]}...' has a name of {size} bytes; expected {LONGEST} at most, as files "
+                "and curves are named after it; rename it"
+            )
         elif category in ("", ".", "..") or not is_text(category) or any(sign in category for sign in "/\\"):
             yield f"{tree.root}: category {category!a} is not a name; expected printable text without '/' and '\\'"
     for defect in sorted({sample.defect for sample in tree.samples}):
@@ -61,6 +71,11 @@ def _lacking(tree: Tree) -> Iterator[str]:
     if tree.faults:  # which say it already
         return
     for category, (train, good, defective) in tree.counts.items():
+        if train == 1:
+            yield (
+                f"category '{category}' has one normal training image below {tree.root}; expected {FEWEST} at least, to tell "
+                "what normal images differ in"
+            )
         if not train:
             yield f"category '{category}' has no normal training image below {tree.root}; expected some, or no image of it"
         if not good + defective:
