@@ -80,11 +80,21 @@ def _lacking(tree: Tree) -> Iterator[str]:
             yield f"category '{category}' has no normal training image below {tree.root}; expected some, or no image of it"
         if not good + defective:
             yield f"category '{category}' has no test image below {tree.root}; expected some, or no image of it"
+    yield from _unmasked(tree)
+
+
+def _unmasked(tree: Tree) -> Iterator[str]:
+    """Categories some of whose defects have no mask, or all where only masks could tell anything."""
     masked: dict[str, set[bool]] = {}
     for sample in tree.samples:
         if sample.anomalous:
             masked.setdefault(sample.category, set()).add(bool(sample.masks))
     for category, kinds in masked.items():
+        if True not in kinds and not tree.counts[category][1]:
+            yield (
+                f"category '{category}' has neither normal test images nor masks below {tree.root}: no metric is defined"
+                "; add some, or say which images are normal"
+            )
         if len(kinds) == 2:
             lacking = next(s for s in tree.samples if s.category == category and s.anomalous and not s.masks)
             yield f"{lacking.image}: no mask for it, but other defects of '{category}' have one; give one to all, or to none"

@@ -127,7 +127,11 @@ class Category:
         yield from self._test()
 
     def warnings(self) -> Iterator[str]:
-        """Folders and images that nobody reads, though somebody made them."""
+        """Folders and images that nobody reads, though somebody made them; normal test images that nobody finds."""
+        kinds = [kind for kind, images in self._kinds() if images]
+        if kinds and not any(map(self._is_normal, kinds)):
+            names = " or ".join(self.layout.normal)
+            yield f"{self.test}: no normal test images; their folder is called {names}, found {', '.join(kinds)}"
         for folder in folders(self.folder):
             if folder.name not in (*self.layout.train, "test", "ground_truth"):
                 hint = "; masks belong into ground_truth/<defect>/" if not self.truth.is_dir() else ""
@@ -174,7 +178,7 @@ class Category:
             if not images:
                 yield f"{self.test / kind}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
             yield from _repeated(images)
-            if self._is_normal(kind.split("/")[0]):
+            if self._is_normal(kind):
                 yield from (Sample(image, self.name, "test") for image in images)
             elif not with_masks:
                 yield from (Sample(image, self.name, "test", kind) for image in images)
@@ -182,9 +186,6 @@ class Category:
                 yield from self._with_folders(images, kind)
             else:
                 yield from self._paired(images, kind)
-        if kinds and not any(self._is_normal(kind.split("/")[0]) for kind, _ in kinds):
-            names = " or ".join(self.layout.normal)
-            yield f"{self.test}: no normal test images; their folder is called {names}, found {', '.join(k for k, _ in kinds)}"
         yield from self._masks_for_nothing([kind for kind, _ in kinds])
 
     def _kinds(self) -> list[tuple[str, list[Path]]]:
@@ -202,7 +203,8 @@ class Category:
         inner = nested(folder) if self.layout.free else []
         return [image for each in (folder, *inner) for image in image_files(each)]
 
-    def _is_normal(self, name: str) -> bool:
+    def _is_normal(self, kind: str) -> bool:
+        name = kind.partition("/")[0]
         return (name.lower() if self.layout.free else name) in self.layout.normal
 
     def _paired(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
