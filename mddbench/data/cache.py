@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mddbench.data.fingerprint import Manifest
 from mddbench.data.images import ABOVE_ZERO, DECODE_VERSION, MaskRule, decode_image, native_mask, resize_mask
+from mddbench.data.oddities import Oddities
 from mddbench.data.samples import Sample
 from mddbench.data.stored import ArrayFile, DamagedError, Writer, read_seals, write_seals
 from mddbench.errors import InputError
@@ -38,6 +39,14 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
+class Decoded(NamedTuple):
+    """images (N, size, size, 3) uint8; masks (N, size, size) bool; oddities: of the files, named below the dataset's root."""
+
+    images: Pixels
+    masks: Masks
+    oddities: Oddities
+
+
 def decoded_splits(
     parts: Sequence[tuple[Sample, ...]],
     size: int,
@@ -45,8 +54,8 @@ def decoded_splits(
     files: Manifest,
     reporter: Reporter,
     rule: MaskRule = ABOVE_ZERO,
-) -> list[tuple[Pixels, Masks]]:
-    """Of each part, images (N, size, size, 3) uint8 and masks (N, size, size) bool in the samples' order, memory-mapped.
+) -> list[Decoded]:
+    """Each part decoded, in the samples' order, memory-mapped.
 
     Decoded now if the folder does not hold them yet, or not as they were written, each file checked against the manifest; what
     all parts will need on the disk is said before. Written beside and renamed, by one process while others wait, so that
@@ -65,33 +74,38 @@ def decode_faults(
     samples: tuple[Sample, ...], size: int, rule: MaskRule, reporter: Reporter
 ) -> Iterator[tuple[str, bool]]:
     """What is wrong with the image and mask files of some samples at an image size: one line, and whether it stops a run."""
-    vanished: list[Sample] = []
+    vanished, oddities = list[Sample](), Oddities()
     with reporter.task("checking images", len(samples)) as task:
         look = partial(_look, size=size, rule=rule)
-        for sample, (line, stops) in zip(samples, _in_parallel(look, samples), strict=True):
+        for sample, (line, stops, odd) in zip(samples, _in_parallel(look, samples), strict=True):
             task.advance()
+            oddities.merge(odd)
             if line == VANISHED:
                 vanished.append(sample)
             elif line:
                 yield line, stops
     if vanished:
         yield f"{len(vanished)} defects have no pixel left at {size}x{size}, that of {vanished[0].image} for one", False
+    yield from ((line, False) for line in oddities.lines())
 
 
-def _look(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool]:
+def _look(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool, Oddities]:
+    """What is wrong with a sample's files, whether it stops a run, and what is odd about them."""
+    oddities, of_image, of_mask = Oddities(), set[str](), set[str]()
     try:
-        _, native = decode_image(sample.image, 8)
-        if sample.masks:
-            mask, first = native_mask(sample.masks, native, rule), sample.masks[0]
-            if not mask.any():
-                return f"{first}: the mask of a defective image is empty; no pixel counts as defect", False
-            if mask.mean() > MOSTLY:
-                return f"{first}: {mask.mean():.0%} of the image is marked as defect; is the mask inverted?", False
-            if not resize_mask(mask, size).any():
-                return VANISHED, False
+        _, native = decode_image(sample.image, 8, odd=of_image)
+        oddities.add(of_image, str(sample.image))
+        if not sample.masks:
+            return "", False, oddities
+        mask, first = native_mask(sample.masks, native, rule, odd=of_mask), sample.masks[0]
     except InputError as fault:
-        return str(fault), True
-    return "", False
+        return str(fault), True, oddities
+    oddities.add(of_mask, str(first))
+    if not mask.any():
+        return f"{first}: the mask of a defective image is empty; no pixel counts as defect", False, oddities
+    if mask.mean() > MOSTLY:
+        return f"{first}: {mask.mean():.0%} of the image is marked as defect; is the mask inverted?", False, oddities
+    return ("" if resize_mask(mask, size).any() else VANISHED), False, oddities
 
 
 def _key(samples: tuple[Sample, ...], size: int, files: Manifest, rule: MaskRule) -> str:
@@ -116,12 +130,12 @@ class _Arrays:
         self.files = {"images": self.images, **({"masks": self.masks} if self.masked else {})}
         self.seals_file = folder / f"{key}.json"
 
-    def load(self, reporter: Reporter) -> tuple[Pixels, Masks] | None:
+    def load(self, reporter: Reporter) -> Decoded | None:
         """The arrays, if all are there and as they were written; what is not is said."""
         try:
             if not all(file.path.exists() for file in self.files.values()):
                 return None
-            before = read_seals(self.seals_file, self.files)
+            before, oddities = read_seals(self.seals_file, self.files)
             if self.needed >= MUCH and any(seal.checked is None for seal in before.values()):
                 reporter.say(f"comparing {self.needed / 2**30:.1f} GiB of decoded images with their checksums")
             found = {name: file.open(before[name]) for name, file in self.files.items()}
@@ -131,10 +145,11 @@ class _Arrays:
         after = {name: seal for name, (_, seal) in found.items()}
         if after != before:
             with suppress(OSError):  # then the files are compared again the next time
-                write_seals(after, self.seals_file)
-        return found["images"][0], found["masks"][0] if self.masked else self._no_masks()
+                write_seals(after, oddities, self.seals_file)
+        masks = found["masks"][0] if self.masked else np.broadcast_to(np.False_, self.masks.shape)
+        return Decoded(found["images"][0], masks, oddities)
 
-    def make(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> tuple[Pixels, Masks]:
+    def make(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> Decoded:
         """Decode them, or wait for the process that does."""
         with _alone(self.folder / f"{self.key}.lock", reporter):
             found = self.load(SilentReporter())  # by a process that was quicker
@@ -144,13 +159,11 @@ class _Arrays:
         assert found is not None
         return found
 
-    def _no_masks(self) -> Masks:
-        return np.broadcast_to(np.False_, self.masks.shape)
-
     def _write(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> None:
         for stale in self.folder.glob(f"{self.key}*.part"):  # of a killed process: the lock is ours
             stale.unlink()
         _free(self.folder, self.needed)
+        oddities = Oddities()
         parts = [each.path.with_name(f"{each.path.name}.{os.getpid()}.part") for each in (self.images, self.masks)]
         try:
             with self._disk():
@@ -159,14 +172,15 @@ class _Arrays:
                     Writer(self.masks, parts[1]) as masks,
                     reporter.task(f"decoding {self.samples[0].split} images", len(self.samples)) as task,
                 ):
-                    for image, mask in _in_parallel(
+                    for image, mask, odd in _in_parallel(
                         lambda sample: _decode(sample, self.size, files, rule), self.samples
                     ):
                         images.append(image)
                         masks.append(mask)
+                        oddities.merge(odd)
                         task.advance()
                 seals = {"images": images.keep(), **({"masks": masks.keep()} if self.masked else {})}
-                write_seals(seals, self.seals_file)
+                write_seals(seals, oddities, self.seals_file)
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
@@ -197,12 +211,18 @@ def _free(folder: Path, needed: int) -> int:
     return free
 
 
-def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> tuple[Pixels, Masks]:
-    image, native = decode_image(sample.image, size, files.of(sample.image).sha256)
+def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> Decoded:
+    """One sample: an image (size, size, 3) and its mask (size, size)."""
+    oddities, of_image, of_mask = Oddities(), set[str](), set[str]()
+    entry = files.of(sample.image)
+    image, native = decode_image(sample.image, size, entry.sha256, of_image)
+    oddities.add(of_image, entry.path)
     if not sample.masks:
-        return image, np.zeros((size, size), dtype=np.bool_)
-    hashes = [files.of(mask).sha256 for mask in sample.masks]
-    return image, resize_mask(native_mask(sample.masks, native, rule, hashes), size)
+        return Decoded(image, np.zeros((size, size), dtype=np.bool_), oddities)
+    entries = [files.of(mask) for mask in sample.masks]
+    mask = native_mask(sample.masks, native, rule, [each.sha256 for each in entries], of_mask)
+    oddities.add(of_mask, entries[0].path)
+    return Decoded(image, resize_mask(mask, size), oddities)
 
 
 def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work]) -> Iterator[Result]:

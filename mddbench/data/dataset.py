@@ -15,6 +15,7 @@ from mddbench.data.cache import decoded_splits
 from mddbench.data.check import read_source
 from mddbench.data.counts import fabricated_mark
 from mddbench.data.fingerprint import Manifest, manifest
+from mddbench.data.oddities import Oddities
 from mddbench.data.own import mark_own
 from mddbench.data.samples import DatasetSource, Sample, Tree
 from mddbench.data.textures import Textures
@@ -141,7 +142,11 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
     parts = tree.select("train"), tree.select("test")
     arrays = decoded_splits(parts, size, cache / "decoded", files, reporter, source.mask_rule)
-    train, test = (Split(samples, images, masks) for samples, (images, masks) in zip(parts, arrays, strict=True))
+    oddities = Oddities()
+    for each in arrays:
+        oddities.merge(each.oddities)
+    _warn(oddities.lines(tree.root), name, reporter)
+    train, test = (Split(samples, each.images, each.masks) for samples, each in zip(parts, arrays, strict=True))
     return Dataset(
         name,
         tree.categories,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mddbench.arrays import mapped
 from mddbench.data.fingerprint import SETTLED_NS, Stamp, stamp_of
+from mddbench.data.oddities import Oddities
 from mddbench.metrics.threads import in_threads
 
 RUN = 2**23
@@ -135,22 +136,26 @@ class Writer:
         return Seal(self.digest.hexdigest())
 
 
-def read_seals(path: Path, files: Mapping[str, ArrayFile]) -> dict[str, Seal]:
-    """The seals of some array files, by name. Raises DamagedError unless the file holds just theirs."""
+def read_seals(path: Path, files: Mapping[str, ArrayFile]) -> tuple[dict[str, Seal], Oddities]:
+    """The seals of some array files, by name, and what was odd about the images in them. Raises DamagedError unless the file
+    holds just theirs.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        seals = {name: Seal(str(sha256), _stamp(checked)) for name, (sha256, checked) in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        seals = {name: Seal(str(sha256), _stamp(checked)) for name, (sha256, checked) in content["seals"].items()}
+        oddities = Oddities.read(content["oddities"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         seals = {}
     if seals.keys() != files.keys():
         raise DamagedError(f"{next(iter(files.values())).path}: no checksum to compare it with in {path.name}")
-    return seals
+    return seals, oddities
 
 
-def write_seals(seals: Mapping[str, Seal], path: Path) -> None:
-    """Keep seals in a file. Raises OSError if it cannot be written."""
+def write_seals(seals: Mapping[str, Seal], oddities: Oddities, path: Path) -> None:
+    """Keep seals and oddities in a file. Raises OSError if it cannot be written."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    content = {name: [seal.sha256, seal.checked] for name, seal in seals.items()}
+    numbers = {name: [seal.sha256, seal.checked] for name, seal in seals.items()}
+    content = {"seals": numbers, "oddities": oddities.found}
     try:
         partial.write_text(json.dumps(content), encoding="utf-8")
         os.replace(partial, path)

@@ -36,5 +36,7 @@ def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> T
         raise InputError(f"--textures {folder}: expected a folder of pictures, as images/ of DTD; found none there")
     samples = tuple(Sample(path, "textures", "train") for path in found)
     files = manifest(folder, found, reporter, remembered=cache / "manifests")
-    ((images, _),) = decoded_splits([samples], size, cache / "decoded", files, reporter)
-    return Textures(images, files.fingerprint)
+    (decoded,) = decoded_splits([samples], size, cache / "decoded", files, reporter)
+    for line in decoded.oddities.lines(folder):
+        reporter.say(f"warning: --textures {folder}: {line}")
+    return Textures(decoded.images, files.fingerprint)

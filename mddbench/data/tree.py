@@ -80,7 +80,7 @@ def read_tree(root: Path, layout: Layout) -> Tree:
         held = " and ".join(f"{name}/" for name in parts)
         return Tree(root, (), (f"{root} looks like one category (it holds {held}); give its parent folder",))
     places = [root] if parts else [folder for folder in folders(root) if _is_category(folder, layout)]
-    categories = [Category(place, layout, place.resolve().name if parts else place.name) for place in places]
+    categories = [Category(place, layout, _given_name(place) if parts else place.name) for place in places]
     found = [item for category in categories for item in _tolerant(category.read)]
     faults = [*twins(places), *(item for item in found if isinstance(item, str))]
     if not categories:
@@ -290,6 +290,11 @@ def nested(folder: Path) -> list[Path]:
         found += inner
         waiting += inner
     return sorted(found)
+
+
+def _given_name(folder: Path) -> str:
+    """What a folder is called where the user gave it: of a link its own name, of '.' the folder's."""
+    return Path(os.path.abspath(folder)).name  # noqa: PTH100 - absolute() keeps '..'
 
 
 def _kind(folder: Path, parent: Path) -> str:

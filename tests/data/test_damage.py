@@ -85,7 +85,18 @@ def test_a_damaged_array_is_decoded_anew(
     assert not any("anew" in line for line in again.lines)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"images": 3}', b'{"images": ["0", null]}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"{",
+        b"[]",
+        b'{"seals": 3, "oddities": {}}',
+        b'{"seals": {"images": ["0", null]}, "oddities": {}}',
+        b"\xff",
+    ],
+)
 def test_arrays_without_a_checksum_are_not_trusted(content: bytes | None, tree: Path, tmp_path: Path) -> None:
     """As those of an older release, and those whose checksums are damaged."""
     before = np.array(opened(tree, tmp_path / "cache").train.images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -238,3 +239,55 @@ def test_another_datasets_folders_are_no_flood_of_warnings(tmp_path: Path) -> No
     found = read("mvtec", tmp_path / "root")
     assert len(found.faults) == 1
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize("way", ["absolute", "through a link", "backslashes", "absolute with backslashes", "doubled"])
+@pytest.mark.parametrize("layout", ["meta", "uniad", "visa", "real_iad"])
+def test_paths_in_files_may_be_written_in_many_ways(layout: str, way: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    if layout == "uniad":
+        images = write_tree(root)
+        for split in ("train", "test"):
+            names = sorted(path.relative_to(images).as_posix() for path in images.glob(f"*/{split}/*/*.png"))
+            lines = [{"filename": n, "clsname": n.split("/")[0], "label": int("spot" in n)} for n in names]
+            (root / f"{split}.json").write_text("\n".join(map(json.dumps, lines)))
+    else:
+        fabricate(layout, load_source(layout), root, full=False)
+    (tmp_path / "link").symlink_to(root)
+    before = read("meta" if layout == "uniad" else layout, root)
+    assert before.faults == ()
+    for file in (*root.glob("*.json"), *root.rglob("toy.json"), *root.rglob("1cls.csv")):
+        place = f"{root}/realiad_256/toy" if layout == "real_iad" else str(root)
+        text = file.read_text()
+        for path in {str(p.relative_to(place)) for p in Path(place).rglob("*") if p.suffix.lower() in (".png", ".jpg")}:
+            written = {
+                "absolute": f"{place}/{path}",
+                "through a link": f"{place}/{path}".replace(str(root), str(tmp_path / "link")),
+                "backslashes": path.replace("/", "\\"),
+                "absolute with backslashes": f"{place}/{path}".replace("/", "\\"),
+                "doubled": path.replace("/", "//"),
+            }[way]
+            escaped = written if file.suffix == ".csv" else json.dumps(written)[1:-1]
+            quote = "," if file.suffix == ".csv" else '"'
+            for said in (path, path.replace("/", "//", 2), path.replace("/", "//", 1)):
+                text = re.sub(rf"{quote}{re.escape(said)}(?=[{quote}\n\r])", lambda _, e=escaped, q=quote: q + e, text)
+        file.write_text(text)
+    given = tmp_path / "link" if way == "through a link" else root
+    after = read("meta" if layout == "uniad" else layout, given)
+    assert after.faults == ()
+    assert [replaced(s.image, given, root) for s in after.samples] == [s.image for s in before.samples]
+    assert [[replaced(m, given, root) for m in s.masks] for s in after.samples] == [
+        list(s.masks) for s in before.samples
+    ]
+
+
+def replaced(path: Path, given: Path, root: Path) -> Path:
+    return root / path.relative_to(given)
+
+
+def test_one_category_is_called_as_it_was_given(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "screws").symlink_to(tree / "nut")
+    assert read("folder", tmp_path / "screws").categories == ("screws",)
+    monkeypatch.chdir(tree / "nut")
+    assert read("folder", Path()).categories == ("nut",)
+    assert read("folder", Path("../bolt/../nut")).categories == ("nut",)
