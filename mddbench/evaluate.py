@@ -133,7 +133,7 @@ class _Taker:
     keeper: MapKeeper | None
     stays: bool
 
-    def take(self, part: slice, maps: torch.Tensor, scores: NDArray[np.float32]) -> float:
+    def take(self, part: slice, maps: torch.Tensor, scores: NDArray[np.floating]) -> float:
         """One batch; the metrics' seconds. Raises CellError, naming the image, for a NaN."""
         split, host = self.choice.split, maps.cpu()
         started = time.perf_counter()
@@ -157,16 +157,23 @@ class _Taker:
         return seconds
 
 
+def _widened(values: torch.Tensor) -> torch.Tensor:
+    """float32 of half precision, which loses nothing; float64 stays, as rounding could make scores equal."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 @torch.inference_mode()
 def _infer(
     detector: Detector, split: Split, precision: str
-) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.float32]]]:
-    """Batches of a split in its order: which images, their anomaly maps (B, H, W) float32 on the device, their scores (B,)."""
+) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.floating]]]:
+    """Batches of a split in its order: which images, their anomaly maps (B, H, W) on the device, their scores (B,), both as the
+    method gave them, but at least float32.
+    """
     device = next(detector.parameters()).device
     for start in range(0, len(split), BATCH_SIZE):
         part = slice(start, min(start + BATCH_SIZE, len(split)))
         images = as_images(split.images[part], device)
         with autocast(device, precision):
-            maps = detector.anomaly_maps(images).float()
-            scores = detector.image_scores(maps).float()
+            maps = _widened(detector.anomaly_maps(images))
+            scores = _widened(detector.image_scores(maps))
         yield part, maps, scores.cpu().numpy()
