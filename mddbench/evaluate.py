@@ -20,7 +20,7 @@ from mddbench.metrics.bootstrap import confidence
 from mddbench.metrics.names import ITEM, Engine
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
 from mddbench.panels import Panel, PanelChoice
-from mddbench.progress import Reporter
+from mddbench.progress import WARNING, Reporter
 from mddbench.train import autocast
 
 BATCH_SIZE = 32
@@ -72,6 +72,8 @@ def evaluate(
     panels: list[Panel] = []
     evidence: list[Evidence] = []
     metric_seconds = 0.0
+    if options.resamples and options.engine == "histogram":
+        reporter.say(f"{WARNING}the histogram engine has no confidence intervals of pixel metrics")
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
             split = dataset.test.of(category)
@@ -95,8 +97,6 @@ def evaluate(
             if options.engine == "histogram":
                 bounds[category] = found.bounds()
             if options.resamples:
-                if options.engine == "histogram":
-                    reporter.say(f"{category}: the histogram engine has no confidence intervals of pixel metrics")
                 replicates[category] = found.replicates(options.resamples, options.seed + number)
             metric_seconds += time.perf_counter() - started
             panels += choice.panels()

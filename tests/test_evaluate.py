@@ -170,7 +170,7 @@ def test_the_histogram_engine_comes_with_bounds(encoder: FrozenEncoder, dataset:
     intervals = evaluate(brightness(encoder), dataset, "float32", told, asked).confidence[category]
     assert np.isnan(intervals["aupro"]).all()
     assert not np.isnan(intervals["i_auroc"]).any()
-    assert f"{category}: the histogram engine has no confidence intervals of pixel metrics" in told.lines
+    assert told.lines == ["warning: the histogram engine has no confidence intervals of pixel metrics"]
 
 
 def test_confidence_is_reproducible_and_holds_the_values(encoder: FrozenEncoder, dataset: Dataset) -> None:

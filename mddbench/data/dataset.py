@@ -21,7 +21,7 @@ from mddbench.data.samples import DatasetSource, Sample, Tree
 from mddbench.data.textures import Textures
 from mddbench.errors import InputError
 from mddbench.plugins import DATASETS, load_module
-from mddbench.progress import Reporter
+from mddbench.progress import WARNING, Reporter
 
 MOST_WARNINGS = 5
 
@@ -168,6 +168,6 @@ def copies(tree: Tree, files: Manifest) -> tuple[str, ...]:
 
 def _warn(warnings: tuple[str, ...], name: str, reporter: Reporter) -> None:
     for line in warnings[:MOST_WARNINGS]:
-        reporter.say(f"warning: {name}: {line}")
+        reporter.say(f"{WARNING}{name}: {line}")
     if warnings[MOST_WARNINGS:]:
-        reporter.say(f"warning: {name}: {len(warnings) - MOST_WARNINGS} more; `mddbench data check {name}` lists them")
+        reporter.say(f"{WARNING}{name}: {len(warnings) - MOST_WARNINGS} more; `mddbench data check {name}` lists them")

@@ -13,7 +13,7 @@ from mddbench.data.fingerprint import manifest
 from mddbench.data.samples import Sample
 from mddbench.data.tree import image_files, nested
 from mddbench.errors import InputError
-from mddbench.progress import Reporter
+from mddbench.progress import WARNING, Reporter
 
 
 @dataclass(frozen=True)
@@ -38,5 +38,5 @@ def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> T
     files = manifest(folder, found, reporter, remembered=cache / "manifests")
     (decoded,) = decoded_splits([samples], size, cache / "decoded", files, reporter)
     for line in decoded.oddities.lines(folder):
-        reporter.say(f"warning: --textures {folder}: {line}")
+        reporter.say(f"{WARNING}--textures {folder}: {line}")
     return Textures(decoded.images, files.fingerprint)
