@@ -54,7 +54,7 @@ def bytes_of_model(build: Callable[[], Detector], optimizer: str) -> int:
     for one that cannot be.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta:0"):
             detector = build()
     except (RuntimeError, NotImplementedError, ValueError, TypeError):  # it looks at values, and there are none
         return 0
