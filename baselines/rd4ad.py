@@ -11,13 +11,12 @@ Unsaid:    the paper writes the loss per position; the code flattens each level 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
 from mddbench.batch import Batch
-from mddbench.config import Count, Strict
+from mddbench.config import Count, Depth, Pixels, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
@@ -42,8 +41,8 @@ class RD4AD(Detector):
         """bottleneck_width: 128 (authors) or 64 (ADer); decoder_blocks: per stage, deep to shallow; sigma: pixels."""
 
         bottleneck_width: Count = 128
-        decoder_blocks: tuple[Count, Count, Count] = (3, 4, 6)
-        sigma: Annotated[float, Field(ge=0)] = 4.0
+        decoder_blocks: tuple[Depth, Depth, Depth] = (3, 4, 6)
+        sigma: Pixels = 4.0
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         super().__init__(encoder, settings, categories)

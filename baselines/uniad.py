@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mddbench.batch import Batch
-from mddbench.config import Count, Fraction, Strict
+from mddbench.config import BelowOne, Count, Depth, Fraction, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import full_precision
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention
 
-NonNegative = Annotated[float, Field(ge=0)]
+Noise = Annotated[float, Field(ge=0, le=1e4)]
 
 
 class UniAD(Detector):
@@ -50,10 +50,10 @@ class UniAD(Detector):
         neighbours: Annotated[int, Field(ge=0)] = 7
         channels: Annotated[int, Field(ge=2, multiple_of=2)] = 256
         heads: Count = 8
-        layers: Count = 4
+        layers: Depth = 4
         feedforward: Count = 1024
-        dropout: Fraction = 0.1
-        jitter: NonNegative = 20.0
+        dropout: BelowOne = 0.1
+        jitter: Noise = 20.0
         jitter_probability: Fraction = 1.0
         pool: Count = 16
 
@@ -134,14 +134,13 @@ def neighbour_mask(grid: int, neighbours: int) -> Tensor:
     """
     if neighbours == 0:
         return torch.zeros(grid**2, grid**2, dtype=torch.bool)
-    near = (torch.arange(grid)[:, None] - torch.arange(grid)).abs() <= neighbours // 2
-    hidden = (near[:, None, :, None] & near[None, :, None, :]).reshape(grid**2, grid**2)
-    if hidden.all(dim=1).any():
+    if grid // 2 <= neighbours // 2:
         raise InputError(
             f"uniad: with neighbours {neighbours} the middle of a grid of {grid} sees nothing; use a finer grid or fewer "
             "neighbours (0: all are seen)"
         )
-    return hidden
+    near = (torch.arange(grid)[:, None] - torch.arange(grid)).abs() <= neighbours // 2
+    return (near[:, None, :, None] & near[None, :, None, :]).reshape(grid**2, grid**2)
 
 
 class GridPosition(nn.Module):

@@ -17,7 +17,12 @@ from mddbench.plugins import nearest
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=2**20)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+"""Of layers or blocks one after another."""
+Pixels = Annotated[float, Field(ge=0, le=1024)]
+"""The width of a smoothing."""
 
 
 class Strict(BaseModel):
@@ -41,10 +46,10 @@ class OptimizerSettings(Strict):
     """betas are of Adam and AdamW; momentum of SGD. Weight decay is the optimiser's own."""
 
     name: Literal["adam", "adamw", "sgd"]
-    lr: Positive
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr: Annotated[float, Field(gt=0, le=100)]
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    momentum: BelowOne = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
 
 
 class ScheduleSettings(Strict):
@@ -99,9 +104,9 @@ class Experiment(Strict):
     method: str
     dataset: str
     setting: Literal["unified", "separate"] = "unified"
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    image_size: Annotated[int, Field(ge=32)]
-    batch_size: Count
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=32, le=8192)]
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]
     epochs: Count
     encoder: EncoderSettings
     optimizer: OptimizerSettings

@@ -20,7 +20,7 @@ from mddbench.metrics.bootstrap import confidence
 from mddbench.metrics.names import ITEM, Engine
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
 from mddbench.panels import Panel, PanelChoice
-from mddbench.progress import Reporter
+from mddbench.progress import WARNING, Reporter
 from mddbench.train import autocast
 
 BATCH_SIZE = 32
@@ -72,6 +72,8 @@ def evaluate(
     panels: list[Panel] = []
     evidence: list[Evidence] = []
     metric_seconds = 0.0
+    if options.resamples and options.engine == "histogram":
+        reporter.say(f"{WARNING}the histogram engine has no confidence intervals of pixel metrics")
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
             split = dataset.test.of(category)
@@ -95,8 +97,6 @@ def evaluate(
             if options.engine == "histogram":
                 bounds[category] = found.bounds()
             if options.resamples:
-                if options.engine == "histogram":
-                    reporter.say(f"{category}: the histogram engine has no confidence intervals of pixel metrics")
                 replicates[category] = found.replicates(options.resamples, options.seed + number)
             metric_seconds += time.perf_counter() - started
             panels += choice.panels()
@@ -133,7 +133,7 @@ class _Taker:
     keeper: MapKeeper | None
     stays: bool
 
-    def take(self, part: slice, maps: torch.Tensor, scores: NDArray[np.float32]) -> float:
+    def take(self, part: slice, maps: torch.Tensor, scores: NDArray[np.floating]) -> float:
         """One batch; the metrics' seconds. Raises CellError, naming the image, for a NaN."""
         split, host = self.choice.split, maps.cpu()
         started = time.perf_counter()
@@ -157,16 +157,23 @@ class _Taker:
         return seconds
 
 
+def _widened(values: torch.Tensor) -> torch.Tensor:
+    """float32 of half precision, which loses nothing; float64 stays, as rounding could make scores equal."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 @torch.inference_mode()
 def _infer(
     detector: Detector, split: Split, precision: str
-) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.float32]]]:
-    """Batches of a split in its order: which images, their anomaly maps (B, H, W) float32 on the device, their scores (B,)."""
+) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.floating]]]:
+    """Batches of a split in its order: which images, their anomaly maps (B, H, W) on the device, their scores (B,), both as the
+    method gave them, but at least float32.
+    """
     device = next(detector.parameters()).device
     for start in range(0, len(split), BATCH_SIZE):
         part = slice(start, min(start + BATCH_SIZE, len(split)))
         images = as_images(split.images[part], device)
         with autocast(device, precision):
-            maps = detector.anomaly_maps(images).float()
-            scores = detector.image_scores(maps).float()
+            maps = _widened(detector.anomaly_maps(images))
+            scores = _widened(detector.image_scores(maps))
         yield part, maps, scores.cpu().numpy()

@@ -23,8 +23,8 @@ class Evidence:
     """A category's test images in the order of the split, and its pixels' curves.
 
     names: of the images' files; defects: their kinds; items: what each shows, '' where that is not known; labels: (N,) True for
-    defective; scores: (N,) float32, which may be infinite; precision_recall, region_overlap: (2, P) x and y, NaN
-    where there are no masks.
+    defective; scores: (N,) float32, or float64 if the method gave that, which may be infinite; precision_recall,
+    region_overlap: (2, P) x and y, NaN where there are no masks.
     """
 
     category: str
@@ -32,7 +32,7 @@ class Evidence:
     defects: tuple[str, ...]
     items: tuple[str, ...]
     labels: NDArray[np.bool_]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.floating]
     precision_recall: NDArray[np.float32]
     region_overlap: NDArray[np.float32]
 
@@ -50,7 +50,7 @@ def evidence_of(
         defects=tuple(sample.defect for sample in samples),
         items=tuple(sample.item for sample in samples),
         labels=np.array([sample.anomalous for sample in samples], dtype=np.bool_),
-        scores=scores.astype(np.float32),
+        scores=_at_least_single(scores),
         precision_recall=curves[0].astype(np.float32),
         region_overlap=curves[1].astype(np.float32),
     )
@@ -96,10 +96,15 @@ def _part(arrays: dict[str, NDArray[Any]], number: int, images: slice) -> Eviden
         defects=defects,
         items=items,
         labels=arrays["labels"][images],
-        scores=arrays["scores"][images].astype(np.float32),
+        scores=_at_least_single(arrays["scores"][images]),
         precision_recall=arrays["precision_recall"][number].astype(np.float32),
         region_overlap=arrays["region_overlap"][number].astype(np.float32),
     )
+
+
+def _at_least_single(scores: NDArray[Any]) -> NDArray[np.floating]:
+    """float64 as it is, for metrics to follow from what is kept; all else as float32."""
+    return scores if scores.dtype == np.float64 else scores.astype(np.float32)
 
 
 def _check(arrays: dict[str, NDArray[Any]]) -> None:

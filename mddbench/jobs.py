@@ -21,7 +21,7 @@ from mddbench.interruption import closing
 from mddbench.plan import RunOptions, training_key
 from mddbench.plugins import added_folders
 from mddbench.processors import processor_count, usable_processors
-from mddbench.progress import Reporter
+from mddbench.progress import WARNING, Reporter
 from mddbench.runner import Draw, Outcome
 from mddbench.tracking import CellRun, Tracker
 from mddbench.worker import Work, serve
@@ -153,7 +153,8 @@ class _Worker:
                 reporter.say(f"{cell.name}: skipped, {outcome.message}")
             return outcome
         if kind == "say":
-            reporter.say(content[0] if content[0].startswith(cell.name) else f"{cell.name}: {content[0]}")
+            whole = content[0].startswith((cell.name, WARNING))
+            reporter.say(content[0] if whole else f"{cell.name}: {content[0]}")
         elif kind == "doing":
             self.doing = f"{cell.name} {content[0]}"
         else:

@@ -15,10 +15,12 @@ from mddbench.cells import Cell, resolved_settings
 from mddbench.config import Experiment, Strict
 from mddbench.data.check import read_source
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
+from mddbench.data.own import mark_own
 from mddbench.data.textures import open_textures
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import InputError
 from mddbench.holdout import hold_out
+from mddbench.memory import Remembered, bytes_of_batch, bytes_of_model, demand_memory
 from mddbench.nn.encoder import load_encoder
 from mddbench.optimizer import make_optimizer
 from mddbench.progress import Reporter
@@ -109,6 +111,8 @@ def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: 
     """The datasets of some experiments, decoded if they are not yet. Raises InputError for one that is not sound."""
     textured = _textured(experiments)
     datasets: Datasets = {}
+    mark_own(options.out)  # first: both may lie among the images
+    mark_own(options.cache)
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
         if options.textures is not None and size in textured:
@@ -170,13 +174,16 @@ def _method(experiment: Experiment) -> tuple[type[Detector], Strict]:
 def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions, seed: int) -> Detector:
     """The untrained detector of an experiment, with the weights of its teacher.
 
-    Seeded after the teacher is there, whose construction draws numbers that nobody needs.
+    Seeded after the teacher is there, whose construction draws numbers that nobody needs. Raises InputError if its weights
+    alone are more than the device's memory.
     """
     method, settings = _method(experiment)
     chosen = experiment.encoder
     encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
-    seed_everything(derived_seed(seed, "initial weights"))
     categories = 1 if experiment.setting == "separate" else len(dataset.categories)
+    needed = bytes_of_model(lambda: method(encoder, settings, categories), experiment.optimizer.name)
+    demand_memory(needed, options.device, experiment.name, "the model's weights and what training keeps of them")
+    seed_everything(derived_seed(seed, "initial weights"))
     return method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
 
 
@@ -187,24 +194,36 @@ def fewest_images(experiment: Experiment, dataset: Dataset) -> int:
 
 
 def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
-    """Build the detector and push one batch through it, as small as training may meet. Raises InputError if that fails."""
-    detector = build_detector(experiment, dataset, options, experiment.seeds[0])
-    total, size = fewest_images(experiment, dataset), experiment.batch_size
+    """Build the detector and push one batch through it, as small as training may meet. Raises InputError if that fails, or if
+    what it takes says that a whole batch cannot fit into memory.
+    """
+    total, size, side = fewest_images(experiment, dataset), experiment.batch_size, experiment.image_size
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
-    images = torch.zeros(min(smallest, 2), 3, experiment.image_size, experiment.image_size, device=options.device)
+    whole, what = (
+        min(size, len(dataset.train)),
+        f"batches of {min(size, len(dataset.train))} images of {side}x{side} pixels",
+    )
     try:
+        detector = build_detector(experiment, dataset, options, experiment.seeds[0])
+        demand_memory(bytes_of_batch(detector.encoder, whole, side), options.device, experiment.name, what)
+        images = torch.zeros(min(smallest, 2), 3, side, side, device=options.device)
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
-        make_optimizer(detector, experiment.optimizer)
         with autocast(options.device, experiment.precision):
-            terms = detector.train().training_step(Batch(images, categories, images))
-            if detector.single_pass:
-                if terms:
-                    raise InputError(
-                        f"{experiment.method}: it says `single_pass`, but its training_step returns losses"
-                    )
-                detector.finish_training()
+            with Remembered(detector) as remembered:
+                _one_step(detector, Batch(images, categories, images), experiment)
             detector.told_category = 0 if detector.wants_test_labels else None
             detector.image_scores(detector.eval().anomaly_maps(images[:1]))
-    except (RuntimeError, ValueError, AssertionError) as fault:
+    except (RuntimeError, ValueError, AssertionError, MemoryError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None
+    demand_memory(remembered.bytes * whole // len(images), options.device, experiment.name, what)
+
+
+def _one_step(detector: Detector, batch: Batch, experiment: Experiment) -> None:
+    """A step as training would take it. Raises InputError if its losses are not what the method says of itself."""
+    make_optimizer(detector, experiment.optimizer)
+    terms = detector.train().training_step(batch)
+    if detector.single_pass:
+        if terms:
+            raise InputError(f"{experiment.method}: it says `single_pass`, but its training_step returns losses")
+        detector.finish_training()

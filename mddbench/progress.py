@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+WARNING = "warning: "
+"""How a line begins that is to be said once, whichever experiment, cell or process says it."""
+
 
 class Task(Protocol):
     """One slow thing in progress."""
@@ -23,7 +26,7 @@ class Reporter(Protocol):
         """A context manager that yields a Task."""
 
     def say(self, message: str) -> None:
-        """One line for the reader, now."""
+        """One line for the reader, now; a WARNING only if it has not been said before."""
 
 
 class _Silent:
@@ -40,6 +43,21 @@ class SilentReporter:
 
     def say(self, message: str) -> None:
         pass
+
+
+class _Warned:
+    """Remembers which warnings have been said."""
+
+    def __init__(self) -> None:
+        self.warned: set[str] = set()
+
+    def is_new(self, message: str) -> bool:
+        """Whether a line is to be said."""
+        if not message.startswith(WARNING):
+            return True
+        new = message not in self.warned
+        self.warned.add(message)
+        return new
 
 
 class _Lines:
@@ -60,10 +78,11 @@ class _Lines:
         print(f"{self.label}: {self.done}/{self.total} {self.note} [{seconds:.0f} s]", file=sys.stderr, flush=True)
 
 
-class LineReporter:
+class LineReporter(_Warned):
     """A line every `interval` seconds and one at the end of each task; for logs and pipes."""
 
     def __init__(self, interval: float = 10.0) -> None:
+        super().__init__()
         self.interval = interval
 
     @contextmanager
@@ -73,7 +92,8 @@ class LineReporter:
         lines.speak()
 
     def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        if self.is_new(message):
+            print(message, file=sys.stderr, flush=True)
 
 
 class _Bar:
@@ -86,10 +106,11 @@ class _Bar:
         self.progress.advance(self.identity, steps)
 
 
-class BarReporter:
+class BarReporter(_Warned):
     """Rich's progress bar with time gone and time left."""
 
     def __init__(self) -> None:
+        super().__init__()
         from rich.console import Console
 
         self.console = Console(stderr=True, highlight=False)
@@ -112,7 +133,8 @@ class BarReporter:
             yield _Bar(bars, bars.add_task(label, total=total, note=""))
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False, soft_wrap=True)
+        if self.is_new(message):
+            self.console.print(message, markup=False, soft_wrap=True)
 
 
 def reporter(quiet: bool = False) -> Reporter:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +195,8 @@ class _MlflowCell:
             looked = {f"test_curve/{key}": value for key, value in point.metrics.items() if value is not None}
             self._log(looked, point.epoch)
         names = metric_names(list(record.metrics))
+        for place in (place for place, name in names.items() if name != place):
+            self.store.client.set_tag(self.run_id, f"mddbench.metric_name.{names[place]}", place)
         flat = {f"{names[place]}/{key}": value for place, part in record.metrics.items() for key, value in part.items()}
         flat.update({f"cost/{key}": value for key, value in record.cost.items()})
         self._log({key: value for key, value in flat.items() if value is not None}, len(record.history))
@@ -216,16 +220,29 @@ class _MlflowCell:
 
 
 def metric_names(categories: list[str]) -> dict[str, str]:
-    """Category -> a name that MLflow takes in a metric's key, different for each; the record keeps the true ones.
+    """Category -> a name that MLflow takes in a metric's key, different for each; a run's tags tell the true ones.
 
-    >>> metric_names(["nut (big)", "nut [big]", "bolt"])
-    {'nut (big)': 'nut _big_', 'nut [big]': 'nut _big_-2', 'bolt': 'bolt'}
+    MLflow takes letters and digits of all scripts, '_', '-', '.' and spaces; other signs become '_'. A name that has none of
+    these letters is its position and a hash.
+
+    >>> metric_names(["schüssel", "螺丝", "nut (big)", "nut [big]"])
+    {'schüssel': 'schüssel', '螺丝': '螺丝', 'nut (big)': 'nut _big_', 'nut [big]': 'nut _big_-2'}
     """
+    plain: dict[str, str] = {}
+    for position, category in enumerate(categories):
+        name = re.sub(r"^\.\.|[^\w\-. ]", "_", unicodedata.normalize("NFC", category))
+        readable = any(sign.isalnum() for sign in name)
+        plain[category] = (
+            name if readable else f"category-{position}-{hashlib.sha256(category.encode()).hexdigest()[:8]}"
+        )
+    kept = {name for category, name in plain.items() if name == category}
     names: dict[str, str] = {}
-    for category in categories:
-        plain = re.sub(r"[^A-Za-z0-9_\-. ]", "_", category)
-        taken = sum(re.sub(r"[^A-Za-z0-9_\-. ]", "_", other) == plain for other in names)
-        names[category] = plain if not taken else f"{plain}-{taken + 1}"
+    for category, name in plain.items():
+        number, free = 1, name
+        while free != category and (free in kept or free in names.values()):
+            number += 1
+            free = f"{name}-{number}"
+        names[category] = free
     return names
 
 

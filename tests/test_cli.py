@@ -326,7 +326,7 @@ def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path:
     table = (out / "report" / "folder" / "confidence.md").read_text()
     assert f"[{100 * low:.1f}, {100 * high:.1f}]" in table
     assert mddbench(*arguments, "--set", "metrics=histogram").returncode == 0
-    coarse = next(r for r in map(read_record, out.glob("cells/*/record.json")) if r.card["metrics"] == "histogram-1")
+    coarse = next(r for r in map(read_record, out.glob("cells/*/record.json")) if r.card["metrics"] == "histogram-2")
     assert coarse.identity != record.identity
     assert coarse.metrics["mean"]["i_ap"] == record.metrics["mean"]["i_ap"]
     assert coarse.bounds["bolt"]["aupro"] is not None

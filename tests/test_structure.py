@@ -32,6 +32,7 @@ LAYERS = {
         "evidence",
         "holdout",
         "maps",
+        "memory",
         "panels",
         "store",
         "tracking",

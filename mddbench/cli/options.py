@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mddbench.data.own import CACHE
+
 OUT = Path("mddbench-out")
 
 DataRoot = Annotated[
@@ -31,7 +33,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 def cache_below(cache_dir: Path | None, out: Path) -> Path:
     """The cache folder: as given, else inside the output folder."""
-    return cache_dir or out / "cache"
+    return cache_dir or out / CACHE
 
 
 def add_plugins(folders: list[Path] | None) -> None:

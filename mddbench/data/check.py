@@ -7,9 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mddbench.data.counts import Comparison, compare, expected_counts
-from mddbench.data.files import file_faults, leads_out
+from mddbench.data.files import file_faults, leads_out, names_alike
 from mddbench.data.names import is_text, shown
 from mddbench.data.samples import DatasetSource, Tree
+
+LONGEST = 200
+"""Bytes of a category's name: files named after it, of 255 at most, and MLflow's keys, of 250 signs, add some."""
+FEWEST = 2
+"""Training images of a category."""
 
 
 def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
@@ -26,7 +31,7 @@ def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
         return Tree(
             root, (), (shown(f"{tree.root}: a symbolic link out of {root}; give the folder that it points to"),)
         )
-    faults = [*tree.faults]
+    faults = [*names_alike(tree), *tree.faults]
     told = Comparison()
     if tree.samples:
         faults += [*_names(tree), *_lacking(tree), *file_faults(tree)]
@@ -49,6 +54,11 @@ def _names(tree: Tree) -> Iterator[str]:
     for category in tree.categories:
         if category == "mean":
             yield f"{tree.root / category}: 'mean' is what the mean over categories is called; rename the category"
+        elif (size := len(category.encode(errors="replace"))) > LONGEST:
+            yield (
+                f"{tree.root}: category '{category[:40]}...' has a name of {size} bytes; expected {LONGEST} at most, as files "
+                "and curves are named after it; rename it"
+            )
         elif category in ("", ".", "..") or not is_text(category) or any(sign in category for sign in "/\\"):
             yield f"{tree.root}: category {category!a} is not a name; expected printable text without '/' and '\\'"
     for defect in sorted({sample.defect for sample in tree.samples}):
@@ -61,15 +71,30 @@ def _lacking(tree: Tree) -> Iterator[str]:
     if tree.faults:  # which say it already
         return
     for category, (train, good, defective) in tree.counts.items():
+        if train == 1:
+            yield (
+                f"category '{category}' has one normal training image below {tree.root}; expected {FEWEST} at least, to tell "
+                "what normal images differ in"
+            )
         if not train:
             yield f"category '{category}' has no normal training image below {tree.root}; expected some, or no image of it"
         if not good + defective:
             yield f"category '{category}' has no test image below {tree.root}; expected some, or no image of it"
+    yield from _unmasked(tree)
+
+
+def _unmasked(tree: Tree) -> Iterator[str]:
+    """Categories some of whose defects have no mask, or all where only masks could tell anything."""
     masked: dict[str, set[bool]] = {}
     for sample in tree.samples:
         if sample.anomalous:
             masked.setdefault(sample.category, set()).add(bool(sample.masks))
     for category, kinds in masked.items():
+        if True not in kinds and not tree.counts[category][1]:
+            yield (
+                f"category '{category}' has neither normal test images nor masks below {tree.root}: no metric is defined"
+                "; add some, or say which images are normal"
+            )
         if len(kinds) == 2:
             lacking = next(s for s in tree.samples if s.category == category and s.anomalous and not s.masks)
             yield f"{lacking.image}: no mask for it, but other defects of '{category}' have one; give one to all, or to none"

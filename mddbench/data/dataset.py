@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mddbench.data.built import built
 from mddbench.data.cache import decoded_splits
 from mddbench.data.check import read_source
 from mddbench.data.counts import fabricated_mark
 from mddbench.data.fingerprint import Manifest, manifest
+from mddbench.data.oddities import Oddities
+from mddbench.data.own import mark_own
 from mddbench.data.samples import DatasetSource, Sample, Tree
 from mddbench.data.textures import Textures
 from mddbench.errors import InputError
 from mddbench.plugins import DATASETS, load_module
-from mddbench.progress import Reporter
+from mddbench.progress import WARNING, Reporter
 
 MOST_WARNINGS = 5
 
@@ -113,14 +114,19 @@ def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
     """A dataset's tree with its faults; an embedded one is written into the cache first. size: that images will have."""
     source = load_source(name)
     if source.build is not None:
-        root = _built(source, cache / f"{name}-v{source.version}")
-    elif root is None:
+        root = cache / f"{name}-v{source.version}"
+        mark_own(cache)
+        warning = built(source.build, root, cache / "manifests")
+        tree = read_source(source, root, size)
+        return replace(tree, warnings=(*filter(None, [warning]), *tree.warnings))
+    if root is None:
         raise InputError(f"{name}: its images are not part of mddbench; give their folder by --data-root DIR")
     return read_source(source, root, size)
 
 
 def dataset_manifest(tree: Tree, cache: Path, reporter: Reporter) -> Manifest:
     """Path, size and hash of every file of a tree, of unchanged ones as remembered. Raises InputError for an unreadable one."""
+    mark_own(cache)
     return manifest(tree.root, tree.files(), reporter, remembered=cache / "manifests")
 
 
@@ -136,7 +142,11 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
     parts = tree.select("train"), tree.select("test")
     arrays = decoded_splits(parts, size, cache / "decoded", files, reporter, source.mask_rule)
-    train, test = (Split(samples, images, masks) for samples, (images, masks) in zip(parts, arrays, strict=True))
+    oddities = Oddities()
+    for each in arrays:
+        oddities.merge(each.oddities)
+    _warn(oddities.lines(tree.root), name, reporter)
+    train, test = (Split(samples, each.images, each.masks) for samples, each in zip(parts, arrays, strict=True))
     return Dataset(
         name,
         tree.categories,
@@ -158,27 +168,6 @@ def copies(tree: Tree, files: Manifest) -> tuple[str, ...]:
 
 def _warn(warnings: tuple[str, ...], name: str, reporter: Reporter) -> None:
     for line in warnings[:MOST_WARNINGS]:
-        reporter.say(f"warning: {name}: {line}")
+        reporter.say(f"{WARNING}{name}: {line}")
     if warnings[MOST_WARNINGS:]:
-        reporter.say(f"warning: {name}: {len(warnings) - MOST_WARNINGS} more; `mddbench data check {name}` lists them")
-
-
-def _built(source: DatasetSource, folder: Path) -> Path:
-    if not folder.exists():
-        assert source.build is not None
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        except OSError as fault:
-            raise InputError(
-                f"{folder.parent}: cannot be written ({fault.strerror}); give another by --cache-dir"
-            ) from None
-        try:
-            source.build(partial)
-            partial.replace(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
+        reporter.say(f"{WARNING}{name}: {len(warnings) - MOST_WARNINGS} more; `mddbench data check {name}` lists them")

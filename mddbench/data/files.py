@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mddbench.data.images import MAX_BYTES
-from mddbench.data.names import is_text
+from mddbench.data.names import is_text, twins
 from mddbench.data.samples import Sample, Tree
 
 MISSING = "missing"
@@ -36,6 +36,21 @@ def file_faults(tree: Tree) -> Iterator[str]:
     if len(set(names)) != len(names):
         twice, times = Counter(names).most_common(1)[0]
         yield f"{twice}: one image is named {times} times; each may be in one split once"
+
+
+def names_alike(tree: Tree) -> Iterator[str]:
+    """Files, and folders on the way to them, that lie together and whose names differ only in how letters are composed."""
+    yield from twins(dict.fromkeys(_not_plain(tree)))
+
+
+def _not_plain(tree: Tree) -> Iterator[Path]:
+    start = len(str(tree.root))
+    for sample in tree.samples:
+        for path in (sample.image, *sample.masks):
+            name = str(path)
+            if not name.isascii() and not name[start:].isascii():
+                yield path
+                yield from (folder for folder in path.parents if not str(folder)[start:].isascii())
 
 
 def readable(tree: Tree) -> tuple[Sample, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mddbench.data.names import composed
 from mddbench.errors import InputError
 from mddbench.progress import Reporter
 
@@ -43,8 +44,9 @@ class Manifest:
         return hashlib.sha256(self.text().encode()).hexdigest()
 
     def text(self) -> str:
-        """A line for each file: path, size and SHA-256, between tabs."""
-        return "".join(f"{entry.path}\t{entry.size}\t{entry.sha256}\n" for entry in self.entries)
+        """A line for each file: path, size and SHA-256, between tabs. Paths in NFC, as systems differ."""
+        entries = sorted(self.entries, key=lambda entry: composed(entry.path))
+        return "".join(f"{composed(entry.path)}\t{entry.size}\t{entry.sha256}\n" for entry in entries)
 
     def of(self, file: Path) -> FileEntry:
         """The entry of a file that is named as its reader named it."""
@@ -69,7 +71,7 @@ def manifest(root: Path, files: Iterable[Path], reporter: Reporter, remembered: 
     store = (
         None if remembered is None else remembered / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()}.json"
     )
-    known = _load(store)
+    known = _load(store, reporter)
     paths = {_below(root, file): file for file in files}
     stamps = {path: _stamp(file) for path, file in paths.items()}
     entries = {path: known[path][1] for path, stamp in stamps.items() if path in known and known[path][0] == stamp}
@@ -97,12 +99,17 @@ def _start(root: Path) -> str:
     return "" if text == "." else text if text.endswith(os.sep) else text + os.sep
 
 
+def stamp_of(file: Path) -> Stamp:
+    """What changes when a file does. Raises OSError if there is none."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _stamp(file: Path) -> Stamp:
     try:
-        found = file.stat()
+        return stamp_of(file)
     except OSError as fault:
         raise InputError(f"{file}: cannot be read ({fault.strerror})") from None
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _sha256(file: Path) -> str:
@@ -116,25 +123,31 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(store: Path | None) -> dict[str, tuple[Stamp, str]]:
-    """What is remembered; nothing, if there is no such file or it is not whole."""
+def _load(store: Path | None, reporter: Reporter) -> dict[str, tuple[Stamp, str]]:
+    """What is remembered; nothing, if there is no such file or it is not as it was written."""
     if store is None:
         return {}
     try:
-        lines = json.loads(store.read_text(encoding="utf-8"))
-        return {path: ((size, mtime, ctime), sha256) for path, size, mtime, ctime, sha256 in lines}
+        digest, _, content = store.read_bytes().partition(b"\n")
+        if digest.decode() != hashlib.sha256(content).hexdigest():
+            raise ValueError
+        return {path: ((size, mtime, ctime), sha256) for path, size, mtime, ctime, sha256 in json.loads(content)}
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, TypeError):
+        reporter.say(f"{store}: the remembered hashes are not as they were written; hashing the files anew")
         return {}
 
 
 def _save(known: dict[str, tuple[Stamp, str]], store: Path | None) -> None:
+    """A line with the SHA-256 of all that follows, then JSON."""
     if store is None:
         return
-    lines = [[path, *stamp, sha256] for path, (stamp, sha256) in known.items()]
+    content = json.dumps([[path, *stamp, sha256] for path, (stamp, sha256) in known.items()]).encode()
     partial = store.with_suffix(f".{os.getpid()}.part")
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(lines), encoding="utf-8")
+        partial.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         os.replace(partial, store)
     except OSError:  # only a later start takes longer
         with suppress(OSError):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mddbench.data.oddities import DARK, PAGES
 from mddbench.errors import InputError
 
 DECODE_VERSION = 2
@@ -24,6 +25,10 @@ DECODE_VERSION = 2
 INTERPOLATION = "PIL bilinear, antialiased, aspect ratio not kept"
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """What a file may hold, whatever its name: others have decoders that run programs."""
+DEEP = "deep"
+"""Of 16 bits a value."""
+DARK_BELOW = 2**14
+"""The highest value of a 16-bit image that uses a small part of the range, as cameras of 10, 12 or 14 bits do."""
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs (PIL's own limit of 1 GiB of RGBA, made an error)."""
@@ -53,13 +58,19 @@ class MaskRule:
 ABOVE_ZERO = MaskRule()
 
 
-def decode_image(path: Path, size: int, sha256: str | None = None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def decode_image(
+    path: Path, size: int, sha256: str | None = None, odd: set[str] | None = None
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The image as (size, size, 3) uint8 RGB and its own (width, height), both as it is to be looked at (EXIF).
 
-    sha256: what the file must be, in hex. Raises InputError if it is not, or no image that can be read.
+    sha256: what the file must be, in hex; odd: takes what is odd about the file, in the words of `oddities`. Raises InputError
+    if the file is another one, or no image that can be read.
     """
-    with _opened(path, sha256) as image:
+    with _opened(path, sha256, odd) as image:
         colour = _to_rgb(image, path)
+        if odd is not None and DEEP in odd:
+            odd.discard(DEEP)
+            odd |= {DARK} if 0 < _highest(image) <= DARK_BELOW else set()
         return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR)), image.size
 
 
@@ -79,14 +90,16 @@ def native_mask(
     image_size: tuple[int, int],
     rule: MaskRule = ABOVE_ZERO,
     hashes: Sequence[str | None] | None = None,
+    odd: set[str] | None = None,
 ) -> Mask:
     """The union of an image's masks, (H, W) bool: what is above the rule's value in any channel but transparency.
 
-    image_size: (width, height) that they must have; hashes: SHA-256 of each. Raises InputError for a faulty file.
+    image_size: (width, height) that they must have; hashes: SHA-256 of each; odd: takes what is odd about the files. Raises
+    InputError for a faulty one.
     """
     union = np.zeros(image_size[::-1], dtype=np.bool_)
     for path, sha256 in zip(paths, hashes or [None] * len(paths), strict=True):
-        with _opened(path, sha256) as image:
+        with _opened(path, sha256, odd) as image:
             if image.size != image_size:
                 found, expected = (f"{width}x{height}" for width, height in (image.size, image_size))
                 turned = "; the image is turned by its EXIF orientation" if image.size == image_size[::-1] else ""
@@ -94,6 +107,8 @@ def native_mask(
                     f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size{turned}"
                 )
             limit = max(rule.above, 127) if path.suffix.lower() in LOSSY else rule.above
+            if odd is not None:
+                odd.discard(DEEP)  # any value but 0 counts
             union |= np.atleast_3d(_mask_values(image, rule, path) > limit).any(axis=-1)
     return union
 
@@ -114,8 +129,8 @@ def _mask_values(image: Image.Image, rule: MaskRule, path: Path) -> NDArray[Any]
 
 
 @contextmanager
-def _opened(path: Path, sha256: str | None) -> Iterator[Image.Image]:
-    """The file's image, fully decoded, turned as its EXIF orientation says."""
+def _opened(path: Path, sha256: str | None, odd: set[str] | None = None) -> Iterator[Image.Image]:
+    """The file's image, fully decoded, turned as its EXIF orientation says. odd: takes PAGES and DEEP, if they are so."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -137,11 +152,31 @@ def _opened(path: Path, sha256: str | None) -> Iterator[Image.Image]:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(f"{path}: {image.width}x{image.height} pixels is more than the {MAX_PIXELS} allowed")
         try:
+            if odd is not None:
+                odd |= _oddities(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
         except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error) as fault:
             raise InputError(f"{path}: the image cannot be decoded ({fault}); replace or remove it") from None
         yield image
+
+
+def _oddities(image: Image.Image) -> set[str]:
+    """What is odd about a file, by its header: PAGES and DEEP."""
+    directory = getattr(image, "tag_v2", None)  # of a TIFF, where all pages would have to be sought to be counted
+    several = (
+        directory.next if directory is not None else image.format in FORMATS and getattr(image, "is_animated", False)
+    )
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    return {kind for kind, so in ((PAGES, several), (DEEP, deep)) if so}
+
+
+def _highest(image: Image.Image) -> float:
+    """The highest value of an image with 16 bits a value, on their scale; Pillow keeps the upper 8 of colours."""
+    if image.mode.startswith("I"):
+        return float(np.asarray(image).max())
+    values = np.atleast_3d(np.asarray(image))
+    return 257.0 * float((values[..., :-1] if image.mode in ("LA", "RGBA", "RGBX") else values).max())
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

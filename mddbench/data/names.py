@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 ODD = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode categories that a name must not have: control signs, halves of pairs (bytes that are no UTF-8), line separators."""
@@ -22,6 +24,23 @@ def shown(line: str) -> str:
     red\x1b[31m
     """
     return line if is_text(line) else "".join(ascii(sign)[1:-1] if _is_odd(sign) else sign for sign in line)
+
+
+def composed(name: str) -> str:
+    """A name with its letters in one sign each where Unicode has one (NFC): systems write one and the same name in two ways."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def twins(paths: Iterable[Path]) -> Iterator[str]:
+    """A line for each path whose name differs from that of an earlier one beside it only in how its letters are composed."""
+    seen: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        first = seen.setdefault((str(path.parent), composed(path.name)), path)
+        if first != path:
+            yield (
+                f"{path}: its name ({path.name!a}) differs from {first.name!a} beside it only in how its letters are composed "
+                "(Unicode NFC, NFD); rename or remove one"
+            )
 
 
 def _is_odd(sign: str) -> bool:

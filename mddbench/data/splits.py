@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mddbench.data.names import composed
 from mddbench.data.samples import GOOD, Kind, Sample
 
 DRIVE = re.compile("[A-Za-z]:")
@@ -111,17 +112,45 @@ class Below:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.start = folder, f"{folder}/"
+        self.places = tuple(dict.fromkeys(_rooted(place) for place in (folder, folder.absolute(), folder.resolve())))
+        self.known: dict[Path, dict[str, str]] = {}
 
     def path(self, name: str) -> Path:
-        """A relative path with '/', which may be doubled. Raises SplitError for one that leads out of the folder."""
-        parts = [part for part in name.split("/") if part and part != "."]
-        if "\\" in name:
-            raise SplitError(f"path {name!r} has '\\'; expected folders parted by '/'")
+        """Of a path with '/' or backslashes, which may be doubled, from the folder, or from the
+        top, if it begins with the folder. Raises SplitError for one that leads out of the folder.
+        """
+        inner = name.replace("\\", "/")
+        if inner.startswith("/") or DRIVE.match(inner):
+            inner = self._inside(inner)
+        parts = [part for part in inner.split("/") if part and part != "."]
+        if ".." in parts or "\0" in name or inner.startswith("/") or DRIVE.match(inner):
+            raise SplitError(f"path {name!r} leads out of the dataset's folder {self.folder}")
         if not parts:
             raise SplitError(f"path {name!r} names no file")
-        if name.startswith("/") or ".." in parts or "\0" in name or DRIVE.match(name):
-            raise SplitError(f"path {name!r} leads out of the dataset's folder")
-        return Path(self.start + "/".join(parts))
+        return Path(self.start + "/".join(parts)) if inner.isascii() else self._there(parts)
+
+    def _inside(self, name: str) -> str:
+        """What of a path from the top lies below the folder; the path itself if it lies elsewhere."""
+        plain = composed(re.sub("/+", "/", name))
+        return next((plain[len(place) :] for place in self.places if plain.startswith(place)), name)
+
+    def _there(self, parts: list[str]) -> Path:
+        """The path as it is written on the disk, if there its letters are only composed in another way."""
+        place = self.folder
+        for part in parts:
+            names = {} if part.isascii() else self._names(place)
+            place = place / (names.get(part) or names.get(composed(part), part))
+        return place
+
+    def _names(self, folder: Path) -> dict[str, str]:
+        """What lies in a folder, by its names and by the same with composed letters; looked at once."""
+        if folder not in self.known:
+            try:
+                names = [entry.name for entry in folder.iterdir()]
+            except OSError:
+                names = []
+            self.known[folder] = {composed(name): name for name in names} | {name: name for name in names}
+        return self.known[folder]
 
     def holds(self, name: str) -> bool:
         """Whether a file of that name is there."""
@@ -135,7 +164,12 @@ class Below:
         if split == "train" and defect != GOOD:
             raise SplitError(f"training image {image!r} is labelled '{defect}'; training images are normal")
         masks = (self.path(mask),) if mask and defect != GOOD else ()
-        return Sample(self.path(image), category, split, defect, masks, item)
+        return Sample(self.path(image), composed(category), split, composed(defect), masks, item)
+
+
+def _rooted(folder: Path) -> str:
+    """How paths below a folder begin, with '/'. What begins with it is below the folder or leads out by '..'."""
+    return composed(folder.as_posix().rstrip("/")) + "/"
 
 
 def _text(file: Path, root: Path) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from mddbench.data.cache import decoded_splits
 from mddbench.data.fingerprint import manifest
 from mddbench.data.samples import Sample
-from mddbench.data.tree import IMAGE_SUFFIXES
+from mddbench.data.tree import image_files, nested
 from mddbench.errors import InputError
-from mddbench.progress import Reporter
+from mddbench.progress import WARNING, Reporter
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class Textures:
 
 
 def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> Textures:
-    """All pictures below a folder, decoded once into the cache. Raises InputError if there is none, or for a faulty one."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """All pictures below a folder, without what this program wrote there, decoded once into the cache. Raises InputError if
+    there is none, or for a faulty one.
+    """
+    found = sorted(path for each in (folder, *nested(folder)) for path in image_files(each) if path.is_file())
     if not found:
         raise InputError(f"--textures {folder}: expected a folder of pictures, as images/ of DTD; found none there")
     samples = tuple(Sample(path, "textures", "train") for path in found)
     files = manifest(folder, found, reporter, remembered=cache / "manifests")
-    ((images, _),) = decoded_splits([samples], size, cache / "decoded", files, reporter)
-    return Textures(images, files.fingerprint)
+    (decoded,) = decoded_splits([samples], size, cache / "decoded", files, reporter)
+    for line in decoded.oddities.lines(folder):
+        reporter.say(f"{WARNING}--textures {folder}: {line}")
+    return Textures(decoded.images, files.fingerprint)

@@ -12,8 +12,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from mddbench.data.names import composed, twins
+from mddbench.data.own import is_own
 from mddbench.data.samples import GOOD, Sample, Tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -21,7 +24,20 @@ NOT_READ = frozenset(
     {".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".pgm", ".ppm", ".pbm", ".dcm", ".raw", ".npy"}
 )
 """Suffixes of images that people have and that are not read."""
-LITTER = frozenset({"__MACOSX", "@eaDir", "lost+found"})
+LITTER = frozenset(
+    {
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "lost+found",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+    }
+    | {"found.000", "temporary items", "network trash folder", "__pycache__"}
+)
+"""Folders that systems and programs leave on a disk, in lower case."""
 MASK_ENDINGS = ("_mask", "_gt")
 MVTEC_LAYOUT = """\
 ROOT/<category>/
@@ -54,7 +70,7 @@ class Layout:
 def read_tree(root: Path, layout: Layout) -> Tree:
     """Samples, faults and warnings of all categories below `root`, in alphabetical order.
 
-    Every folder below `root` is a category, hidden ones apart.
+    Every folder below `root` with a part of a category in it is one; of others there is a warning.
     """
     if not root.is_dir():
         what = "a file" if root.exists() else "nothing"
@@ -63,10 +79,10 @@ def read_tree(root: Path, layout: Layout) -> Tree:
     if parts and not layout.free:
         held = " and ".join(f"{name}/" for name in parts)
         return Tree(root, (), (f"{root} looks like one category (it holds {held}); give its parent folder",))
-    places = [root] if parts else [folder for folder in folders(root) if layout.free or _is_category(folder, layout)]
-    categories = [Category(place, layout, place.resolve().name if parts else place.name) for place in places]
+    places = [root] if parts else [folder for folder in folders(root) if _is_category(folder, layout)]
+    categories = [Category(place, layout, _given_name(place) if parts else place.name) for place in places]
     found = [item for category in categories for item in _tolerant(category.read)]
-    faults = [item for item in found if isinstance(item, str)]
+    faults = [*twins(places), *(item for item in found if isinstance(item, str))]
     if not categories:
         faults.append(
             f"no category below {root}: expected folders <category>/train/{layout.normal[0]} and <category>/test/<defect>, "
@@ -95,8 +111,15 @@ class Category:
     """One category's folder."""
 
     def __init__(self, folder: Path, layout: Layout, name: str) -> None:
-        self.folder, self.layout, self.name = folder, layout, name
+        self.folder, self.layout, self.name = folder, layout, composed(name)
         self.test, self.truth = folder / "test", folder / "ground_truth"
+
+    @cached_property
+    def truths(self) -> dict[str, Path]:
+        """The folders of masks by what kind of defect they are for."""
+        found = folders(self.truth)
+        inner = [each for folder in found for each in nested(folder)] if self.layout.free else []
+        return {_kind(each, self.truth): each for each in (*found, *inner)}
 
     def read(self) -> Iterator[Sample | str]:
         """Its samples, training images first, and its faults."""
@@ -104,7 +127,11 @@ class Category:
         yield from self._test()
 
     def warnings(self) -> Iterator[str]:
-        """Folders and images that nobody reads, though somebody made them."""
+        """Folders and images that nobody reads, though somebody made them; normal test images that nobody finds."""
+        kinds = [kind for kind, images in self._kinds() if images]
+        if kinds and not any(map(self._is_normal, kinds)):
+            names = " or ".join(self.layout.normal)
+            yield f"{self.test}: no normal test images; their folder is called {names}, found {', '.join(kinds)}"
         for folder in folders(self.folder):
             if folder.name not in (*self.layout.train, "test", "ground_truth"):
                 hint = "; masks belong into ground_truth/<defect>/" if not self.truth.is_dir() else ""
@@ -140,6 +167,7 @@ class Category:
 
     def _test(self) -> Iterator[Sample | str]:
         kinds = self._kinds()
+        yield from twins((*folders(self.test), *folders(self.truth)))
         if not any(images for _, images in kinds):
             found = "no such folder" if not self.test.is_dir() else "no image in any folder there"
             yield f"category '{self.name}' needs test images in {self.test}/<{self.layout.normal[0]} or defect>: found {found}"
@@ -150,7 +178,7 @@ class Category:
             if not images:
                 yield f"{self.test / kind}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
             yield from _repeated(images)
-            if self._is_normal(kind.split("/")[0]):
+            if self._is_normal(kind):
                 yield from (Sample(image, self.name, "test") for image in images)
             elif not with_masks:
                 yield from (Sample(image, self.name, "test", kind) for image in images)
@@ -158,72 +186,72 @@ class Category:
                 yield from self._with_folders(images, kind)
             else:
                 yield from self._paired(images, kind)
-        if kinds and not any(self._is_normal(kind.split("/")[0]) for kind, _ in kinds):
-            names = " or ".join(self.layout.normal)
-            yield f"{self.test}: no normal test images; their folder is called {names}, found {', '.join(k for k, _ in kinds)}"
         yield from self._masks_for_nothing([kind for kind, _ in kinds])
 
     def _kinds(self) -> list[tuple[str, list[Path]]]:
         """Kinds of test images with their files; 'scratch/deep' is a kind within a kind."""
         kinds: list[tuple[str, list[Path]]] = []
         for folder in folders(self.test):
-            inner = _nested(folder) if self.layout.free else []
+            inner = nested(folder) if self.layout.free else []
             images = image_files(folder)
             if images or not inner:
-                kinds.append((folder.name, images))
-            kinds += [(each.relative_to(self.test).as_posix(), image_files(each)) for each in inner]
+                kinds.append((_kind(folder, self.test), images))
+            kinds += [(_kind(each, self.test), image_files(each)) for each in inner]
         return kinds
 
     def _below(self, folder: Path) -> list[Path]:
-        inner = _nested(folder) if self.layout.free else []
+        inner = nested(folder) if self.layout.free else []
         return [image for each in (folder, *inner) for image in image_files(each)]
 
-    def _is_normal(self, name: str) -> bool:
+    def _is_normal(self, kind: str) -> bool:
+        name = kind.partition("/")[0]
         return (name.lower() if self.layout.free else name) in self.layout.normal
 
     def _paired(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
         masks: dict[str, Path] = {}
-        if not (self.truth / kind).is_dir():
+        place = self.truths.get(kind)
+        if place is None:
             names = " or ".join(self.layout.normal)
             yield f"{self.test / kind}: no folder {self.truth / kind} with its masks; if its images are normal, call it {names}"
             yield from (Sample(image, self.name, "test", kind) for image in images)
             return
-        for mask in image_files(self.truth / kind):
-            stem = _without_ending(mask.stem)
+        for mask in image_files(place):
+            stem = _without_ending(composed(mask.stem))
             if stem in masks:
                 yield f"{mask}: a second mask for image '{stem}' beside {masks[stem].name}; remove one"
             masks[stem] = mask
         for image in images:
-            mask_found = masks.pop(image.stem, None) or masks.pop(_without_ending(image.stem), None)
+            stem = composed(image.stem)
+            mask_found = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
             if mask_found is None:
-                yield f"{image}: no mask for it; expected {self.truth / kind / (image.stem + MASK_ENDINGS[0] + '.png')}"
+                yield f"{image}: no mask for it; expected {place / (image.stem + MASK_ENDINGS[0] + '.png')}"
             yield Sample(image, self.name, "test", kind, (mask_found,) if mask_found else ())
         for stem, mask in masks.items():
             yield f"{mask}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
 
     def _with_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
-        found = {folder.name: folder for folder in folders(self.truth / kind)}
+        place = self.truths.get(kind, self.truth / kind)
+        found = {composed(folder.name): folder for folder in folders(place)}
         for image in images:
-            folder = found.pop(image.stem, None)
+            folder = found.pop(composed(image.stem), None)
             masks = tuple(image_files(folder)) if folder else ()
             if not masks:
-                yield f"{image}: no mask for it; expected {self.truth / kind / image.stem / '000.png'}"
+                yield f"{image}: no mask for it; expected {place / image.stem / '000.png'}"
             yield Sample(image, self.name, "test", kind, masks)
         for folder in found.values():
             yield f"{folder}: masks without an image; expected {self.test / kind / (folder.name + '.*')}"
 
     def _masks_for_nothing(self, kinds: list[str]) -> Iterator[str]:
-        for folder in folders(self.truth):
-            inner = _nested(folder) if self.layout.free else []
-            for each in (folder, *inner):
-                name = each.relative_to(self.truth).as_posix()
-                if name not in kinds and (image_files(each) or not inner):
-                    yield f"{each}: masks for a defect '{name}' that {self.test} does not have"
+        for name, folder in self.truths.items():
+            alone = "/" not in name and not (self.layout.free and nested(folder))
+            if name not in kinds and (image_files(folder) or alone):
+                yield f"{folder}: masks for a defect '{name}' that {self.test} does not have"
 
 
 def folders(parent: Path) -> list[Path]:
-    """The folders in a folder, hidden ones apart, sorted; none, if there is no such folder."""
-    return [parent / entry.name for entry in _entries(parent) if entry.name not in LITTER and entry.is_dir()]
+    """The folders in a folder, sorted; no hidden ones, litter, or what this program wrote; none, if there is no such folder."""
+    found = (parent / entry.name for entry in _entries(parent) if entry.name.lower() not in LITTER and entry.is_dir())
+    return [folder for folder in found if not is_own(folder)]
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -239,14 +267,14 @@ def base_of(root: Path, names: tuple[str, ...]) -> Path:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: (composed(e.name), e.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _is_category(folder: Path, layout: Layout) -> bool:
-    """Whether a folder holds one of the parts of a category."""
-    return any((folder / part).is_dir() for part in (*layout.train, "test"))
+    """Whether a folder holds one of the parts of a category, or hides what it holds."""
+    return not os.access(folder, os.R_OK | os.X_OK) or any((folder / part).is_dir() for part in (*layout.train, "test"))
 
 
 def _suffix(name: str) -> str:
@@ -254,7 +282,7 @@ def _suffix(name: str) -> str:
     return name[name.rindex(".") :].lower() if "." in name else ""
 
 
-def _nested(folder: Path) -> list[Path]:
+def nested(folder: Path) -> list[Path]:
     """All folders below a folder, links apart, sorted."""
     found, waiting = [], [folder]
     while waiting:
@@ -264,16 +292,27 @@ def _nested(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _given_name(folder: Path) -> str:
+    """What a folder is called where the user gave it: of a link its own name, of '.' the folder's."""
+    return Path(os.path.abspath(folder)).name  # noqa: PTH100 - absolute() keeps '..'
+
+
+def _kind(folder: Path, parent: Path) -> str:
+    """What the folder of a kind of defect says: 'scratch', or 'scratch/deep' for one within another."""
+    return composed(folder.relative_to(parent).as_posix())
+
+
 def _without_ending(stem: str) -> str:
-    return next((stem.removesuffix(ending) for ending in MASK_ENDINGS if stem.endswith(ending)), stem)
+    return next((stem[: -len(end)] for end in MASK_ENDINGS if stem[-len(end) :].lower() == end), stem)
 
 
 def _repeated(images: list[Path]) -> Iterator[str]:
     seen: dict[str, Path] = {}
     for image in images:
-        if image.stem in seen:
-            yield f"{image}: two images of one stem ({seen[image.stem].name} too), so a mask could belong to either; rename one"
-        seen[image.stem] = image
+        stem = composed(image.stem)
+        if stem in seen:
+            yield f"{image}: two images of one stem ({seen[stem].name} too), so a mask could belong to either; rename one"
+        seen[stem] = image
 
 
 def _listing(root: Path) -> str:

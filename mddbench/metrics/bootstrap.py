@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mddbench.metrics.device import on_host
 from mddbench.metrics.exact import ExactPixels
-from mddbench.metrics.histogram import mixed_average_precision
 from mddbench.metrics.images import ImageScores
+from mddbench.metrics.intervals import mixed_average_precision
 from mddbench.metrics.names import IMAGE_LEVEL, PIXEL_LEVEL, SEVEN
 from mddbench.metrics.steps import LIMIT, Steps, area_under_pro, auroc, average_precision, f1_max
 from mddbench.metrics.threads import in_threads

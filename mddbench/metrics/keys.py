@@ -20,3 +20,10 @@ def keys_of(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
 def scores_of(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
     """The scores that have these keys."""
     return np.where(keys >> np.uint32(31), keys ^ SIGN, ~keys).view(np.float32)
+
+
+def wide_keys_of(scores: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """As `keys_of`, of float64."""
+    bits = (scores + 0.0).view(np.uint64)
+    keys: NDArray[np.uint64] = np.where(bits >> np.uint64(63), ~bits, bits | np.uint64(1 << 63))
+    return keys

@@ -162,7 +162,7 @@ def test_two_processes_that_start_together_decode_once(tree: Path, tmp_path: Pat
 def test_many_images_are_decoded_with_few_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_tree(tmp_path / "many", train=40)
     waiting, most = 0, 0
-    decode, append = cache._decode, cache._Growing.append
+    decode, append = cache._decode, cache.Writer.append
     lock = threading.Lock()
 
     def count(*arguments: Any) -> Any:
@@ -180,7 +180,7 @@ def test_many_images_are_decoded_with_few_in_memory(tmp_path: Path, monkeypatch:
                 waiting -= 1
 
     monkeypatch.setattr(cache, "_decode", count)
-    monkeypatch.setattr(cache._Growing, "append", written)
+    monkeypatch.setattr(cache.Writer, "append", written)
     monkeypatch.setattr(cache, "AHEAD", 8)
     dataset = opened(root, tmp_path / "cache")
     assert waiting == 0

@@ -71,7 +71,7 @@ def test_only_what_changed_is_hashed_again(tree: Path, tmp_path: Path, hashed: l
 def test_a_file_that_has_just_changed_is_not_remembered(tree: Path, tmp_path: Path) -> None:
     of(tree, tmp_path / "cache")
     (store,) = (tmp_path / "cache" / "manifests").glob("*.json")
-    assert json.loads(store.read_text()) == []
+    assert json.loads(store.read_text().splitlines()[1]) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"[[1, 2]]", b"{", b"\xff"])

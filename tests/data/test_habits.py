@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_images_in_a_heap_are_told_how_to_lie(tmp_path: Path) -> None:
         save(np.zeros((8, 8), dtype=np.uint8), tmp_path / "photos" / kind / "0.png")
     ran = mddbench("data", "check", "folder", "--data-root", tmp_path / "photos", "--out", tmp_path / "out", "--quiet")
     assert ran.returncode == 2
-    assert f"category 'abnormal' needs normal training images in {tmp_path}/photos/abnormal/train/good" in ran.stderr
+    assert f"no category below {tmp_path}/photos: expected folders <category>/train/good and" in ran.stderr
     assert "test/{good,<defect>}/*.png" in ran.stderr  # the tree that is expected
 
 
@@ -197,12 +198,13 @@ def test_normal_images_under_another_name_are_asked_for(masks: bool, tree: Path)
     (tree / "nut" / "test" / "good").rename(tree / "nut" / "test" / "clean")
     if not masks:
         shutil.rmtree(tree / "nut" / "ground_truth")
-    faults = "\n".join(read("folder", tree).faults)
+    found = read("folder", tree)
     assert (
         f"{tree}/nut/test: no normal test images; their folder is called good or ok or normal, found clean, spot"
-        in faults
+        in found.warnings
     )
-    assert (f"{tree}/nut/test/clean: no folder" in faults) == masks
+    (fault,) = found.faults
+    assert (f"{tree}/nut/test/clean: no folder" if masks else "no metric is defined") in fault
 
 
 def test_a_category_without_defects_is_a_warning(tree: Path) -> None:
@@ -237,3 +239,55 @@ def test_another_datasets_folders_are_no_flood_of_warnings(tmp_path: Path) -> No
     found = read("mvtec", tmp_path / "root")
     assert len(found.faults) == 1
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize("way", ["absolute", "through a link", "backslashes", "absolute with backslashes", "doubled"])
+@pytest.mark.parametrize("layout", ["meta", "uniad", "visa", "real_iad"])
+def test_paths_in_files_may_be_written_in_many_ways(layout: str, way: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    if layout == "uniad":
+        images = write_tree(root)
+        for split in ("train", "test"):
+            names = sorted(path.relative_to(images).as_posix() for path in images.glob(f"*/{split}/*/*.png"))
+            lines = [{"filename": n, "clsname": n.split("/")[0], "label": int("spot" in n)} for n in names]
+            (root / f"{split}.json").write_text("\n".join(map(json.dumps, lines)))
+    else:
+        fabricate(layout, load_source(layout), root, full=False)
+    (tmp_path / "link").symlink_to(root)
+    before = read("meta" if layout == "uniad" else layout, root)
+    assert before.faults == ()
+    for file in (*root.glob("*.json"), *root.rglob("toy.json"), *root.rglob("1cls.csv")):
+        place = f"{root}/realiad_256/toy" if layout == "real_iad" else str(root)
+        text = file.read_text()
+        for path in {str(p.relative_to(place)) for p in Path(place).rglob("*") if p.suffix.lower() in (".png", ".jpg")}:
+            written = {
+                "absolute": f"{place}/{path}",
+                "through a link": f"{place}/{path}".replace(str(root), str(tmp_path / "link")),
+                "backslashes": path.replace("/", "\\"),
+                "absolute with backslashes": f"{place}/{path}".replace("/", "\\"),
+                "doubled": path.replace("/", "//"),
+            }[way]
+            escaped = written if file.suffix == ".csv" else json.dumps(written)[1:-1]
+            quote = "," if file.suffix == ".csv" else '"'
+            for said in (path, path.replace("/", "//", 2), path.replace("/", "//", 1)):
+                text = re.sub(rf"{quote}{re.escape(said)}(?=[{quote}\n\r])", lambda _, e=escaped, q=quote: q + e, text)
+        file.write_text(text)
+    given = tmp_path / "link" if way == "through a link" else root
+    after = read("meta" if layout == "uniad" else layout, given)
+    assert after.faults == ()
+    assert [replaced(s.image, given, root) for s in after.samples] == [s.image for s in before.samples]
+    assert [[replaced(m, given, root) for m in s.masks] for s in after.samples] == [
+        list(s.masks) for s in before.samples
+    ]
+
+
+def replaced(path: Path, given: Path, root: Path) -> Path:
+    return root / path.relative_to(given)
+
+
+def test_one_category_is_called_as_it_was_given(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "screws").symlink_to(tree / "nut")
+    assert read("folder", tmp_path / "screws").categories == ("screws",)
+    monkeypatch.chdir(tree / "nut")
+    assert read("folder", Path()).categories == ("nut",)
+    assert read("folder", Path("../bolt/../nut")).categories == ("nut",)

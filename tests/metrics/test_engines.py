@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mddbench.metrics import histogram, ranking, suite, threads
 from mddbench.metrics.device import is_tensor
+from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.histogram import HistogramPixels
 from mddbench.metrics.keys import keys_of, scores_of
 from mddbench.metrics.names import PIXEL_LEVEL
@@ -201,6 +202,91 @@ def test_bounds_hold_on_anything(seed: int, kind: str, pages: int) -> None:
         histogram.MOST_PAGES = before
     exact = evaluate(**case)
     assert all(bounds[key][0] <= exact[key] <= bounds[key][1] for key in PIXEL_LEVEL)
+
+
+ODD: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "constant": lambda x, _: np.full_like(x, 0.1),
+    "two values": lambda x, _: np.where(x > 0, 0.7, 0.3),
+    "zeros of both signs": lambda x, _: np.where(x > 0, 0.0, -0.0),
+    "closer than float32": lambda x, _: 1 + 1e-12 * x,
+    "as close as float32": lambda x, _: 1 + 1e-7 * x,
+    "far from zero": lambda x, _: 1e15 + np.round(x),
+    "beyond float32": lambda x, _: 1e300 * x,
+    "subnormal": lambda x, _: 1e-320 * x,
+    "subnormal in float32": lambda x, _: 1e-41 * x,
+    "infinite": lambda x, g: np.where(g.random(x.shape) < 0.3, np.inf * np.sign(x), x),
+    "mostly zero": lambda x, g: np.where(g.random(x.shape) < 0.7, 0.0, x),
+    "all sizes": lambda x, g: x * 10.0 ** g.uniform(-40, 38, x.shape),
+}
+MARKED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "some": lambda share: share < 0.3,
+    "one": lambda share: share == share.max(),
+    "all": lambda share: share >= 0,
+    "all but one": lambda share: share < share.max(),
+    "none": lambda share: share > 1,
+}
+
+
+def odd_maps(kind: str, dtype: type, seed: int, shape: tuple[int, ...] = (3, 9, 7)) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    with np.errstate(over="ignore"):
+        return ODD[kind](generator.normal(size=shape), generator).astype(dtype)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(list(ODD)),
+    st.sampled_from(list(MARKED)),
+    st.sampled_from([np.float16, np.float32, np.float64]),
+    st.sampled_from([2, 8, 256]),
+)
+@settings(max_examples=300, deadline=None)
+def test_bounds_hold_on_odd_scores(seed: int, kind: str, marked: str, dtype: type, pages: int) -> None:
+    maps, masks = odd_maps(kind, dtype, seed), MARKED[marked](np.random.default_rng(seed).random((3, 9, 7)))
+    before, histogram.MOST_PAGES = histogram.MOST_PAGES, pages
+    try:
+        left, right, exact = HistogramPixels(), HistogramPixels(), ExactPixels()
+        for state, images in ((left, slice(0, 1)), (left, slice(1, 2)), (right, slice(2, 3)), (exact, slice(0, 3))):
+            state.add(maps[images], masks[images])
+        left.merge(right)
+        found, bounds, true = left.values(), left.bounds(), exact.values()
+    finally:
+        histogram.MOST_PAGES = before
+    for key in PIXEL_LEVEL:
+        assert np.isnan(found[key]) == np.isnan(true[key])
+        assert np.isnan(true[key]) or bounds[key][0] <= true[key] <= bounds[key][1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["constant", "two values", "zeros of both signs", "far from zero"])
+def test_few_scores_are_exact(kind: str, dtype: type) -> None:
+    """Nothing lies between scores that tie, so AP is none of a mixture."""
+    maps, masks = odd_maps(kind, dtype, 0), MARKED["some"](np.random.default_rng(0).random((3, 9, 7)))
+    state, exact = HistogramPixels(), ExactPixels()
+    state.add(maps, masks)
+    exact.add(maps, masks)
+    assert state.values() == pytest.approx(exact.values(), abs=1e-12)
+    assert all(high - low < 1e-9 for low, high in state.bounds().values())
+
+
+@pytest.mark.parametrize("kind", ["closer than float32", "beyond float32", "subnormal", "as close as float32"])
+def test_float64_scores_are_told_apart_where_float32_could_not(kind: str) -> None:
+    maps = odd_maps(kind, np.float64, 1, (8, 64, 64))
+    masks = MARKED["some"](np.random.default_rng(1).random(maps.shape))
+    state, exact = HistogramPixels(), ExactPixels()
+    state.add(maps, masks)
+    exact.add(maps, masks)
+    assert state.values() == pytest.approx(exact.values(), abs=1e-3)
+
+
+def test_float64_and_narrower_histograms_do_not_merge() -> None:
+    left, right, masks = HistogramPixels(), HistogramPixels(), np.ones((1, 4, 4), dtype=bool)
+    left.add(np.ones((1, 4, 4), dtype=np.float32), masks)
+    right.add(np.ones((1, 4, 4)), masks)
+    with pytest.raises(ValueError, match="maps of float64 cannot be added to maps of float32; convert one of them"):
+        left.merge(right)
+    left.add(np.full((1, 4, 4), 0.1), ~masks)  # rounded, so no longer said to be exact
+    assert not left._exact
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mddbench.batch import Batch
-from mddbench.config import Count, Strict
+from mddbench.config import Count, Depth, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.methods.mddnet import losses, scoring
@@ -32,7 +32,7 @@ from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halvin
 from mddbench.nn.smoothing import describe_smoothing
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
 
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class LossWeights(Strict):
@@ -59,7 +59,7 @@ class MDDNet(Detector):
         """
 
         bottleneck_width: Count = 128
-        decoder_blocks: tuple[Count, Count, Count] = (3, 4, 6)
+        decoder_blocks: tuple[Depth, Depth, Depth] = (3, 4, 6)
         memory_at: Literal["before", "restoration", "both", "none"] = "before"
         memory: MemorySettings = MemorySettings()
         synthesis: SynthesisSettings = SynthesisSettings()

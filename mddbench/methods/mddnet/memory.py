@@ -6,13 +6,14 @@ what no normal image has cannot pass. In training the category's label says on w
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mddbench.config import Count, Fraction, Positive, Strict
+from mddbench.config import BelowOne, Count, Fraction, Strict
 
 
 class MemorySettings(Strict):
@@ -23,11 +24,11 @@ class MemorySettings(Strict):
     """
 
     items: Count = 32
-    temperature: Positive = 0.02
+    temperature: Annotated[float, Field(ge=1e-4, le=1e4)] = 0.02
     addressing: Literal["soft", "topk", "sparse"] = "soft"
     keep: Count = 8
     update: Literal["ema", "learnt"] = "ema"
-    decay: Fraction = 0.99
+    decay: BelowOne = 0.99
     blend: Fraction = 1.0
     label_at_test: bool = False
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mddbench.config import Count, Strict
+from mddbench.config import Count, Pixels, Strict
 from mddbench.methods.mddnet.losses import Levels
 from mddbench.nn.smoothing import gaussian_smooth
 
@@ -23,7 +23,7 @@ class ScoringSettings(Strict):
     signals: Annotated[tuple[Literal["teacher", "decoders"], ...], Field(min_length=1)] = ("teacher", "decoders")
     fusion: Literal["sum", "product"] = "sum"
     levels: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)] = (0, 1, 2)
-    sigma: Annotated[float, Field(ge=0)] = 4.0
+    sigma: Pixels = 4.0
     image: Literal["max", "pooled", "top"] = "max"
     pool: Count = 16
     top: Annotated[float, Field(gt=0, le=1)] = 0.001
