@@ -81,7 +81,7 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="Instead of the experiments' own: 0,1,2.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.lr=0.001.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights.")] = None,
+    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")] = None,
     cache_dir: CacheDir = None,
     tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
     tracking_uri: TrackingUri = None,

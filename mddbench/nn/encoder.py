@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mddbench.errors import InputError
+from mddbench.nn.naming import fitted
+from mddbench.nn.tensor_files import State
 from mddbench.nn.weights import digest, load_state
 from mddbench.plugins import nearest
 
@@ -18,8 +20,8 @@ from mddbench.plugins import nearest
 class FrozenEncoder(nn.Module):
     """Features of images at several levels, without gradient; in evaluation mode whatever `train()` says.
 
-    channels, strides: of each level, shallow to deep; weights_sha256: hash of the tensors in use;
-    weights_source: where they came from.
+    channels, strides: of each level, shallow to deep; weights_source: where the weights came from.
+    backbone: timm's own, without the stages behind the deepest level, which are neither computed nor moved to a device.
     """
 
     def __init__(self, name: str, levels: tuple[int, ...]) -> None:
@@ -37,11 +39,25 @@ class FrozenEncoder(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.requires_grad_(False)
+        self._not_computed = _cut(self.backbone)
         self.eval()
+
+    def weights(self) -> State:
+        """The tensors that timm's `features_only` has at these levels, by its names, those of stages that are not computed
+        included.
+        """
+        return {**self.backbone.state_dict(), **self._not_computed}
+
+    def load_weights(self, state: State) -> None:
+        """Take tensors that are named and shaped as `weights` has them."""
+        own = self.backbone.state_dict()
+        self.backbone.load_state_dict({name: state[name] for name in own})
+        self._not_computed = {name: state[name] for name in self._not_computed}
 
     @property
     def weights_sha256(self) -> str:
-        return digest(self.backbone.state_dict())
+        """Hash of `weights`: the same for one model wherever its weights came from and however they were packed."""
+        return digest(self.weights())
 
     def train(self, mode: bool = True) -> FrozenEncoder:  # noqa: ARG002
         """Stay in evaluation mode."""
@@ -60,24 +76,15 @@ def load_encoder(
 ) -> FrozenEncoder:
     """A frozen encoder with its weights.
 
-    sha256: if given, the hash that the tensors in use must have.
+    weights_dir: a folder that holds them, or the file itself; sha256: if given, the hash that the tensors must have.
     Raises InputError for an unknown encoder or level, for missing or unfit weights, and for another hash.
     """
     encoder = FrozenEncoder(name, levels)
     state, encoder.weights_source = load_state(name, weights_dir)
-    wanted = encoder.backbone.state_dict()
-    # A counter that no inference reads; old files lack it.
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unfit = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if missing or unfit:
-        what = f"lack '{missing[0]}'" if missing else f"hold '{unfit[0]}' in another shape"
-        raise InputError(f"encoder '{name}': the weights ({encoder.weights_source}) {what}; they are another model's")
-    encoder.backbone.load_state_dict({key: state.get(key, value) for key, value in wanted.items()})
+    told = f"encoder '{name}': the weights ({encoder.weights_source})"
+    encoder.load_weights(fitted(encoder.weights(), state, told))
     if sha256 is not None and encoder.weights_sha256 != sha256:
-        raise InputError(
-            f"encoder '{name}': the weights ({encoder.weights_source}) have SHA-256 {encoder.weights_sha256}, the "
-            f"experiment expects {sha256}"
-        )
+        raise InputError(f"{told} have SHA-256 {encoder.weights_sha256}, the experiment expects {sha256}")
     return encoder
 
 
@@ -95,3 +102,15 @@ def _pyramid(name: str, levels: tuple[int, ...]) -> Any:
             return make()
     except (RuntimeError, AssertionError, IndexError, ValueError) as fault:
         raise InputError(f"encoder '{name}' has no features at levels {list(levels)} ({fault})") from None
+
+
+def _cut(backbone: Any) -> State:
+    """Take off the stages behind the deepest level, which timm's wrappers of EfficientNet and MobileNet would compute; returns
+    their tensors.
+    """
+    places, stages = getattr(backbone, "_stage_out_idx", None), getattr(backbone, "blocks", None)
+    if not isinstance(places, dict) or not isinstance(stages, nn.Sequential) or backbone.feature_hooks is not None:
+        return {}
+    whole = backbone.state_dict()
+    backbone.blocks = stages[: max(places)]
+    return {name: whole[name] for name in whole.keys() - backbone.state_dict().keys()}

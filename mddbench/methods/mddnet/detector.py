@@ -103,7 +103,7 @@ class MDDNet(Detector):
             abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
         normal_teacher, abnormal_teacher = self._asked_teacher(batch, abnormal)
         asked: list[_Asked] = []
-        restored, identical = self._decoded(abnormal_teacher, asked)
+        restored, identical = self._decoded(abnormal_teacher, asked, batch.images.shape[-1])
         terms = {"restoration": losses.restoration(restored, normal_teacher)}
         if identical is not None:
             terms["identity"] = losses.identity(identical, abnormal_teacher)
@@ -125,7 +125,7 @@ class MDDNet(Detector):
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
         teacher = self.encoder(images)
-        restored, identical = self._decoded(teacher, [])
+        restored, identical = self._decoded(teacher, [], images.shape[-1])
         signals: dict[str, tuple[losses.Levels, losses.Levels]] = {"teacher": (teacher, restored)}
         if identical is not None:
             signals["decoders"] = (restored, identical)
@@ -134,8 +134,10 @@ class MDDNet(Detector):
     def image_scores(self, maps: Tensor) -> Tensor:
         return scoring.image_scores(maps, self.settings.scoring)
 
-    def _decoded(self, teacher: list[Tensor], asked: list[_Asked]) -> tuple[list[Tensor], list[Tensor] | None]:
-        """The two decoders' features; what the memories were asked is added to `asked`."""
+    def _decoded(
+        self, teacher: list[Tensor], asked: list[_Asked], size: int
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        """The two decoders' features; what the memories were asked is added to `asked`. size: of the images, for a message."""
         place = self.settings.memory_at
         needed = place != "before" or self.identity_decoder is not None
         embedding: Any = self.bottleneck(teacher) if needed else None
@@ -148,7 +150,6 @@ class MDDNet(Detector):
             filtered = self._filtered(embedding, self.memories[0], asked)
         restored = self.restoration_decoder(filtered)
         if any(t.shape != r.shape for t, r in zip(teacher, restored, strict=True)):
-            size = teacher[0].shape[-1] * self.encoder.strides[0]
             raise InputError(f"mddnet: image_size {size} does not fit; use a multiple of {self.multiple}")
         if self.identity_decoder is None:
             return restored, None
