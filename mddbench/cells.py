@@ -61,6 +61,7 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "test_labels": UPPER_BOUND if detector.wants_test_labels else "none",
         "encoder": encoder.name,
         "encoder_levels": list(encoder.levels),
+        **({"encoder_padding": f"as for {encoder.padding_for} pixels"} if encoder.padding_for else {}),
         "encoder_weights": encoder.weights_source,
         "encoder_sha256": encoder.weights_sha256,
         "optimizer": experiment.optimizer.model_dump(mode="json"),

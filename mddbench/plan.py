@@ -172,7 +172,7 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     """
     method, settings = _method(experiment)
     chosen = experiment.encoder
-    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
+    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256, chosen.padding_for)
     seed_everything(derived_seed(seed, "initial weights"))
     categories = 1 if experiment.setting == "separate" else len(dataset.categories)
     return method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)

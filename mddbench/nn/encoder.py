@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mddbench.errors import InputError
 from mddbench.nn.naming import fitted
+from mddbench.nn.padding import pad_as_for
 from mddbench.nn.tensor_files import State
 from mddbench.nn.weights import digest, load_state
 from mddbench.plugins import nearest
@@ -22,12 +23,13 @@ class FrozenEncoder(nn.Module):
 
     channels, strides: of each level, shallow to deep; weights_source: where the weights came from.
     backbone: timm's own, without the stages behind the deepest level, which are neither computed nor moved to a device.
+    padding_for: the image size that strided convolutions are padded for at every size; None for timm's way.
     """
 
-    def __init__(self, name: str, levels: tuple[int, ...]) -> None:
+    def __init__(self, name: str, levels: tuple[int, ...], padding_for: int | None = None) -> None:
         """An encoder with no weights worth the name; `load_encoder` is what people call."""
         super().__init__()
-        self.name, self.levels = name, levels
+        self.name, self.levels, self.padding_for = name, levels, padding_for
         self.backbone: Any = _pyramid(name, levels)
         self.channels: tuple[int, ...] = tuple(self.backbone.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.backbone.feature_info.reduction())
@@ -38,8 +40,10 @@ class FrozenEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
-        self.requires_grad_(False)
         self._not_computed = _cut(self.backbone)
+        if padding_for is not None:
+            pad_as_for(self.backbone, padding_for, name)
+        self.requires_grad_(False)
         self.eval()
 
     def weights(self) -> State:
@@ -72,14 +76,19 @@ class FrozenEncoder(nn.Module):
 
 
 def load_encoder(
-    name: str, levels: tuple[int, ...], weights_dir: Path | None, sha256: str | None = None
+    name: str,
+    levels: tuple[int, ...],
+    weights_dir: Path | None,
+    sha256: str | None = None,
+    padding_for: int | None = None,
 ) -> FrozenEncoder:
     """A frozen encoder with its weights.
 
-    weights_dir: a folder that holds them, or the file itself; sha256: if given, the hash that the tensors must have.
+    weights_dir: a folder that holds them, or the file itself; sha256: if given, the hash that the tensors must have;
+    padding_for: as `FrozenEncoder` has it.
     Raises InputError for an unknown encoder or level, for missing or unfit weights, and for another hash.
     """
-    encoder = FrozenEncoder(name, levels)
+    encoder = FrozenEncoder(name, levels, padding_for)
     state, encoder.weights_source = load_state(name, weights_dir)
     told = f"encoder '{name}': the weights ({encoder.weights_source})"
     encoder.load_weights(fitted(encoder.weights(), state, told))

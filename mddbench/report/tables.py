@@ -27,6 +27,7 @@ CARD_ROWS = (
     "test_labels",
     "encoder",
     "encoder_levels",
+    "encoder_padding",
     "encoder_weights",
     "encoder_sha256",
     "optimizer",
