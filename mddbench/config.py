@@ -39,8 +39,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class EncoderSettings(Strict):
     """name: of a timm model, with its tag where one matters; levels: timm's feature indices; sha256: pins the weights;
-    padding_for: strided convolutions that timm pads by the image's size are padded as for this size, whatever the image's, as in
-    code that fixes its padding once; no part of what is written down where it is not set.
+    padding_for: strided convolutions that timm pads by the image's size are padded as for this size at every size, as
+    in code that fixes its padding once; no part of what is written down where it is not set.
     """
 
     name: str

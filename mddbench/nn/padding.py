@@ -1,13 +1,12 @@
 """Padding of strided convolutions, fixed as for one size of images.
 
-TensorFlow pads a strided convolution by the size of what comes in ('same'): 5x5 at stride 2 on 380 pixels gets 2 on each side, on
-256 pixels 1 before and 2 behind, which moves the features. Code that fixes the padding once keeps that of the size it was
-made for; the EfficientNet of `efficientnet_pytorch`, which UniAD's authors use, is one.
+TensorFlow pads a strided convolution by the size of what comes in ('same'): in EfficientNet-B4 a 5x5 at stride 2 gets 2 zeros
+on each side of images of 380 pixels, of 256 pixels 1 before and 2 behind, which moves the features. Code that fixes the padding
+once keeps that of the size it was made for; the EfficientNets of `efficientnet_pytorch` do.
 """
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -36,10 +35,9 @@ def pad_as_for(backbone: nn.Module, size: int, name: str) -> None:
     """
     kinds = {type(part).__name__ for part in backbone.modules() if type(part).__name__.endswith("Same")}
     found = {place: part for place, part in backbone.named_modules() if isinstance(part, Conv2dSame)}
-    if not found or kinds != {Conv2dSame.__name__}:
-        what = (
-            f"pads {', '.join(sorted(kinds - {Conv2dSame.__name__}))} by size, too" if found else "pads nothing by size"
-        )
+    others = sorted(kinds - {Conv2dSame.__name__})
+    if others or not found:
+        what = f"pads by size what cannot be fixed ({', '.join(others)})" if others else "pads nothing by size"
         raise InputError(f"encoder '{name}' {what}; remove encoder.padding_for")
     sizes = _sizes(backbone, size)
     for place, part in found.items():
@@ -53,18 +51,18 @@ def pad_as_for(backbone: nn.Module, size: int, name: str) -> None:
 
 
 def _sizes(backbone: nn.Module, size: int) -> dict[str, tuple[int, int]]:
-    """Height and width of what comes into each part, of images of a size; nothing is computed for it."""
+    """Height and width of what comes into each part that is padded by size, of an image of a size."""
     seen: dict[str, tuple[int, int]] = {}
 
     def see(place: str, _: Any, inputs: tuple[Tensor, ...]) -> None:
         seen[place] = (inputs[0].shape[-2], inputs[0].shape[-1])
 
-    probe = deepcopy(backbone).to("meta").eval()
-    for place, part in probe.named_modules():
-        if isinstance(part, Conv2dSame):
-            part.register_forward_pre_hook(partial(see, place))
+    places = [(place, part) for place, part in backbone.named_modules() if isinstance(part, Conv2dSame)]
+    hooks = [part.register_forward_pre_hook(partial(see, place)) for place, part in places]
     with torch.no_grad():
-        probe(torch.empty(1, 3, size, size, device="meta"))
+        backbone.eval()(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
     return seen
 
 
