@@ -11,6 +11,7 @@ Unsaid:    the paper shows no normalisation at the decoder's end; the code has o
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Annotated, Any
 
 import torch
@@ -36,7 +37,7 @@ class UniAD(Detector):
     """
 
     label = "UniAD"
-    version = 2  # 2: dropout draws other numbers
+    version = 3  # 2: dropout draws other numbers; 3: all layers start as copies of one
     asks_teacher = True
 
     class Settings(Strict):
@@ -67,11 +68,14 @@ class UniAD(Detector):
         self.mask: Tensor
         self.position = GridPosition(settings.grid, width)
         self.project_in = Linear(features, width)
-        self.encoder_layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.layers))
-        self.decoder_layers = nn.ModuleList(QueryDecoderLayer(settings) for _ in range(settings.layers))
+        self.encoder_layers = copies(EncoderLayer(settings), settings.layers)
+        self.decoder_layers = copies(QueryDecoderLayer(settings), settings.layers)
         self.normalise = nn.LayerNorm(width)
         self.project_out = Linear(width, features)
-        for name, part in self.named_modules():
+        for (
+            name,
+            part,
+        ) in self.named_modules():  # queries and the inner projections of attention stay alike in all layers
             if isinstance(part, nn.Linear) and not name.startswith("encoder."):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
@@ -105,6 +109,11 @@ class UniAD(Detector):
             out = layer(out, memory, position, self.mask)
         rebuilt: Tensor = self.project_out(self.normalise(out))
         return rebuilt
+
+
+def copies(layer: nn.Module, count: int) -> nn.ModuleList:
+    """So many layers that start alike, as in the authors' code."""
+    return nn.ModuleList(deepcopy(layer) for _ in range(count))
 
 
 def aligned(levels: list[Tensor], grid: int) -> Tensor:

@@ -130,6 +130,26 @@ def naive_tokens(levels: list[Tensor]) -> Tensor:
     return torch.stack([side_by_side[:, :, row, column] for row in range(grid) for column in range(grid)], dim=1)
 
 
+def test_layers_start_as_copies_whose_linear_weights_are_drawn_anew(encoder: FrozenEncoder) -> None:
+    """As the authors' code has it: queries and what attention projects queries, keys and values by are the same in all layers,
+    and differ between a layer's two attentions; each linear layer, attention's last one included, is drawn by itself.
+    """
+    seed_everything(0)
+    detector = METHOD(encoder, METHOD.Settings(**{**SMALL, "layers": 3}), 2)
+    state = detector.learned_state()
+    linear = {name for name, part in detector.named_modules() if isinstance(part, torch.nn.Linear)}
+    for stack in ("encoder_layers", "decoder_layers"):
+        own = [name.removeprefix(f"{stack}.0.") for name in state if name.startswith(f"{stack}.0.")]
+        assert own
+        for name in own:
+            first, *others = (state[f"{stack}.{layer}.{name}"] for layer in range(3))
+            drawn = f"{stack}.0.{name.rpartition('.')[0]}" in linear and name.endswith("weight")
+            assert all(torch.equal(first, other) != drawn for other in others), name
+    assert detector.decoder_layers[0].query.std().item() == pytest.approx(1.0, abs=0.1)
+    inner = [state[f"decoder_layers.0.{name}.attend.in_proj_weight"] for name in ("ask_encoder", "ask_before")]
+    assert not torch.equal(*inner)
+
+
 @pytest.mark.parametrize(("grid", "neighbours"), [(14, 7), (16, 8), (8, 3), (5, 1)])
 def test_the_mask_hides_the_neighbours(encoder: FrozenEncoder, grid: int, neighbours: int) -> None:
     settings = METHOD.Settings(**{**SMALL, "grid": grid, "neighbours": neighbours})
