@@ -64,6 +64,7 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         **({"encoder_padding": f"as for {encoder.padding_for} pixels"} if encoder.padding_for else {}),
         "encoder_weights": encoder.weights_source,
         "encoder_sha256": encoder.weights_sha256,
+        **({"network": detector.network} if detector.network else {}),
         "optimizer": experiment.optimizer.model_dump(mode="json"),
         "schedule": experiment.schedule.model_dump(mode="json"),
         "gradient_clip": experiment.gradient_clip,

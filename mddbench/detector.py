@@ -22,6 +22,7 @@ class Detector(nn.Module, ABC):
     label: the method's name in tables; version: raise it whenever the same settings and seed would give other results,
     so that finished cells are not taken for up to date; Settings: the method's own settings with their defaults.
     image_score_rule, smoothing: what the protocol card says of them.
+    network: what of the network follows from the encoder by more than its channels; in the card and the identity unless ''.
     asks_teacher: whether training asks for the teacher's features of the images as they are (`teacher`), so that remembering
     them pays.
     told_category: the category of the images that `anomaly_maps` gets next, where `wants_test_labels`; else None always.
@@ -32,6 +33,7 @@ class Detector(nn.Module, ABC):
     Settings: ClassVar[type[Strict]]
     image_score_rule: str = "max of the map"
     smoothing: str = "none"
+    network: str = ""
     asks_teacher: ClassVar[bool] = False
     told_category: int | None = None
 

@@ -30,6 +30,7 @@ CARD_ROWS = (
     "encoder_padding",
     "encoder_weights",
     "encoder_sha256",
+    "network",
     "optimizer",
     "schedule",
     "gradient_clip",

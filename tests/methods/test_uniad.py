@@ -212,6 +212,14 @@ def test_parameters_match_the_published_counts() -> None:
     assert round(teacher / 1e6, 3) == 16.742
 
 
+def test_multiply_adds_differ_from_the_published_by_one_product_of_attention() -> None:
+    """3.364 G at 256 px in ADer's logs, whose counter knows one of attention's two products, and norms (1 %)."""
+    encoder = FrozenEncoder("tf_efficientnet_b4", (0, 1, 2, 3))
+    detector = METHOD(encoder, METHOD.Settings(grid=16, neighbours=8), 15).eval()
+    product = 12 * 256 * 256 * 256  # attentions, queries, keys, channels
+    assert (multiply_adds(detector, 256) - product) / 1e9 == pytest.approx(3.364, rel=0.015)
+
+
 def test_rd4ads_published_size_is_what_is_counted() -> None:
     """80.610 M and 28.44 G multiply-adds at 256 px of ADer's variant; source: ADer's logs. The norms, which torch's counter
     leaves out, are the difference.
