@@ -24,7 +24,7 @@ from mddbench.config import Count, Fraction, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.precision import full_precision
+from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -84,11 +84,11 @@ class UniAD(Detector):
         tokens = aligned(self.teacher(batch), self.settings.grid)
         with full_precision(tokens):
             noisy = jitter(tokens, self.settings.jitter, self.settings.jitter_probability)
-        return {"reconstruction": F.mse_loss(self._rebuilt(noisy).float(), tokens)}
+        return {"reconstruction": F.mse_loss(at_least_single(self._rebuilt(noisy)), tokens)}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
         tokens = aligned(self.encoder(images), self.settings.grid)
-        distances = (self._rebuilt(tokens).float() - tokens).norm(dim=-1)
+        distances = (at_least_single(self._rebuilt(tokens)) - tokens).norm(dim=-1)
         maps = distances.reshape(-1, 1, self.settings.grid, self.settings.grid)
         size = (images.shape[-2], images.shape[-1])
         return F.interpolate(maps, size, mode="bilinear", align_corners=True)[:, 0]
@@ -117,11 +117,12 @@ def copies(layer: nn.Module, count: int) -> nn.ModuleList:
 
 
 def aligned(levels: list[Tensor], grid: int) -> Tensor:
-    """Levels (B, C_l, H_l, W_l) side by side at each place of a grid: tokens (B, grid^2, sum C_l), float32, row by row.
+    """Levels (B, C_l, H_l, W_l) side by side at each place of a grid: tokens (B, grid^2, sum C_l), at least single precision,
+    row by row.
 
     Each level is resized bilinearly with its corners aligned and nothing smoothed before. Source: section 3.1, the code's neck.
     """
-    resized = [F.interpolate(one.float(), (grid, grid), mode="bilinear", align_corners=True) for one in levels]
+    resized = [F.interpolate(at_least_single(one), (grid, grid), mode="bilinear", align_corners=True) for one in levels]
     return torch.cat(resized, dim=1).flatten(2).transpose(1, 2).contiguous()
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.precision import at_least_single
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,10 @@ def require_halving_levels(encoder: FrozenEncoder, method: str) -> None:
 def flat_cosine_distance(targets: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
     """Sum over levels of the batch mean of 1 - cos, each image's level flattened to one vector; scalar in [0, 2 L].
 
-    In float32 under mixed precision too. Source: the authors' code; the paper's equation 2 is per position.
+    At least in single precision, under mixed precision too. Source: the authors' code; the paper's equation 2 is per position.
     """
     distances = [
-        1.0 - F.cosine_similarity(target.float().flatten(1), feature.float().flatten(1)).mean()
+        1.0 - F.cosine_similarity(at_least_single(target).flatten(1), at_least_single(feature).flatten(1)).mean()
         for target, feature in zip(targets, features, strict=True)
     ]
     return torch.stack(distances).sum()
@@ -191,7 +192,7 @@ def distance_map(targets: Sequence[Tensor], features: Sequence[Tensor], size: tu
     """Sum over levels of 1 - cos at each position, each level brought to `size` bilinearly (corners aligned): (B, H, W)."""
     maps = [
         F.interpolate(
-            1.0 - F.cosine_similarity(target.float(), feature.float(), dim=1).unsqueeze(1),
+            1.0 - F.cosine_similarity(at_least_single(target), at_least_single(feature), dim=1).unsqueeze(1),
             size,
             mode="bilinear",
             align_corners=True,

@@ -27,7 +27,7 @@ from mddbench.methods.mddnet import losses, scoring
 from mddbench.methods.mddnet.memory import ClassAwareMemory, MemorySettings
 from mddbench.methods.mddnet.scoring import ScoringSettings
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.precision import full_precision
+from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halving_levels
 from mddbench.nn.smoothing import describe_smoothing
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
@@ -181,9 +181,9 @@ class MDDNet(Detector):
 
     def _asked(self, features: Tensor, memory: ClassAwareMemory) -> _Asked:
         """Features (B, D, H, W) as queries of a memory that nothing is read from."""
-        queries = features.flatten(2).transpose(1, 2).float()
+        queries = at_least_single(features.flatten(2).transpose(1, 2))
         with full_precision(features):
-            weights = memory.addressing(queries, memory.items.float().clone())
+            weights = memory.addressing(queries, at_least_single(memory.items).clone())
         return _Asked(memory, queries, weights, (features.shape[-2], features.shape[-1]))
 
     def _memory_terms(self, asked: list[_Asked], masks: Tensor, categories: Tensor) -> dict[str, Tensor]:
