@@ -22,6 +22,7 @@ from mddbench.config import Count, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.foreign_names import REVERSE_DISTILLATION, renamed
 from mddbench.nn.reverse_distillation import (
     WIDE,
     Bottleneck,
@@ -59,6 +60,10 @@ class RD4AD(Detector):
         self.network = "" if student == WIDE else student.described(settings.decoder_blocks)
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width, student)
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks, student)
+
+    def load_authors_state(self, content: Any, where: str) -> None:
+        unread = ("bn.conv4.", "bn.bn4.")
+        self.load_learned_state(renamed(self.learned_state(), content, REVERSE_DISTILLATION, where, unread))
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         teacher = self.teacher(batch)

@@ -24,6 +24,7 @@ from mddbench.config import Count, Fraction, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.foreign_names import UNIFIED_TRANSFORMER, check_backbone, flattened, renamed
 from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention
 
@@ -70,7 +71,7 @@ class UniAD(Detector):
         self.project_in = Linear(features, width)
         self.encoder_layers = copies(EncoderLayer(settings), settings.layers)
         self.decoder_layers = copies(QueryDecoderLayer(settings), settings.layers)
-        self.normalise = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width)
         self.project_out = Linear(width, features)
         for (
             name,
@@ -79,6 +80,13 @@ class UniAD(Detector):
             if isinstance(part, nn.Linear) and not name.startswith("encoder."):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
+
+    def load_authors_state(self, content: Any, where: str) -> None:
+        given = flattened(content.get("state_dict", content) if isinstance(content, dict) else content)
+        check_backbone(given, self.encoder, where)
+        self.load_learned_state(
+            renamed(self.learned_state(), given, UNIFIED_TRANSFORMER, where, ("backbone.", "neck."))
+        )
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         tokens = aligned(self.teacher(batch), self.settings.grid)
@@ -107,7 +115,7 @@ class UniAD(Detector):
         out = memory
         for layer in self.decoder_layers:
             out = layer(out, memory, position, self.mask)
-        rebuilt: Tensor = self.project_out(self.normalise(out))
+        rebuilt: Tensor = self.project_out(self.norm(out))
         return rebuilt
 
 
@@ -175,11 +183,11 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
-        self.attention = MaskedAttention(settings)
+        self.self_attention = MaskedAttention(settings)
         self.feed = FeedForward(settings)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        fed: Tensor = self.feed(self.attention(tokens, tokens, position, mask))
+        fed: Tensor = self.feed(self.self_attention(tokens, tokens, position, mask))
         return fed
 
 
@@ -189,13 +197,13 @@ class QueryDecoderLayer(nn.Module):
     def __init__(self, settings: Any) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(settings.grid**2, settings.channels))
-        self.ask_encoder = MaskedAttention(settings)
-        self.ask_before = MaskedAttention(settings)
+        self.encoder_attention = MaskedAttention(settings)
+        self.previous_attention = MaskedAttention(settings)
         self.feed = FeedForward(settings)
 
     def forward(self, before: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        answer = self.ask_encoder(self.query[None], memory, position, mask)
-        fed: Tensor = self.feed(self.ask_before(answer, before, position, mask))
+        answer = self.encoder_attention(self.query[None], memory, position, mask)
+        fed: Tensor = self.feed(self.previous_attention(answer, before, position, mask))
         return fed
 
 
@@ -206,15 +214,15 @@ class MaskedAttention(nn.Module):
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
-        self.attend = MultiheadAttention(settings.channels, settings.heads, settings.dropout)
-        self.dropout, self.normalise = Dropout(settings.dropout), nn.LayerNorm(settings.channels)
+        self.multihead = MultiheadAttention(settings.channels, settings.heads, settings.dropout)
+        self.dropout, self.norm = Dropout(settings.dropout), nn.LayerNorm(settings.channels)
 
     def forward(self, queries: Tensor, tokens: Tensor, position: Tensor, mask: Tensor) -> Tensor:
         """queries: (B, P, C), or (1, P, C) for all alike; tokens: (B, P, C); position: (P, C); mask: (P, P) bool, True where
         hidden.
         """
-        read = self.attend(queries + position, tokens + position, tokens, mask)
-        added: Tensor = self.normalise(queries + self.dropout(read))
+        read = self.multihead(queries + position, tokens + position, tokens, mask)
+        added: Tensor = self.norm(queries + self.dropout(read))
         return added
 
 
@@ -230,8 +238,8 @@ class FeedForward(nn.Module):
             Linear(settings.feedforward, settings.channels),
             Dropout(settings.dropout),
         )
-        self.normalise = nn.LayerNorm(settings.channels)
+        self.norm = nn.LayerNorm(settings.channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        added: Tensor = self.normalise(tokens + self.body(tokens))
+        added: Tensor = self.norm(tokens + self.body(tokens))
         return added

@@ -23,6 +23,7 @@ from mddbench.detector import Detector
 from mddbench.environment import describe_environment
 from mddbench.errors import InputError
 from mddbench.evaluate import Evaluation, choose_engine
+from mddbench.foreign import OF_TRAINING, UNKNOWN
 from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.records import UNIFIED, UPPER_BOUND, CurvePoint, EpochLog, Record
@@ -47,7 +48,7 @@ class Cell:
 def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> dict[str, Any]:
     """What a reader must know to compare two numbers, the same fields for every method."""
     encoder = detector.encoder
-    return {
+    card = {
         "method_version": detector.version,
         "setting": f"{_models(experiment, dataset)}{_which_images(dataset)}",
         "epochs": experiment.epochs,
@@ -74,6 +75,9 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "selection": "last epoch",
         "metrics": METRIC_VERSIONS[metric_engine(experiment, dataset)],
     }
+    if detector.learned_from:
+        card |= {"learned_weights": detector.learned_from, **dict.fromkeys(OF_TRAINING, UNKNOWN)}
+    return card
 
 
 def _models(experiment: Experiment, dataset: Dataset) -> str:
@@ -234,7 +238,7 @@ class Prepared:
             protocol=self.protocol,
             status="finished",
             method=self.cell.experiment.method,
-            label=self.detector.label,
+            label=self.detector.label + (" (weights from a file)" if self.detector.learned_from else ""),
             dataset=self.dataset.name,
             experiment=self.cell.experiment.name,
             seed=self.cell.seed,

@@ -18,6 +18,7 @@ from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.data.textures import open_textures
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import InputError
+from mddbench.foreign import OPTION, WHOLE, learned
 from mddbench.holdout import hold_out
 from mddbench.nn.encoder import load_encoder
 from mddbench.progress import Reporter
@@ -33,7 +34,7 @@ class RunOptions:
     textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
     epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder; feature_room: GiB that the
     teacher's features of training images may take, 0 to compute them in every epoch; sharing: how many cells run on the device
-    at once; compiling: compile the steps of long trainings.
+    at once; compiling: compile the steps of long trainings; from_checkpoint: take what others trained and train nothing.
     """
 
     out: Path
@@ -50,6 +51,7 @@ class RunOptions:
     feature_room: float = FEATURE_ROOM
     sharing: int = 1
     compiling: bool = False
+    from_checkpoint: Path | None = None
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
@@ -83,6 +85,11 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
     Returns the opened datasets. Raises InputError for the first thing found.
     """
     experiments = distinct_experiments(cells)
+    if options.from_checkpoint is not None and (len(cells) > 1 or options.test_curve):
+        raise InputError(
+            f"{OPTION}: what a file holds has no seeds and no epochs; name one experiment with one seed (--seeds 0), and no "
+            f"--test-curve; found {len(cells)} cells"
+        )
     for experiment in experiments:
         if options.test_curve and experiment.setting == "separate":
             raise InputError(
@@ -174,8 +181,13 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     chosen = experiment.encoder
     encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256, chosen.padding_for)
     seed_everything(derived_seed(seed, "initial weights"))
-    categories = 1 if experiment.setting == "separate" else len(dataset.categories)
-    return method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
+    separate = experiment.setting == "separate"
+    categories = 1 if separate else len(dataset.categories)
+    detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
+    if options.from_checkpoint is not None:  # all of its files, so that the last is as sound as the first
+        for _ in learned(detector, options.from_checkpoint, dataset.categories if separate else (WHOLE,)):
+            pass
+    return detector
 
 
 def fewest_images(experiment: Experiment, dataset: Dataset) -> int:

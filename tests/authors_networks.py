@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -110,3 +112,66 @@ def unlike(module: nn.Module, seed: int = 0) -> nn.Module:
                 0.1 * (noise - 0.5)
             )
     return module
+
+
+class Layer(nn.Module):
+    """attentions: 1 of an encoder's layer, 2 of a decoder's, which has queries of its own."""
+
+    def __init__(self, places: int, width: int, heads: int, inner: int, attentions: int) -> None:
+        super().__init__()
+        if attentions == 2:
+            self.learned_embed = nn.Embedding(places, width)
+        for name in ("self_attn", "multihead_attn")[:attentions]:
+            setattr(self, name, nn.MultiheadAttention(width, heads))
+        self.linear1, self.linear2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        for number in range(attentions + 1):
+            setattr(self, f"norm{number + 1}", nn.LayerNorm(width))
+
+    def forward(self, tokens: Tensor, memory: Tensor, place: Tensor, hidden: Tensor) -> Tensor:
+        """(P, B, C) each but for place (P, 1, C)."""
+        if hasattr(self, "learned_embed"):
+            asking = self.learned_embed.weight[:, None].expand_as(tokens)
+            read = self.self_attn(asking + place, memory + place, memory, attn_mask=hidden)[0]
+            asking = self.norm1(asking + read)
+            read = self.multihead_attn(asking + place, tokens + place, tokens, attn_mask=hidden)[0]
+            asking, last = self.norm2(asking + read), self.norm3
+        else:
+            read = self.self_attn(tokens + place, tokens + place, tokens, attn_mask=hidden)[0]
+            asking, last = self.norm1(tokens + read), self.norm2
+        return last(asking + self.linear2(F.relu(self.linear1(asking))))
+
+
+class Reconstruction(nn.Module):
+    """UniAD's `reconstruction`, of a grid of places."""
+
+    def __init__(self, features: int, settings: Any) -> None:
+        super().__init__()
+        self.grid, width = settings.grid, settings.channels
+        size = (settings.grid**2, width, settings.heads, settings.feedforward)
+        self.transformer = nn.Module()
+        self.transformer.encoder, self.transformer.decoder = nn.Module(), nn.Module()
+        for part, attentions in ((self.transformer.encoder, 1), (self.transformer.decoder, 2)):
+            part.layers = nn.ModuleList(Layer(*size, attentions) for _ in range(settings.layers))
+        self.transformer.decoder.norm = nn.LayerNorm(width)
+        self.pos_embed = nn.Module()
+        self.pos_embed.row_embed, self.pos_embed.col_embed = (nn.Embedding(self.grid, width // 2) for _ in range(2))
+        self.input_proj, self.output_proj = nn.Linear(features, width), nn.Linear(width, features)
+        index = torch.arange(self.grid**2)
+        row, column, reach = index // self.grid, index % self.grid, settings.neighbours // 2
+        self.hidden = ((row[:, None] - row).abs() <= reach) & ((column[:, None] - column).abs() <= reach)
+
+    def forward(self, levels: list[Tensor], size: int) -> Tensor:
+        """A map (B, H, W) of the levels of images."""
+        grids = [F.interpolate(level, (self.grid, self.grid), mode="bilinear", align_corners=True) for level in levels]
+        features = torch.cat(grids, dim=1)
+        rows, columns = self.pos_embed.row_embed.weight, self.pos_embed.col_embed.weight
+        place = torch.cat([columns.repeat(self.grid, 1), rows.repeat_interleave(self.grid, 0)], dim=1)[:, None]
+        memory = self.input_proj(features.flatten(2).permute(2, 0, 1))
+        for layer in self.transformer.encoder.layers:
+            memory = layer(memory, memory, place, self.hidden)
+        out = memory
+        for layer in self.transformer.decoder.layers:
+            out = layer(out, memory, place, self.hidden)
+        rebuilt = self.output_proj(self.transformer.decoder.norm(out)).permute(1, 2, 0).reshape(features.shape)
+        distance = (rebuilt - features).pow(2).sum(dim=1, keepdim=True).sqrt()
+        return F.interpolate(distance, (size, size), mode="bilinear", align_corners=True)[:, 0]

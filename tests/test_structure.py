@@ -28,6 +28,7 @@ LAYERS = {
         "train",
         "evaluate",
         "evidence",
+        "foreign",
         "holdout",
         "maps",
         "panels",

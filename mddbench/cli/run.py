@@ -67,6 +67,10 @@ Compile = Annotated[
 JobCount = Annotated[
     int, typer.Option(min=1, help="Cells at once, the processors divided among them; their records hold no times.")
 ]
+FromCheckpoint = Annotated[
+    Path | None,
+    typer.Option(help="Evaluate weights that the method's authors trained (RD4AD, UniAD): their file; trains nothing."),
+]
 TexturesFolder = Annotated[
     Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
 ]
@@ -95,6 +99,7 @@ def run(
     plugins: Plugins = None,
     jobs: JobCount = 1,
     compile_: Compile = False,
+    from_checkpoint: FromCheckpoint = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     report: WithReport = True,
     as_json: Json = False,
@@ -125,6 +130,7 @@ def run(
         keep_maps=keep_maps,
         feature_room=feature_cache,
         compiling=compile_,
+        from_checkpoint=from_checkpoint,
     )
     speaker = _set_up_process(quiet)
     if dry_run:

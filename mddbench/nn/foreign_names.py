@@ -10,10 +10,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mddbench.errors import InputError
+from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.tensor_files import State, described
+from mddbench.nn.weights import as_timm, named_as_efficientnet
 
 Rules = Sequence[tuple[str, str]]
 """What is found in a name of ours (a regular expression), and what the authors have in its place."""
@@ -39,6 +42,43 @@ REVERSE_DISTILLATION: Rules = (
     (r"\.body\.4\.1\.", ".bn3."),
 )
 """RD4AD: the embedding is `bn`, its parts that nothing reads are `bn.conv4` and `bn.bn4`."""
+
+UNIFIED_TRANSFORMER: Rules = (
+    (r"^project_in\.", "reconstruction.input_proj."),
+    (r"^project_out\.", "reconstruction.output_proj."),
+    (r"^position\.rows$", "reconstruction.pos_embed.row_embed.weight"),
+    (r"^position\.columns$", "reconstruction.pos_embed.col_embed.weight"),
+    (r"^norm\.", "reconstruction.transformer.decoder.norm."),
+    (r"^encoder_layers\.(\d+)\.feed\.norm\.", r"reconstruction.transformer.encoder.layers.\1.norm2."),
+    (r"^encoder_layers\.", "reconstruction.transformer.encoder.layers."),
+    (r"^decoder_layers\.", "reconstruction.transformer.decoder.layers."),
+    (r"\.query$", ".learned_embed.weight"),
+    (r"\.(self_attention|encoder_attention)\.multihead\.", ".self_attn."),
+    (r"\.(self_attention|encoder_attention)\.norm\.", ".norm1."),
+    (r"\.previous_attention\.multihead\.", ".multihead_attn."),
+    (r"\.previous_attention\.norm\.", ".norm2."),
+    (r"\.feed\.body\.0\.", ".linear1."),
+    (r"\.feed\.body\.3\.", ".linear2."),
+    (r"\.feed\.norm\.", ".norm3."),
+)
+"""UniAD: in a decoder's layer `self_attn` asks the encoder's tokens, `multihead_attn` those of the layer before."""
+
+
+def check_backbone(given: State, encoder: FrozenEncoder, where: str) -> None:
+    """Raise InputError if a file holds the EfficientNet that it was trained with, and the encoder is another one."""
+    theirs = {name: value for name, value in given.items() if name.startswith("backbone.")}
+    own = encoder.weights()
+    if named_as_efficientnet(theirs) is None:
+        return
+    other = as_timm(theirs)
+    for name, value in own.items():
+        if name in other and (
+            other[name].shape != value.shape or not torch.allclose(other[name].to(value), value, 1e-5, 1e-6)
+        ):
+            raise InputError(
+                f"{where}: holds the encoder that it was trained with, and '{encoder.name}' ({encoder.weights_source}) has "
+                f"other weights at '{name}'; give the file by --weights-dir, too"
+            )
 
 
 def renamed(wanted: State, content: Any, rules: Rules, where: str, unread: Sequence[str] = ()) -> State:

@@ -31,7 +31,7 @@ def load_state(encoder: str, weights: Path | None) -> tuple[State, str]:
     """
     if weights is not None:
         file = weights if weights.is_file() else find_file(encoder, weights)
-        return read_tensors(file), f"folder {file.name}"
+        return as_timm(read_tensors(file)), f"folder {file.name}"
     package = PACKAGES.get(encoder)
     if package is None:
         return _from_hub(encoder), f"hub {encoder}"
@@ -96,6 +96,20 @@ def digest(state: State) -> str:
     return total.hexdigest()
 
 
+def named_as_efficientnet(state: State) -> str | None:
+    """What stands before the names of a state dict that are `efficientnet_pytorch`'s; None if none are."""
+    return next((name.removesuffix(_STEM) for name in state if f".{name}".endswith(f".{_STEM}")), None)
+
+
+def as_timm(state: State) -> State:
+    """A file's tensors; those of an `efficientnet_pytorch` among them, if there is one, alone and under timm's names."""
+    before = named_as_efficientnet(state)
+    if before is None:
+        return state
+    names = {name.removeprefix(before): value for name, value in state.items() if name.startswith(f"{before}_")}
+    return rename_efficientnet(names)
+
+
 def rename_efficientnet(state: State) -> State:
     """A state dict of `efficientnet_pytorch` under timm's names.
 
@@ -115,9 +129,12 @@ def rename_efficientnet(state: State) -> State:
     return renamed
 
 
+_STEM = "_conv_stem.weight"
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_GATES = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_GATES}
 _PARTS = {
+    **_GATES,
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
     "_depthwise_conv": "conv_dw",

@@ -31,6 +31,7 @@ CARD_ROWS = (
     "encoder_weights",
     "encoder_sha256",
     "network",
+    "learned_weights",
     "optimizer",
     "schedule",
     "gradient_clip",

@@ -104,23 +104,23 @@ def naive_rebuilt(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
     )
 
     def attend(name: str, asking: Tensor, asked: Tensor) -> Tensor:
-        read = naive_attention(state, f"{name}.attend", asking + place, asked + place, asked, hidden)
-        return naive_norm(state, f"{name}.normalise", asking + read)
+        read = naive_attention(state, f"{name}.multihead", asking + place, asked + place, asked, hidden)
+        return naive_norm(state, f"{name}.norm", asking + read)
 
     def feed(name: str, tokens: Tensor) -> Tensor:
         inner = (tokens @ state[f"{name}.body.0.weight"].T + state[f"{name}.body.0.bias"]).clamp_min(0)
         out = inner @ state[f"{name}.body.3.weight"].T + state[f"{name}.body.3.bias"]
-        return naive_norm(state, f"{name}.normalise", tokens + out)
+        return naive_norm(state, f"{name}.norm", tokens + out)
 
     memory = tokens @ state["project_in.weight"].T + state["project_in.bias"]
     for layer in range(SMALL["layers"]):
-        memory = feed(f"encoder_layers.{layer}.feed", attend(f"encoder_layers.{layer}.attention", memory, memory))
+        memory = feed(f"encoder_layers.{layer}.feed", attend(f"encoder_layers.{layer}.self_attention", memory, memory))
     before = memory
     for layer in range(SMALL["layers"]):
         name = f"decoder_layers.{layer}"
-        answer = attend(f"{name}.ask_encoder", state[f"{name}.query"], memory)
-        before = feed(f"{name}.feed", attend(f"{name}.ask_before", answer, before))
-    out = naive_norm(state, "normalise", before)
+        answer = attend(f"{name}.encoder_attention", state[f"{name}.query"], memory)
+        before = feed(f"{name}.feed", attend(f"{name}.previous_attention", answer, before))
+    out = naive_norm(state, "norm", before)
     return out @ state["project_out.weight"].T + state["project_out.bias"]
 
 
@@ -146,7 +146,10 @@ def test_layers_start_as_copies_whose_linear_weights_are_drawn_anew(encoder: Fro
             drawn = f"{stack}.0.{name.rpartition('.')[0]}" in linear and name.endswith("weight")
             assert all(torch.equal(first, other) != drawn for other in others), name
     assert detector.decoder_layers[0].query.std().item() == pytest.approx(1.0, abs=0.1)
-    inner = [state[f"decoder_layers.0.{name}.attend.in_proj_weight"] for name in ("ask_encoder", "ask_before")]
+    inner = [
+        state[f"decoder_layers.0.{name}.multihead.in_proj_weight"]
+        for name in ("encoder_attention", "previous_attention")
+    ]
     assert not torch.equal(*inner)
 
 
