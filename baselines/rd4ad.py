@@ -2,8 +2,9 @@
 
 Paper:     Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022.
 Code read: the authors' hq-deng/RD4AD at 6554076 (MIT).
-Differs:   one model for all categories (the authors train one per category); any encoder with three levels, with widths
-           in proportion; the authors' unused fourth stage and their dead 1x1 convolution are not built.
+Differs:   one model for all categories (the authors train one per category); any encoder with three levels: torchvision's
+           ResNets have the authors' students, others one like WideResNet-50-2's with widths in proportion; the authors'
+           unused fourth stage and their dead 1x1 convolution are not built.
 Variants:  the authors' by default. `settings.bottleneck_width: 64`, `gradient_clip: 5.0` and schedule `step` at 0.8 give the
            variant of the ADer benchmark, which most papers quote.
 Unsaid:    the paper writes the loss per position; the code flattens each level to one vector, and so do we.
@@ -20,12 +21,15 @@ from mddbench.config import Count, Depth, Pixels, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.foreign_names import REVERSE_DISTILLATION, renamed
 from mddbench.nn.reverse_distillation import (
+    WIDE,
     Bottleneck,
     Decoder,
     distance_map,
     flat_cosine_distance,
     require_halving_levels,
+    student_of,
 )
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 
@@ -38,10 +42,12 @@ class RD4AD(Detector):
     asks_teacher = True
 
     class Settings(Strict):
-        """bottleneck_width: 128 (authors) or 64 (ADer); decoder_blocks: per stage, deep to shallow; sigma: pixels."""
+        """bottleneck_width: 128 (authors) or 64 (ADer, half of it); decoder_blocks: per stage, deep to shallow, null for the
+        authors' with the encoder; sigma: pixels.
+        """
 
         bottleneck_width: Count = 128
-        decoder_blocks: tuple[Depth, Depth, Depth] = (3, 4, 6)
+        decoder_blocks: tuple[Depth, Depth, Depth] | None = None
         sigma: Pixels = 4.0
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
@@ -49,8 +55,14 @@ class RD4AD(Detector):
         require_halving_levels(encoder, "rd4ad")
         self.smoothing = describe_smoothing(settings.sigma)
         self.multiple = 2 * encoder.strides[-1]
-        self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width)
-        self.decoder = Decoder(encoder.channels, settings.decoder_blocks)
+        student = student_of(encoder.name)
+        self.network = "" if student == WIDE else student.described(settings.decoder_blocks)
+        self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width, student)
+        self.decoder = Decoder(encoder.channels, settings.decoder_blocks, student)
+
+    def load_authors_state(self, content: Any, where: str) -> None:
+        unread = ("bn.conv4.", "bn.bn4.")
+        self.load_learned_state(renamed(self.learned_state(), content, REVERSE_DISTILLATION, where, unread))
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         teacher = self.teacher(batch)

@@ -11,6 +11,7 @@ Unsaid:    the paper shows no normalisation at the decoder's end; the code has o
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Annotated, Any
 
 import torch
@@ -23,7 +24,8 @@ from mddbench.config import BelowOne, Count, Depth, Fraction, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.precision import full_precision
+from mddbench.nn.foreign_names import UNIFIED_TRANSFORMER, check_backbone, flattened, renamed
+from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention
 
 Noise = Annotated[float, Field(ge=0, le=1e4)]
@@ -36,7 +38,7 @@ class UniAD(Detector):
     """
 
     label = "UniAD"
-    version = 2  # 2: dropout draws other numbers
+    version = 3  # 2: dropout draws other numbers; 3: all layers start as copies of one
     asks_teacher = True
 
     class Settings(Strict):
@@ -67,24 +69,34 @@ class UniAD(Detector):
         self.mask: Tensor
         self.position = GridPosition(settings.grid, width)
         self.project_in = Linear(features, width)
-        self.encoder_layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.layers))
-        self.decoder_layers = nn.ModuleList(QueryDecoderLayer(settings) for _ in range(settings.layers))
-        self.normalise = nn.LayerNorm(width)
+        self.encoder_layers = copies(EncoderLayer(settings), settings.layers)
+        self.decoder_layers = copies(QueryDecoderLayer(settings), settings.layers)
+        self.norm = nn.LayerNorm(width)
         self.project_out = Linear(width, features)
-        for name, part in self.named_modules():
+        for (
+            name,
+            part,
+        ) in self.named_modules():  # queries and the inner projections of attention stay alike in all layers
             if isinstance(part, nn.Linear) and not name.startswith("encoder."):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
+
+    def load_authors_state(self, content: Any, where: str) -> None:
+        given = flattened(content.get("state_dict", content) if isinstance(content, dict) else content)
+        check_backbone(given, self.encoder, where)
+        self.load_learned_state(
+            renamed(self.learned_state(), given, UNIFIED_TRANSFORMER, where, ("backbone.", "neck."))
+        )
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         tokens = aligned(self.teacher(batch), self.settings.grid)
         with full_precision(tokens):
             noisy = jitter(tokens, self.settings.jitter, self.settings.jitter_probability)
-        return {"reconstruction": F.mse_loss(self._rebuilt(noisy).float(), tokens)}
+        return {"reconstruction": F.mse_loss(at_least_single(self._rebuilt(noisy)), tokens)}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
         tokens = aligned(self.encoder(images), self.settings.grid)
-        distances = (self._rebuilt(tokens).float() - tokens).norm(dim=-1)
+        distances = (at_least_single(self._rebuilt(tokens)) - tokens).norm(dim=-1)
         maps = distances.reshape(-1, 1, self.settings.grid, self.settings.grid)
         size = (images.shape[-2], images.shape[-1])
         return F.interpolate(maps, size, mode="bilinear", align_corners=True)[:, 0]
@@ -103,16 +115,22 @@ class UniAD(Detector):
         out = memory
         for layer in self.decoder_layers:
             out = layer(out, memory, position, self.mask)
-        rebuilt: Tensor = self.project_out(self.normalise(out))
+        rebuilt: Tensor = self.project_out(self.norm(out))
         return rebuilt
 
 
+def copies(layer: nn.Module, count: int) -> nn.ModuleList:
+    """So many layers that start alike, as in the authors' code."""
+    return nn.ModuleList(deepcopy(layer) for _ in range(count))
+
+
 def aligned(levels: list[Tensor], grid: int) -> Tensor:
-    """Levels (B, C_l, H_l, W_l) side by side at each place of a grid: tokens (B, grid^2, sum C_l), float32, row by row.
+    """Levels (B, C_l, H_l, W_l) side by side at each place of a grid: tokens (B, grid^2, sum C_l), at least single precision,
+    row by row.
 
     Each level is resized bilinearly with its corners aligned and nothing smoothed before. Source: section 3.1, the code's neck.
     """
-    resized = [F.interpolate(one.float(), (grid, grid), mode="bilinear", align_corners=True) for one in levels]
+    resized = [F.interpolate(at_least_single(one), (grid, grid), mode="bilinear", align_corners=True) for one in levels]
     return torch.cat(resized, dim=1).flatten(2).transpose(1, 2).contiguous()
 
 
@@ -164,11 +182,11 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
-        self.attention = MaskedAttention(settings)
+        self.self_attention = MaskedAttention(settings)
         self.feed = FeedForward(settings)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        fed: Tensor = self.feed(self.attention(tokens, tokens, position, mask))
+        fed: Tensor = self.feed(self.self_attention(tokens, tokens, position, mask))
         return fed
 
 
@@ -178,13 +196,13 @@ class QueryDecoderLayer(nn.Module):
     def __init__(self, settings: Any) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(settings.grid**2, settings.channels))
-        self.ask_encoder = MaskedAttention(settings)
-        self.ask_before = MaskedAttention(settings)
+        self.encoder_attention = MaskedAttention(settings)
+        self.previous_attention = MaskedAttention(settings)
         self.feed = FeedForward(settings)
 
     def forward(self, before: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        answer = self.ask_encoder(self.query[None], memory, position, mask)
-        fed: Tensor = self.feed(self.ask_before(answer, before, position, mask))
+        answer = self.encoder_attention(self.query[None], memory, position, mask)
+        fed: Tensor = self.feed(self.previous_attention(answer, before, position, mask))
         return fed
 
 
@@ -195,15 +213,15 @@ class MaskedAttention(nn.Module):
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
-        self.attend = MultiheadAttention(settings.channels, settings.heads, settings.dropout)
-        self.dropout, self.normalise = Dropout(settings.dropout), nn.LayerNorm(settings.channels)
+        self.multihead = MultiheadAttention(settings.channels, settings.heads, settings.dropout)
+        self.dropout, self.norm = Dropout(settings.dropout), nn.LayerNorm(settings.channels)
 
     def forward(self, queries: Tensor, tokens: Tensor, position: Tensor, mask: Tensor) -> Tensor:
         """queries: (B, P, C), or (1, P, C) for all alike; tokens: (B, P, C); position: (P, C); mask: (P, P) bool, True where
         hidden.
         """
-        read = self.attend(queries + position, tokens + position, tokens, mask)
-        added: Tensor = self.normalise(queries + self.dropout(read))
+        read = self.multihead(queries + position, tokens + position, tokens, mask)
+        added: Tensor = self.norm(queries + self.dropout(read))
         return added
 
 
@@ -219,8 +237,8 @@ class FeedForward(nn.Module):
             Linear(settings.feedforward, settings.channels),
             Dropout(settings.dropout),
         )
-        self.normalise = nn.LayerNorm(settings.channels)
+        self.norm = nn.LayerNorm(settings.channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        added: Tensor = self.normalise(tokens + self.body(tokens))
+        added: Tensor = self.norm(tokens + self.body(tokens))
         return added

@@ -23,6 +23,7 @@ from mddbench.detector import Detector
 from mddbench.environment import describe_environment
 from mddbench.errors import InputError
 from mddbench.evaluate import Evaluation, choose_engine
+from mddbench.foreign import OF_TRAINING, UNKNOWN
 from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.records import UNIFIED, UPPER_BOUND, CurvePoint, EpochLog, Record
@@ -47,7 +48,7 @@ class Cell:
 def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> dict[str, Any]:
     """What a reader must know to compare two numbers, the same fields for every method."""
     encoder = detector.encoder
-    return {
+    card = {
         "method_version": detector.version,
         "setting": f"{_models(experiment, dataset)}{_which_images(dataset)}",
         "epochs": experiment.epochs,
@@ -61,8 +62,10 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "test_labels": UPPER_BOUND if detector.wants_test_labels else "none",
         "encoder": encoder.name,
         "encoder_levels": list(encoder.levels),
+        **({"encoder_padding": f"as for {encoder.padding_for} pixels"} if encoder.padding_for else {}),
         "encoder_weights": encoder.weights_source,
         "encoder_sha256": encoder.weights_sha256,
+        **({"network": detector.network} if detector.network else {}),
         "optimizer": "none" if detector.single_pass else experiment.optimizer.model_dump(mode="json"),
         "schedule": "none" if detector.single_pass else experiment.schedule.model_dump(mode="json"),
         "gradient_clip": experiment.gradient_clip,
@@ -72,6 +75,9 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "selection": "last epoch",
         "metrics": METRIC_VERSIONS[metric_engine(experiment, dataset)],
     }
+    if detector.learned_from:
+        card |= {"learned_weights": detector.learned_from, **dict.fromkeys(OF_TRAINING, UNKNOWN)}
+    return card
 
 
 def _models(experiment: Experiment, dataset: Dataset) -> str:
@@ -232,7 +238,7 @@ class Prepared:
             protocol=self.protocol,
             status="finished",
             method=self.cell.experiment.method,
-            label=self.detector.label,
+            label=self.detector.label + (" (weights from a file)" if self.detector.learned_from else ""),
             dataset=self.dataset.name,
             experiment=self.cell.experiment.name,
             seed=self.cell.seed,

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from mddbench.errors import InputError
 from mddbench.plugins import nearest
@@ -35,11 +43,22 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class EncoderSettings(Strict):
-    """name: of a timm model, with its tag where one matters; levels: timm's feature indices; sha256: pins the weights."""
+    """name: of a timm model, with its tag where one matters; levels: timm's feature indices; sha256: pins the weights;
+    padding_for: strided convolutions that timm pads by the image's size are padded as for this size at every size, as
+    in code that fixes its padding once; no part of what is written down where it is not set.
+    """
 
     name: str
     levels: tuple[int, ...] = (1, 2, 3)
     sha256: str | None = None
+    padding_for: Annotated[int, Field(ge=32)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = content(self)
+        if self.padding_for is None:
+            written.pop("padding_for", None)
+        return written
 
 
 class OptimizerSettings(Strict):

@@ -83,7 +83,10 @@ def training_speed(history: Sequence[EpochLog]) -> dict[str, float | None]:
     if len(seconds) < len(history):
         return {"train_seconds": None, "train_images_per_second": None}
     images, counted = sum(log.images for log in history[1:] or history), sum(seconds[1:] or seconds)
-    return {"train_seconds": sum(seconds), "train_images_per_second": images / counted if counted else None}
+    return {
+        "train_seconds": sum(seconds) if seconds else None,
+        "train_images_per_second": images / counted if counted else None,
+    }
 
 
 def start_memory(device: torch.device) -> None:

@@ -22,6 +22,8 @@ class Detector(nn.Module, ABC):
     label: the method's name in tables; version: raise it whenever the same settings and seed would give other results,
     so that finished cells are not taken for up to date; Settings: the method's own settings with their defaults.
     image_score_rule, smoothing: what the protocol card says of them.
+    network: what of the network follows from the encoder by more than its channels; in the card and the identity unless ''.
+    learned_from: where the learned weights came from, unless they were trained here; in the card and the identity then.
     asks_teacher: whether training asks for the teacher's features of the images as they are (`teacher`), so that remembering
     them pays.
     single_pass: whether the method only collects: it sees each training image once, all of them, without an optimiser, its
@@ -35,6 +37,8 @@ class Detector(nn.Module, ABC):
     Settings: ClassVar[type[Strict]]
     image_score_rule: str = "max of the map"
     smoothing: str = "none"
+    network: str = ""
+    learned_from: str = ""
     asks_teacher: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
     told_category: int | None = None
@@ -97,6 +101,13 @@ class Detector(nn.Module, ABC):
     def learned_state(self) -> dict[str, Tensor]:
         """The state dict without the encoder, whose weights the record names by hash."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+
+    def load_authors_state(self, content: Any, where: str) -> None:  # noqa: ARG002
+        """Take what a file of the method's authors holds. content: tensors in dicts, under the authors' names; where: the file.
+
+        Raises InputError if it is another network's, and for a method whose authors' files are not known.
+        """
+        raise InputError(f"{where}: {self.label} reads no weights that others trained")
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `learned_state` gave; a buffer takes the shape that it had.

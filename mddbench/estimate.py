@@ -79,7 +79,8 @@ def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, ti
 def _timed(experiment: Experiment, options: RunOptions) -> _Times:
     """On noise and untrained weights, which cost the same."""
     method = load_method(experiment.method)
-    encoder = FrozenEncoder(experiment.encoder.name, experiment.encoder.levels)
+    chosen = experiment.encoder
+    encoder = FrozenEncoder(chosen.name, chosen.levels, chosen.padding_for)
     settings = method_settings(method, experiment.settings, experiment.name)
     detector = method(encoder, settings, CATEGORIES).to(options.device).to(memory_format=torch.channels_last)
     size = experiment.image_size

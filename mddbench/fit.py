@@ -16,6 +16,7 @@ from mddbench.compiling import COMPILING_PAYS
 from mddbench.detector import Detector
 from mddbench.errors import CellError, InputError
 from mddbench.evaluate import Evaluation, EvaluationOptions, evaluate
+from mddbench.foreign import learned
 from mddbench.maps import MapKeeper
 from mddbench.nn.weights import digest
 from mddbench.plan import RunOptions, build_detector
@@ -58,7 +59,9 @@ class Fit:
         self.models = prepared.dataset.categories if prepared.cell.experiment.setting == "separate" else (WHOLE,)
 
     def train(self, on_epoch: Callable[[EpochLog], None]) -> Trained:
-        """Train, or take the weights of a finished cell that differs in evaluation only."""
+        """Train, or take the weights of a finished cell that differs in evaluation only, or those of the file that is given."""
+        if self.options.from_checkpoint is not None:
+            return Trained([], dict(learned(self.prepared.detector, self.options.from_checkpoint, self.models)))
         if not self.options.force and not self.options.test_curve:
             found = self._trained_before(on_epoch)
             if found is not None:

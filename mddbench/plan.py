@@ -19,6 +19,7 @@ from mddbench.data.own import mark_own
 from mddbench.data.textures import open_textures
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import InputError
+from mddbench.foreign import OPTION, WHOLE, learned
 from mddbench.holdout import hold_out
 from mddbench.memory import Remembered, bytes_of_batch, bytes_of_model, demand_memory
 from mddbench.nn.encoder import load_encoder
@@ -36,7 +37,7 @@ class RunOptions:
     textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
     epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder; feature_room: GiB that the
     teacher's features of training images may take, 0 to compute them in every epoch; sharing: how many cells run on the device
-    at once; compiling: compile the steps of long trainings.
+    at once; compiling: compile the steps of long trainings; from_checkpoint: take what others trained and train nothing.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class RunOptions:
     feature_room: float = FEATURE_ROOM
     sharing: int = 1
     compiling: bool = False
+    from_checkpoint: Path | None = None
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
@@ -87,6 +89,11 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
     Returns the opened datasets. Raises InputError for the first thing found.
     """
     experiments = distinct_experiments(cells)
+    if options.from_checkpoint is not None and (len(cells) > 1 or options.test_curve):
+        raise InputError(
+            f"{OPTION}: what a file holds has no seeds and no epochs; name one experiment with one seed (--seeds 0), and no "
+            f"--test-curve; found {len(cells)} cells"
+        )
     for experiment in experiments:
         if options.test_curve and experiment.setting == "separate":
             raise InputError(
@@ -179,12 +186,17 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     """
     method, settings = _method(experiment)
     chosen = experiment.encoder
-    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256)
-    categories = 1 if experiment.setting == "separate" else len(dataset.categories)
+    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256, chosen.padding_for)
+    separate = experiment.setting == "separate"
+    categories = 1 if separate else len(dataset.categories)
     needed = bytes_of_model(lambda: method(encoder, settings, categories), experiment.optimizer.name)
     demand_memory(needed, options.device, experiment.name, "the model's weights and what training keeps of them")
     seed_everything(derived_seed(seed, "initial weights"))
-    return method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
+    detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
+    if options.from_checkpoint is not None:  # all of its files, so that the last is as sound as the first
+        for _ in learned(detector, options.from_checkpoint, dataset.categories if separate else (WHOLE,)):
+            pass
+    return detector
 
 
 def fewest_images(experiment: Experiment, dataset: Dataset) -> int:

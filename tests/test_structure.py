@@ -30,6 +30,7 @@ LAYERS = {
         "train",
         "evaluate",
         "evidence",
+        "foreign",
         "holdout",
         "maps",
         "memory",

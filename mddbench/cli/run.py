@@ -70,6 +70,10 @@ Compile = Annotated[
 JobCount = Annotated[
     int, typer.Option(min=1, help="Cells at once, the processors divided among them; their records hold no times.")
 ]
+FromCheckpoint = Annotated[
+    Path | None,
+    typer.Option(help="Evaluate weights that the method's authors trained (RD4AD, UniAD): their file; trains nothing."),
+]
 TexturesFolder = Annotated[
     Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
 ]
@@ -84,7 +88,7 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="Instead of the experiments' own: 0,1,2.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.lr=0.001.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights.")] = None,
+    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")] = None,
     cache_dir: CacheDir = None,
     tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
     tracking_uri: TrackingUri = None,
@@ -98,6 +102,7 @@ def run(
     plugins: Plugins = None,
     jobs: JobCount = 1,
     compile_: Compile = False,
+    from_checkpoint: FromCheckpoint = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     report: WithReport = True,
     as_json: Json = False,
@@ -128,6 +133,7 @@ def run(
         keep_maps=keep_maps,
         feature_room=feature_cache,
         compiling=compile_,
+        from_checkpoint=from_checkpoint,
     )
     speaker = _set_up_process(quiet)
     if dry_run:

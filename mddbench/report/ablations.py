@@ -18,7 +18,15 @@ from mddbench.records import Record
 from mddbench.report.groups import MARK, Group, is_upper_bound
 
 ABSENT = object()
-OUTSIDE_SETTINGS = ("method_version", "encoder_sha256", "textures", "interpolation", "mask_rule", "metrics")
+OUTSIDE_SETTINGS = (
+    "method_version",
+    "encoder_sha256",
+    "textures",
+    "interpolation",
+    "mask_rule",
+    "metrics",
+    "learned_weights",
+)
 """What a card says that no setting decides: variants of one table agree in it, unless it follows from what is varied."""
 
 

@@ -24,6 +24,7 @@ MUST_AGREE = (
     "test_labels",
     "selection",
     "metrics",
+    "learned_weights",
 )
 """What of a protocol card must be equal for two rows to share a table: the task, its budget, what is
 given beside the images, and how it is judged. Encoder, batch, optimiser, smoothing and image score belong to a method's recipe;
@@ -125,7 +126,11 @@ def is_upper_bound(record: Record) -> bool:
 def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
     card = rows[0].first.card
     unified = str(card.get("setting")).startswith(UNIFIED)
-    return not unified, is_upper_bound(rows[0].first), -sum(len(group.records) for group in rows)
+    return (
+        not unified,
+        is_upper_bound(rows[0].first) or "learned_weights" in card,
+        -sum(len(group.records) for group in rows),
+    )
 
 
 def _agreement(group: Group) -> dict[str, Any]:

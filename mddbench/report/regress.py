@@ -156,6 +156,7 @@ def _rows(records: Iterable[Record], folder: str) -> list[_Row]:
         overrides = record.settings.get("overrides") or {}
         own = record.settings if only_of_ablation(record) else {}
         plain = {key: value for key, value in own.items() if key != "overrides"}
+        plain |= {key: record.card[key] for key in ("learned_weights",) if key in record.card}
         key = json.dumps([record.dataset, record.method, record.experiment, overrides, plain], sort_keys=True)
         row = rows.setdefault((key, record.protocol), _Row(_name(record), key, {}))
         if row.records.setdefault(record.seed, record).metrics != record.metrics:

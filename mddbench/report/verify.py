@@ -182,6 +182,8 @@ def _differs(record: Record, experiment: Experiment) -> str:
     setting = str(record.card.get("setting"))
     if experiment.setting == "unified" and (not setting.startswith(UNIFIED) or "," in setting):
         return setting
+    if "learned_weights" in record.card:
+        return "weights from a file"
     expected = category_count(experiment.dataset)
     if expected and len(record.categories) != expected:
         return f"{len(record.categories)} of {expected} categories"

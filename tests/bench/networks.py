@@ -63,7 +63,7 @@ def plain_twin(name: str, detector: Detector) -> Plain:
                 raise ValueError(f"the plain network has only {', '.join(sorted(known))} of {one}'s settings")
     encoder, kind = detector.encoder, {"rd4ad": PlainRD4AD, "uniad": PlainUniAD, "mddnet": PlainMDDNet}[name]
     teacher = timm.create_model(encoder.name, features_only=True, out_indices=encoder.levels)
-    teacher.load_state_dict(encoder.backbone.state_dict())
+    teacher.load_state_dict(encoder.weights())
     twin = kind((teacher, encoder.mean, encoder.std), encoder.channels, detector.settings, detector.categories)
     own = {key: value for key, value in twin.state_dict().items() if not key.startswith("teacher.")}
     for (key, value), other in zip(own.items(), detector.learned_state().values(), strict=True):

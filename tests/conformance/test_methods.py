@@ -120,6 +120,27 @@ def test_an_images_map_does_not_depend_on_its_batch(detector: Detector, batch: B
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
+def test_in_double_precision_all_is_double(
+    method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch
+) -> None:
+    """Losses, maps and scores of a detector that was moved to it; and nothing on the way is rounded to single precision."""
+    seed_everything(0)
+    detector = method(deepcopy(encoder), settings, 2).double()
+    images = batch.images.double()
+    terms = detector.train().training_step(Batch(images, batch.categories))
+    assert {term.dtype for term in terms.values()} <= {torch.float64}
+    seen: dict[torch.dtype, list[str]] = {}
+    for name, part in detector.named_modules():
+        part.register_forward_hook(
+            lambda _, __, output, name=name: seen.setdefault(getattr(output, "dtype", torch.float64), []).append(name)
+        )
+    with torch.inference_mode():
+        maps = detector.eval().anomaly_maps(images)
+        scores = detector.image_scores(maps)
+    assert (maps.dtype, scores.dtype, set(seen)) == (torch.float64, torch.float64, {torch.float64})
+    assert not torch.equal(maps.float().double(), maps)
+
+
 def test_the_teacher_stays_as_it_was(detector: Detector, batch: Batch) -> None:
     before = detector.encoder.weights_sha256
     train(detector, batch, 2)

@@ -340,3 +340,10 @@ def test_image_scores_follow_their_rule() -> None:
     }.items():
         found = scoring.image_scores(maps, ScoringSettings(image=rule, top=0.01, pool=4))  # type: ignore[arg-type]
         torch.testing.assert_close(found, expected)
+
+
+def test_a_size_that_does_not_fit_is_named_as_it_was_given(encoder: FrozenEncoder) -> None:
+    """And not as the teacher's rounded-up maps would have it."""
+    for count in (build(encoder).eval().anomaly_maps, lambda images: build(encoder).training_step(batch(size=70))):
+        with pytest.raises(InputError, match="image_size 70 does not fit; use a multiple of 32"):
+            count(torch.rand(1, 3, 70, 70))

@@ -1,6 +1,6 @@
 """Each method's network, loss, gradients, maps and scores against the same written plainly, with PyTorch's own layers.
 
-In double precision, also where the suite asks for single: of these networks a last bit of an image moves the gradient by some
+In double precision: of these networks a last bit of an image moves the gradient by some
 percent in single precision, since values close to a kink change sides.
 """
 
@@ -26,9 +26,8 @@ CATEGORIES = torch.arange(6) % 2
 
 
 @pytest.fixture(autouse=True)
-def _double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _double() -> Iterator[None]:
     before = torch.get_default_dtype()
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)

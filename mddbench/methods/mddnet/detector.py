@@ -27,7 +27,7 @@ from mddbench.methods.mddnet import losses, scoring
 from mddbench.methods.mddnet.memory import ClassAwareMemory, MemorySettings
 from mddbench.methods.mddnet.scoring import ScoringSettings
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.precision import full_precision
+from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halving_levels
 from mddbench.nn.smoothing import describe_smoothing
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
@@ -103,7 +103,7 @@ class MDDNet(Detector):
             abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
         normal_teacher, abnormal_teacher = self._asked_teacher(batch, abnormal)
         asked: list[_Asked] = []
-        restored, identical = self._decoded(abnormal_teacher, asked)
+        restored, identical = self._decoded(abnormal_teacher, asked, batch.images.shape[-1])
         terms = {"restoration": losses.restoration(restored, normal_teacher)}
         if identical is not None:
             terms["identity"] = losses.identity(identical, abnormal_teacher)
@@ -125,7 +125,7 @@ class MDDNet(Detector):
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
         teacher = self.encoder(images)
-        restored, identical = self._decoded(teacher, [])
+        restored, identical = self._decoded(teacher, [], images.shape[-1])
         signals: dict[str, tuple[losses.Levels, losses.Levels]] = {"teacher": (teacher, restored)}
         if identical is not None:
             signals["decoders"] = (restored, identical)
@@ -134,8 +134,10 @@ class MDDNet(Detector):
     def image_scores(self, maps: Tensor) -> Tensor:
         return scoring.image_scores(maps, self.settings.scoring)
 
-    def _decoded(self, teacher: list[Tensor], asked: list[_Asked]) -> tuple[list[Tensor], list[Tensor] | None]:
-        """The two decoders' features; what the memories were asked is added to `asked`."""
+    def _decoded(
+        self, teacher: list[Tensor], asked: list[_Asked], size: int
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        """The two decoders' features; what the memories were asked is added to `asked`. size: of the images, for a message."""
         place = self.settings.memory_at
         needed = place != "before" or self.identity_decoder is not None
         embedding: Any = self.bottleneck(teacher) if needed else None
@@ -148,7 +150,6 @@ class MDDNet(Detector):
             filtered = self._filtered(embedding, self.memories[0], asked)
         restored = self.restoration_decoder(filtered)
         if any(t.shape != r.shape for t, r in zip(teacher, restored, strict=True)):
-            size = teacher[0].shape[-1] * self.encoder.strides[0]
             raise InputError(f"mddnet: image_size {size} does not fit; use a multiple of {self.multiple}")
         if self.identity_decoder is None:
             return restored, None
@@ -180,9 +181,9 @@ class MDDNet(Detector):
 
     def _asked(self, features: Tensor, memory: ClassAwareMemory) -> _Asked:
         """Features (B, D, H, W) as queries of a memory that nothing is read from."""
-        queries = features.flatten(2).transpose(1, 2).float()
+        queries = at_least_single(features.flatten(2).transpose(1, 2))
         with full_precision(features):
-            weights = memory.addressing(queries, memory.items.float().clone())
+            weights = memory.addressing(queries, at_least_single(memory.items).clone())
         return _Asked(memory, queries, weights, (features.shape[-2], features.shape[-1]))
 
     def _memory_terms(self, asked: list[_Asked], masks: Tensor, categories: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mddbench.nn.precision import at_least_single
 from mddbench.nn.reverse_distillation import flat_cosine_distance
 
 Levels = Sequence[Tensor]
@@ -49,7 +50,7 @@ def mask_levels(masks: Tensor, levels: Levels) -> list[Tensor]:
 
     A share keeps defects that are smaller than a position, which a threshold of one half would lose.
     """
-    area = masks.float()[:, None]
+    area = masks[:, None].to(at_least_single(levels[0]).dtype)
     return [F.adaptive_avg_pool2d(area, (level.shape[-2], level.shape[-1]))[:, 0] for level in levels]
 
 
@@ -60,7 +61,7 @@ def class_discrimination(weights: Tensor, categories: Tensor, items: int, normal
     """
     own = weights.reshape(*weights.shape[:2], -1, items).sum(dim=-1)
     chosen = own.gather(2, categories[:, None, None].expand(-1, own.shape[1], 1))[..., 0]
-    return _mean_where(-chosen.float().clamp_min(1e-6).log(), normal)
+    return _mean_where(-at_least_single(chosen).clamp_min(1e-6).log(), normal)
 
 
 def compactness(weights: Tensor, items: Tensor, queries: Tensor, normal: Tensor) -> Tensor:
@@ -68,12 +69,12 @@ def compactness(weights: Tensor, items: Tensor, queries: Tensor, normal: Tensor)
 
     weights: (B, P, M); items: (M, D); queries: (B, P, D). The gradient reaches the items only.
     """
-    mixtures = weights.detach() @ items.float()
-    return _mean_where(1.0 - F.cosine_similarity(mixtures, queries.detach().float(), dim=-1), normal)
+    mixtures = weights.detach() @ at_least_single(items)
+    return _mean_where(1.0 - F.cosine_similarity(mixtures, at_least_single(queries.detach()), dim=-1), normal)
 
 
 def _distances(one: Tensor, other: Tensor) -> Tensor:
-    return 1.0 - F.cosine_similarity(one.float(), other.float(), dim=1)
+    return 1.0 - F.cosine_similarity(at_least_single(one), at_least_single(other), dim=1)
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mddbench.config import BelowOne, Count, Fraction, Strict
+from mddbench.nn.precision import at_least_single
 
 
 class MemorySettings(Strict):
@@ -57,8 +58,8 @@ class ClassAwareMemory(nn.Module):
 
         labels: (B,) confines each image to its own category's items; for the upper bound only.
         """
-        queries = queries.float()
-        items = self.items.float().clone()  # averaging changes them in place, after the step's graph was built
+        queries = at_least_single(queries)
+        items = at_least_single(self.items).clone()  # averaging changes them in place, after the step's graph was built
         weights = self.addressing(queries, items, labels)
         # Directions are what the items hold; lengths are the embedding's own.
         read = F.normalize(weights @ items, dim=-1) * queries.norm(dim=-1, keepdim=True)
@@ -78,7 +79,7 @@ class ClassAwareMemory(nn.Module):
 
         queries: (B, P, D); weights: (B, P, C x K); categories: (B,); normal: (B, P) bool, the only positions that count.
         """
-        directions = F.normalize(queries.float(), dim=-1)
+        directions = F.normalize(at_least_single(queries), dim=-1)
         self._start(directions, categories, normal)
         block = weights.reshape(*weights.shape[:2], self.categories, -1)
         index = categories[:, None, None, None].expand(-1, block.shape[1], 1, block.shape[3])

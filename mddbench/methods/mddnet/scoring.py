@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mddbench.config import Count, Pixels, Strict
 from mddbench.methods.mddnet.losses import Levels
+from mddbench.nn.precision import at_least_single
 from mddbench.nn.smoothing import gaussian_smooth
 
 
@@ -46,7 +47,7 @@ def anomaly_maps(signals: dict[str, tuple[Levels, Levels]], size: tuple[int, int
     """
     maps = [
         F.interpolate(
-            1.0 - F.cosine_similarity(one[level].float(), other[level].float(), dim=1)[:, None],
+            1.0 - F.cosine_similarity(at_least_single(one[level]), at_least_single(other[level]), dim=1)[:, None],
             size,
             mode="bilinear",
             align_corners=True,
