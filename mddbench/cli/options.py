@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mddbench.data.own import CACHE
+from mddbench.errors import InputError
 
 OUT = Path("mddbench-out")
 
@@ -42,3 +43,16 @@ def add_plugins(folders: list[Path] | None) -> None:
 
     for folder in folders or []:
         add_folder(folder)
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...] | None:
+    """The seeds of a comma-separated list, None if there is none. Raises InputError for anything else."""
+    if text is None:
+        return None
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = (-1,)
+    if min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise InputError(f"--seeds {text}: expected different whole numbers from 0 on, as in 0,1,2")
+    return seeds

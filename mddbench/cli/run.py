@@ -25,6 +25,7 @@ from mddbench.cli.options import (
     TrackingUri,
     add_plugins,
     cache_below,
+    parse_seeds,
 )
 from mddbench.cli.planned import show_plan
 from mddbench.errors import InputError, TrackingError
@@ -148,7 +149,7 @@ def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: li
     from mddbench.config import parse_override
     from mddbench.plan import plan
 
-    return plan(names or [], suite, _seeds(seeds), dict(map(parse_override, overrides or [])))
+    return plan(names or [], suite, parse_seeds(seeds), dict(map(parse_override, overrides or [])))
 
 
 def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
@@ -294,18 +295,6 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
             speaker.say(f"           open its page with: {command} ui --backend-store-uri {shlex.quote(place)}")
     speaker.say(f"Everything {options.out}")
     return list(report.main.values())
-
-
-def _seeds(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        seeds = (-1,)
-    if min(seeds) < 0 or len(set(seeds)) != len(seeds):
-        raise InputError(f"--seeds {text}: expected different whole numbers from 0 on, as in 0,1,2")
-    return seeds
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:

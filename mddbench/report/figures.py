@@ -154,8 +154,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _has_loss(group: Group) -> bool:
-    """Whether each epoch of each of its runs has a loss."""
-    return all(log.loss is not None for record in group.records for log in record.history)
+    """Whether its runs have epochs, each of them with a loss."""
+    return all(record.history and all(log.loss is not None for log in record.history) for record in group.records)
 
 
 def _terms(group: Group) -> list[str]:
