@@ -38,7 +38,7 @@ def demand_memory(needed: int, device: torch.device, where: str, what: str) -> N
     there = memory_of(device)
     if there is not None and needed > there:
         raise InputError(
-            f"{where}: {what} need at least {needed / 2**30:.1f} GiB, {device} has {there / 2**30:.1f} GiB of memory; "
+            f"{where}: {what} takes {needed / 2**30:.1f} GiB at least, {device} has {there / 2**30:.1f} GiB of memory; "
             "choose smaller settings"
         )
 

@@ -19,6 +19,7 @@ from mddbench.data.own import mark_own
 from mddbench.data.textures import open_textures
 from mddbench.detector import Detector, load_method, method_settings
 from mddbench.errors import InputError
+from mddbench.evaluate import BATCH_SIZE
 from mddbench.foreign import OPTION, WHOLE, learned
 from mddbench.holdout import hold_out
 from mddbench.memory import Remembered, bytes_of_batch, bytes_of_model, demand_memory
@@ -190,7 +191,7 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     separate = experiment.setting == "separate"
     categories = 1 if separate else len(dataset.categories)
     needed = bytes_of_model(lambda: method(encoder, settings, categories), experiment.optimizer.name)
-    demand_memory(needed, options.device, experiment.name, "the model's weights and what training keeps of them")
+    demand_memory(needed, options.device, experiment.name, "the model, with what training keeps of its weights,")
     seed_everything(derived_seed(seed, "initial weights"))
     detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
     if options.from_checkpoint is not None:  # all of its files, so that the last is as sound as the first
@@ -213,11 +214,14 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
     whole, what = (
         min(size, len(dataset.train)),
-        f"batches of {min(size, len(dataset.train))} images of {side}x{side} pixels",
+        f"a batch of {min(size, len(dataset.train))} images of {side}x{side} pixels",
     )
     try:
         detector = build_detector(experiment, dataset, options, experiment.seeds[0])
         demand_memory(bytes_of_batch(detector.encoder, whole, side), options.device, experiment.name, what)
+        judged = f"evaluating {min(BATCH_SIZE, len(dataset.test))} images of {side}x{side} pixels at once"
+        needed = bytes_of_batch(detector.encoder, min(BATCH_SIZE, len(dataset.test)), side)
+        demand_memory(needed, options.device, experiment.name, judged)
         images = torch.zeros(min(smallest, 2), 3, side, side, device=options.device)
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
         with autocast(options.device, experiment.precision):

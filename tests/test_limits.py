@@ -61,8 +61,8 @@ def test_absurd_settings_are_refused_with_the_limit(method: str, override: str, 
 
 
 TOO_LARGE = [
-    ("uniad", "settings.grid=2000", "the model's weights and what training keeps of them"),
-    ("rd4ad", "settings.bottleneck_width=20000", "the model's weights and what training keeps of them"),
+    ("uniad", "settings.grid=2000", "the model, with what training keeps of its weights,"),
+    ("rd4ad", "settings.bottleneck_width=20000", "the model, with what training keeps of its weights,"),
 ]
 
 
@@ -71,7 +71,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(
     method: str, override: str, what: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mddbench.memory.memory_of", lambda _: 2**34)
-    with pytest.raises(InputError, match=rf"{what} need at least \d+\.\d GiB, cpu has 16\.0 GiB of memory"):
+    with pytest.raises(InputError, match=rf"{what} takes \d+\.\d GiB at least, cpu has 16\.0 GiB of memory"):
         checked(method, [override], tree, tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_a_batch_that_no_memory_holds_is_refused(
     monkeypatch.setattr("mddbench.plan.bytes_of_model", lambda *_: 0)
     monkeypatch.setattr("mddbench.memory.memory_of", lambda _: 2**22)
     with pytest.raises(
-        InputError, match=r"batches of 12 images of 64x64 pixels need at least \d\.\d GiB, cpu has 0\.0 GiB"
+        InputError, match=r"a batch of 12 images of 64x64 pixels takes \d\.\d GiB at least, cpu has 0\.0 GiB"
     ):
         checked(method, asked, tree, tmp_path)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="As `mddbench list datasets` shows.")]
-ImageSize = Annotated[int, typer.Option(help="Side in pixels, for a dataset that comes in several.", min=32)]
+ImageSize = Annotated[int, typer.Option(help="Side in pixels, for a dataset that comes in several.", min=32, max=8192)]
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 COLUMNS = ("train", "test_good", "test_defective")
 

@@ -30,6 +30,8 @@ Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
 AHEAD = 256
 """Images that may wait decoded for their turn to be written."""
+ROOM = 2**28
+"""Bytes that they may take, however large they are."""
 MOSTLY = 0.5
 """A larger part of an image is rarely a defect."""
 MUCH = 2**30
@@ -172,9 +174,10 @@ class _Arrays:
                     Writer(self.masks, parts[1]) as masks,
                     reporter.task(f"decoding {self.samples[0].split} images", len(self.samples)) as task,
                 ):
-                    for image, mask, odd in _in_parallel(
-                        lambda sample: _decode(sample, self.size, files, rule), self.samples
-                    ):
+                    decoded = _in_parallel(
+                        lambda sample: _decode(sample, self.size, files, rule), self.samples, ROOM // (4 * self.size**2)
+                    )
+                    for image, mask, odd in decoded:
                         images.append(image)
                         masks.append(mask)
                         oddities.merge(odd)
@@ -225,12 +228,15 @@ def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> Decod
     return Decoded(image, resize_mask(mask, size), oddities)
 
 
-def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work]) -> Iterator[Result]:
-    """Results in order, made by one thread a core (decoding lets go of the interpreter), few of them waiting."""
+def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work], most: int = AHEAD) -> Iterator[Result]:
+    """Results in order, made by one thread a core (decoding lets go of the interpreter), few of them waiting: `most`, if there
+    may be at least one for each thread.
+    """
+    ahead = min(AHEAD, max(most, processor_count()))
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(processor_count()) as pool:
         for item in items:
-            if len(waiting) == AHEAD:
+            if len(waiting) == ahead:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(work, item))
         while waiting:

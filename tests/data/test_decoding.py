@@ -159,17 +159,20 @@ def test_two_processes_that_start_together_decode_once(tree: Path, tmp_path: Pat
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
-def test_many_images_are_decoded_with_few_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "most"), [("AHEAD", 8), ("ROOM", 8 * 4 * 32**2)])
+def test_many_images_are_decoded_with_few_in_memory(
+    limit: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = write_tree(tmp_path / "many", train=40)
-    waiting, most = 0, 0
+    waiting, highest = 0, 0
     decode, append = cache._decode, cache.Writer.append
     lock = threading.Lock()
 
     def count(*arguments: Any) -> Any:
-        nonlocal waiting, most
+        nonlocal waiting, highest
         with lock:
             waiting += 1
-            most = max(most, waiting)
+            highest = max(highest, waiting)
         return decode(*arguments)
 
     def written(self: Any, values: np.ndarray) -> None:
@@ -181,10 +184,10 @@ def test_many_images_are_decoded_with_few_in_memory(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(cache, "_decode", count)
     monkeypatch.setattr(cache.Writer, "append", written)
-    monkeypatch.setattr(cache, "AHEAD", 8)
+    monkeypatch.setattr(cache, limit, most)
     dataset = opened(root, tmp_path / "cache")
     assert waiting == 0
-    assert most <= 8
+    assert highest <= 8
     np.testing.assert_array_equal(dataset.train.images[79], decode_image(dataset.train.samples[79].image, 32)[0])
 
 
