@@ -109,9 +109,8 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate experiments, log them to MLflow and render the tables.
-
-    Finished cells are skipped and interrupted ones resumed; a failed cell does not stop the others (exit status 1).
+    """Train and evaluate experiments, log them to MLflow and render the tables. Finished cells are skipped and interrupted ones
+    resumed; a failed cell does not stop the others (exit status 1).
 
     Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
@@ -119,7 +118,7 @@ def run(
     store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
     from mddbench.plan import RunOptions  # here, for help to answer at once
 
-    cells = _cells(names, store[1], seeds, set_)
+    cells, speaker = _cells(names, store[1], seeds, set_), _set_up_process(quiet)
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
@@ -136,7 +135,6 @@ def run(
         compiling=compile_,
         from_checkpoint=from_checkpoint,
     )
-    speaker = _set_up_process(quiet)
     if dry_run:
         show_plan(cells, options, speaker, as_json)
     else:

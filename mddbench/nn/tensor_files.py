@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ PACKED_AS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state"
 State = dict[str, Tensor]
 
 
-class Inert(dict):  # type: ignore[type-arg]
+class Inert:
     """Stands for an object of a pickle that is no tensor: it takes whatever it is made with and does nothing."""
 
     def __init__(self, *_: object) -> None:
-        super().__init__()
+        """Forget it."""
 
     def __setstate__(self, _: object) -> None:
         """Forget it."""
@@ -31,13 +32,14 @@ class Inert(dict):  # type: ignore[type-arg]
 
 INERT = (
     "argparse.Namespace",
-    "easydict.EasyDict",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
     "_codecs.encode",
 )
 """What training scripts keep beside their tensors: settings, and metrics as NumPy's numbers. Read as `Inert`."""
+DICTS = ("easydict.EasyDict",)
+"""The same, of what is filled like a dict: read as one."""
 
 
 def read_tensors(file: Path) -> State:
@@ -58,7 +60,8 @@ def read_content(file: Path) -> Any:
 
             return load_file(file)
         # By name: the objects themselves would be looked up, and then called.
-        with torch.serialization.safe_globals([(_inert(name), name) for name in INERT]):
+        known: list[Any] = [(_inert(name), name) for name in INERT] + [(OrderedDict, name) for name in DICTS]
+        with torch.serialization.safe_globals(known):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as fault:
         raise InputError(f"{file}: cannot be read as weights ({_why(file, fault)})") from None
@@ -76,7 +79,7 @@ def _why(file: Path, fault: Exception) -> str:
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # it is no such file at all
         unsafe = []
-    others = [name for name in unsafe if name not in INERT]
+    others = [name for name in unsafe if name not in (*INERT, *DICTS)]
     if others:
         return f"it asks to run {', '.join(sorted(others)[:3])}, and nothing in a weights file is run; save its tensors alone"
     return f"{type(fault).__name__}; fetch the file again"

@@ -24,7 +24,6 @@ MUST_AGREE = (
     "test_labels",
     "selection",
     "metrics",
-    "learned_weights",
 )
 """What of a protocol card must be equal for two rows to share a table: the task, its budget, what is
 given beside the images, and how it is judged. Encoder, batch, optimiser, smoothing and image score belong to a method's recipe;
