@@ -3,9 +3,9 @@
 Paper:     You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022.
 Code read: the authors' zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) by way of notes on it; none of it is used.
 Differs:   features come to the grid from any encoder and image size; attention computes what PyTorch's own does.
-Variants:  the authors' by default: EfficientNet-B4 at levels 0 to 3, 224 pixels, a grid of 14 (stride 16), gradient_clip
-           0.1. At 256 pixels `settings.grid: 16`, `settings.neighbours: 8` (half of it is 4: 9x9) and gradient_clip 5.0 give
-           the variant of the ADer benchmark.
+Variants:  the authors' by default: EfficientNet-B4 at levels 0 to 3, padded as for 380 pixels (`encoder.padding_for`), images
+           of 224, a grid of 14 (stride 16), gradient_clip 0.1. At 256 pixels with timm's padding `settings.grid: 16`,
+           `settings.neighbours: 8` (half of it is 4: 9x9) and gradient_clip 5.0 give the variant of the ADer benchmark.
 Unsaid:    the paper shows no normalisation at the decoder's end; the code has one there and none at the encoder's.
 """
 

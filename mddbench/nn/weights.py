@@ -24,14 +24,15 @@ HUB_FILES, HUB_CONFIG = ("model.safetensors", "pytorch_model.bin"), "config.json
 
 
 def load_state(encoder: str, weights: Path | None) -> tuple[State, str]:
-    """An encoder's state dict, and where it came from ('folder FILE', 'package NAME', 'hub NAME').
+    """An encoder's state dict, and where it came from ('folder FILE', 'file FILE', 'package NAME', 'hub
+    NAME').
 
     weights: a folder, or the file itself; None for the package or the hub. Names are the file's own; of a package timm's.
     Raises InputError, with what to do, if there are no weights.
     """
     if weights is not None:
         file = weights if weights.is_file() else find_file(encoder, weights)
-        return as_timm(read_tensors(file)), f"folder {file.name}"
+        return as_timm(read_tensors(file)), f"{'file' if weights == file else 'folder'} {file.name}"
     package = PACKAGES.get(encoder)
     if package is None:
         return _from_hub(encoder), f"hub {encoder}"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from mddbench.baselines.rd4ad import RD4AD
 from mddbench.catalogue import experiment_names, load_experiment
+from mddbench.cells import protocol_card
 from mddbench.config import EncoderSettings
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.padding import PaddedConv2d
+from support import experiment
 
 B4, LEVELS = "tf_efficientnet_b4", (0, 1, 2, 3)
 
@@ -70,6 +75,16 @@ def test_it_is_written_down_only_where_it_is_set() -> None:
     """So that nothing else's identity changes."""
     assert set(EncoderSettings(name="a").model_dump(mode="json")) == {"name", "levels", "sha256"}
     assert EncoderSettings(name="a", padding_for=380).model_dump(mode="json")["padding_for"] == 380
+
+
+@pytest.mark.parametrize(("padding_for", "told"), [(None, None), (380, "as for 380 pixels")])
+def test_the_card_tells_it_where_it_is_set(padding_for: int | None, told: str | None) -> None:
+    detector = RD4AD(FrozenEncoder("tf_efficientnet_lite0", (1, 2, 3), padding_for), RD4AD.Settings(), 1)
+    splits = {"train": range(20), "test": SimpleNamespace(samples=())}
+    dataset = SimpleNamespace(categories=("a",), mask_rule="none", textures=None, fabricated=False, **splits)
+    card = protocol_card(experiment(metrics="exact"), detector, dataset)  # type: ignore[arg-type]
+    assert card.get("encoder_padding") == told
+    assert ("encoder_padding" in card) == (padding_for is not None)
 
 
 def test_uniads_authors_pad_so_and_ader_does_not() -> None:

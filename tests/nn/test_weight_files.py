@@ -68,7 +68,7 @@ def test_it_is_taken_out_of_what_it_is_packed_in(
 def test_a_file_will_do_in_place_of_a_folder(state: State, expected: FrozenEncoder, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "mine.pth.tar")
     found = load_encoder(NAME, LEVELS, tmp_path / "mine.pth.tar")
-    assert (found.weights_sha256, found.weights_source) == (expected.weights_sha256, "folder mine.pth.tar")
+    assert (found.weights_sha256, found.weights_source) == (expected.weights_sha256, "file mine.pth.tar")
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
