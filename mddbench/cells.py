@@ -26,7 +26,7 @@ from mddbench.evaluate import Evaluation, choose_engine
 from mddbench.foreign import OF_TRAINING, UNKNOWN
 from mddbench.holdout import is_held_out
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
-from mddbench.records import UNIFIED, UPPER_BOUND, CurvePoint, EpochLog, Record
+from mddbench.records import LEARNED_WEIGHTS, UNIFIED, UPPER_BOUND, CurvePoint, EpochLog, Record
 from mddbench.tracking import CellFacts
 from mddbench.train import batches_per_epoch
 
@@ -76,7 +76,7 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "metrics": METRIC_VERSIONS[metric_engine(experiment, dataset)],
     }
     if detector.learned_from:
-        card |= {"learned_weights": detector.learned_from, **dict.fromkeys(OF_TRAINING, UNKNOWN)}
+        card |= {LEARNED_WEIGHTS: detector.learned_from, **dict.fromkeys(OF_TRAINING, UNKNOWN)}
     return card
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +49,10 @@ class Checkpoint:
             return None
         try:
             saved = torch.load(self.file, map_location=device, weights_only=True)
-            stated = saved.pop(DIGEST)
-            if stated != digest_of(saved):
-                raise ValueError("damaged")
+            if DIGEST not in saved:
+                raise ValueError("it holds no hash: an earlier version wrote it")
+            if saved.pop(DIGEST) != digest_of(saved):
+                raise ValueError("it is damaged: its content has another hash than was written with it")
             history = [EpochLog(**log) for log in saved.pop("history")]
             looks = [CurvePoint(**point) for point in saved.pop("looks")]
             return Progress(saved.pop("epoch"), history, looks), saved
@@ -66,8 +70,11 @@ class Checkpoint:
         """Whether enough time has passed since the last writing, by the time that it took."""
         return (time.monotonic() - self.last_written) * SHARE >= self.write_seconds
 
-    def save(self, progress: Progress, states: dict[str, Any]) -> None:
-        """Write beside and rename: a killed process leaves the file of before. states: of tensors, numbers and texts."""
+    def save(self, progress: Progress, states: dict[str, Any], say: Callable[[str], object]) -> None:
+        """Write beside and rename: a killed process leaves the file of before. A full disk is told, and costs this file only.
+
+        states: of tensors, numbers and texts. Raises FileNotFoundError if the folder has gone.
+        """
         started = time.monotonic()
         content = {
             **states,
@@ -76,8 +83,16 @@ class Checkpoint:
             "looks": [point.model_dump() for point in progress.looks],
         }
         partial = self.file.with_suffix(".part")
-        torch.save({**content, DIGEST: digest_of(content)}, partial)
-        os.replace(partial, self.file)
+        try:
+            torch.save({**content, DIGEST: digest_of(content)}, partial)
+            os.replace(partial, self.file)
+        except (OSError, RuntimeError) as fault:  # PyTorch's writer raises RuntimeError
+            if not self.file.parent.is_dir():
+                raise FileNotFoundError(ENOENT, "the cell's folder has gone", str(self.file.parent)) from None
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            reason = str(fault).splitlines()[0][:120] if str(fault) else type(fault).__name__
+            say(f"{self.file}: cannot be written ({reason}); the training goes on without it")
         self.last_written = time.monotonic()
         self.write_seconds = self.last_written - started
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
@@ -14,6 +15,11 @@ from mddbench.config import Strict, validated
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.plugins import METHODS, load_module
+
+LONGEST_LABEL = 70
+"""Of a method's label in letters; a record's may say more."""
+NO_LOSS = "its training_step returns no loss; a method that only collects says `single_pass = True`"
+ONLY_COLLECTS = "it says `single_pass`, but its training_step returns losses"
 
 
 class Detector(nn.Module, ABC):
@@ -110,18 +116,30 @@ class Detector(nn.Module, ABC):
         raise InputError(f"{where}: {self.label} reads no weights that others trained")
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `learned_state` gave; a buffer takes the shape that it had.
+        """Take back what `learned_state` gave; the buffers of a single pass take the shapes that they had.
 
         Raises RuntimeError if it is another model's.
         """
-        for name, buffer in self.named_buffers():
-            if name in state and state[name].shape != buffer.shape:
-                owner, _, leaf = name.rpartition(".")
-                setattr(self.get_submodule(owner), leaf, buffer.new_empty(state[name].shape))
-        result = self.load_state_dict(state, strict=False)
-        missing = [name for name in result.missing_keys if not name.startswith("encoder.")]
-        if missing or result.unexpected_keys:
-            raise RuntimeError(f"the saved state does not fit: missing {missing}, unexpected {result.unexpected_keys}")
+        places = {
+            f"{owner}.{leaf}" if owner else leaf: (module, leaf)
+            for owner, module in self.named_modules()
+            for leaf in set(module._buffers) - module._non_persistent_buffers_set
+        }
+        known = {name for name in (*self.state_dict(), *places) if not name.startswith("encoder.")}
+        missing = [name for name in known - set(state) if name not in places or self._has(*places[name])]
+        unexpected = sorted(set(state) - known)
+        if missing or unexpected:
+            raise RuntimeError(f"the saved state does not fit: missing {sorted(missing)}, unexpected {unexpected}")
+        if self.single_pass:  # it has collected as many as there were
+            device = next(self.encoder.parameters()).device
+            for name in set(state) & set(places):
+                module, leaf = places[name]
+                setattr(module, leaf, torch.empty_like(state[name], device=device))
+        self.load_state_dict(state, strict=False)
+
+    @staticmethod
+    def _has(module: nn.Module, buffer: str) -> bool:
+        return module._buffers[buffer] is not None
 
 
 def load_method(name: str) -> type[Detector]:
@@ -138,6 +156,9 @@ def load_method(name: str) -> type[Detector]:
     ]
     if len(found) != 1:
         raise InputError(f"'{name}' ({module.__name__}): expected one subclass of Detector in it, found {len(found)}")
+    label = found[0].label
+    if not 1 <= len(label) <= LONGEST_LABEL:
+        raise InputError(f"'{name}': its label has {len(label)} letters, expected 1 to {LONGEST_LABEL}: {label[:80]!r}")
     return found[0]
 
 

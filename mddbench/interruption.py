@@ -56,9 +56,8 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     _listener.begin()
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in _numbers().values()}
     heard = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in heard:
         signal.signal(number, _listener.hear)
@@ -67,6 +66,31 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in heard.items():
             signal.signal(number, handler)
+
+
+def leave_to_the_first() -> None:
+    """In a process that another one started: what ends a command reaches all its processes, and only the first acts on it. The
+    first one ends the others by SIGTERM. Take in what `starting_another` held back.
+    """
+    numbers = [number for name, number in _numbers().items() if name != "SIGTERM"]
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+@contextmanager
+def starting_another() -> Iterator[None]:
+    """A process that is started inside hears no signal but SIGTERM until it calls `leave_to_the_first`; here they wait."""
+    numbers = [number for name, number in _numbers().items() if name != "SIGTERM"]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _numbers() -> dict[str, signal.Signals]:
+    return {name: getattr(signal, name) for name in NAMES if hasattr(signal, name)}
 
 
 @contextmanager

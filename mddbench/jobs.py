@@ -17,7 +17,7 @@ import torch
 
 from mddbench.cells import Cell
 from mddbench.errors import InputError, TrackingError
-from mddbench.interruption import closing
+from mddbench.interruption import closing, starting_another
 from mddbench.plan import RunOptions, training_key
 from mddbench.plugins import added_folders
 from mddbench.processors import processor_count, usable_processors
@@ -119,7 +119,7 @@ class _Worker:
         options = replace(options, device=share.device, feature_room=room, sharing=share.sharing)
         work = Work(options, share.threads, tuple(self.cells), tuple(added_folders()), self.jobs.draw)
         self.process = context.Process(target=serve, args=(there, work), daemon=True)
-        with _on(share.cores):
+        with _on(share.cores), starting_another():
             self.process.start()
         there.close()
 

@@ -17,7 +17,7 @@ from mddbench.data.check import read_source
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.data.own import mark_own
 from mddbench.data.textures import open_textures
-from mddbench.detector import Detector, load_method, method_settings
+from mddbench.detector import NO_LOSS, ONLY_COLLECTS, Detector, load_method, method_settings
 from mddbench.errors import InputError
 from mddbench.evaluate import BATCH_SIZE
 from mddbench.foreign import OPTION, WHOLE, learned
@@ -227,8 +227,9 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
         with autocast(options.device, experiment.precision):
             with Remembered(detector) as remembered:
                 _one_step(detector, Batch(images, categories, images), experiment)
-            detector.told_category = 0 if detector.wants_test_labels else None
-            detector.image_scores(detector.eval().anomaly_maps(images[:1]))
+            if not detector.single_pass:  # which has nothing to judge by before it has seen its images
+                detector.told_category = 0 if detector.wants_test_labels else None
+                detector.image_scores(detector.eval().anomaly_maps(images[:1]))
     except (RuntimeError, ValueError, AssertionError, MemoryError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None
@@ -239,7 +240,5 @@ def _one_step(detector: Detector, batch: Batch, experiment: Experiment) -> None:
     """A step as training would take it. Raises InputError if its losses are not what the method says of itself."""
     make_optimizer(detector, experiment.optimizer)
     terms = detector.train().training_step(batch)
-    if detector.single_pass:
-        if terms:
-            raise InputError(f"{experiment.method}: it says `single_pass`, but its training_step returns losses")
-        detector.finish_training()
+    if bool(terms) == detector.single_pass:
+        raise InputError(f"{experiment.method}: {ONLY_COLLECTS if terms else NO_LOSS}")

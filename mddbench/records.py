@@ -64,6 +64,10 @@ Nested = Annotated[dict[str, Any], AfterValidator(_small)]
 
 RECORD = "record.json"
 """Its file, in a cell's folder and among a run's artifacts."""
+REPORT_FILES = "report-files.json"
+"""The list that a report keeps of its files, which is no record."""
+LEARNED_WEIGHTS = "learned_weights"
+"""In a protocol card: where the weights come from that nobody trained here."""
 UNIFIED = "one model"
 """How a protocol card's setting begins where all categories share a model."""
 UPPER_BOUND = "given: an upper bound"
@@ -218,7 +222,8 @@ def parse_record(text: str, where: str) -> Record:
 def record_files(folder: Path) -> list[Path]:
     """The record files of a folder: a run's output, or an export, sorted. Raises InputError if there is none."""
     cells = folder / "cells"
-    files = sorted(cells.glob("*/record.json") if cells.is_dir() else folder.rglob("*.json"))
+    found = cells.glob("*/record.json") if cells.is_dir() else folder.rglob("*.json")
+    files = sorted(file for file in found if file.name != REPORT_FILES)
     if not files:
         raise InputError(
             f"{folder}: no records there; expected <dataset>/<method>-seed<N>.json or a run's output folder"

@@ -26,7 +26,7 @@ from mddbench.panels import PANELS, PICTURE, save_panels
 from mddbench.plan import Datasets, RunOptions, build_detector
 from mddbench.progress import Reporter
 from mddbench.records import RECORD, EpochLog, Record, read_record, write_record
-from mddbench.tracking import CellRun, Tracker
+from mddbench.tracking import CellFacts, CellRun, Tracker
 
 ERROR = "error.txt"
 DRIFT = 1e-3
@@ -90,7 +90,7 @@ class Runner:
             message = f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no message'}"
             if folder is not None and folder.is_dir():
                 with suppress(OSError):  # a full disk, say
-                    (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+                    (folder / ERROR).write_text(traceback.format_exc(), "utf-8", "backslashreplace")
                     message += f" (all of it in {folder / ERROR})"
             return Outcome(cell, "failed", folder, message)
 
@@ -103,7 +103,7 @@ class Runner:
         if self.options.force:
             shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True, exist_ok=True)
-        run = _Run(self.tracker.start(prepared.facts(), place), self.reporter)
+        run = _Run(self.tracker, prepared.facts(), place, self.reporter)
         try:
             record = self._train_and_evaluate(prepared, place, run.epoch)
             if finished:
@@ -125,8 +125,7 @@ class Runner:
         except InputError as fault:
             raise InputError(f"{fault}; --force runs the cell again") from None
         if not self.tracker.has(record.identity, folder):
-            run = _Run(self.tracker.start(facts_of(record), folder), self.reporter)
-            run.finish(record, folder)
+            _Run(self.tracker, facts_of(record), folder, self.reporter).finish(record, folder)
         if self.options.keep_maps and not (folder / MAPS).exists():
             self._evaluate_again(prepared, folder, record)
             return Outcome(prepared.cell, "finished", folder)
@@ -187,23 +186,37 @@ class Runner:
 
 
 class _Run:
-    """A cell's run in the tracking store, which may fail to take what it is told: the training goes on."""
+    """A cell's run in the tracking store, which may fail to take what it is told: the training goes on.
 
-    def __init__(self, run: CellRun, reporter: Reporter) -> None:
-        self.run, self.reporter, self.taken = run, reporter, True
+    place: the cell's folder. run: None while the store has not taken that it starts.
+    """
+
+    def __init__(self, tracker: Tracker, facts: CellFacts, place: Path, reporter: Reporter) -> None:
+        self.tracker, self.facts, self.place, self.reporter = tracker, facts, place, reporter
+        self.run: CellRun | None = None
+        self.taken = True
+        try:
+            self.run = tracker.start(facts, place)
+        except TrackingError as fault:
+            self._failed(fault)
+
+    def _failed(self, fault: TrackingError) -> None:
+        self.taken = False
+        self.reporter.say(f"{fault}; the work goes on, and what it gives is logged at its end")
 
     def epoch(self, log: EpochLog) -> None:
         """Log an epoch; after a failure no more of them until the cell is finished."""
-        if self.taken:
+        if self.taken and self.run is not None:
             try:
                 self.run.epoch(log)
             except TrackingError as fault:
-                self.taken = False
-                self.reporter.say(f"{fault}; the training goes on, and its epochs are logged at its end")
+                self._failed(fault)
 
     def finish(self, record: Record, folder: Path) -> None:
         """Log a finished cell. Raises TrackingError, saying where the record is kept, if the store does not take it."""
         try:
+            if self.run is None:
+                self.run = self.tracker.start(self.facts, folder)
             self.run.finish(record, kept_files(folder))
         except TrackingError as fault:
             raise TrackingError(
@@ -214,7 +227,8 @@ class _Run:
         """End a run that did not finish, whatever signals come meanwhile."""
         with closing():
             try:
-                self.run.stop(status, message)
+                if self.run is not None:
+                    self.run.stop(status, message)
             except TrackingError as fault:
                 self.reporter.say(f"the run in the tracking store could not be closed: {fault}")
 
@@ -236,9 +250,18 @@ def finish_replacing(folder: Path) -> None:
     elif old.exists() and not folder.exists():
         old.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
-    for empty in (old.parent, new.parent):
-        with suppress(OSError):  # others are in it, or it is not there
-            empty.rmdir()
+
+
+def end_replacements(out: Path, say: Callable[[str], object]) -> None:
+    """End what an earlier `--force` left below an output folder: finished cells go to their places, others are removed."""
+    cells = out / "cells"
+    for name in sorted({path.name for aside in (".new", ".old") for path in (cells / aside).glob("*")}):
+        folder = cells / name
+        with suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
+            finish_replacing(folder)
+            if place_of_new(folder).exists():
+                say(f"{place_of_new(folder)}: an earlier --force ended here; what it had begun is removed")
+                shutil.rmtree(place_of_new(folder))
 
 
 def _place_of_old(folder: Path) -> Path:

@@ -77,8 +77,9 @@ class MlflowStore:
                         new = Path(folder) / file.name
                         self._client(f"{SQLITE}{new}")
                         os.replace(new, file)
-                if self.artifacts is not None:
-                    _bring_home(file, self.artifacts)  # and see that it is a database, before MLflow tries for minutes
+                _look(file)
+                if self.artifacts is not None and self.artifacts.parent.resolve() == file.parent.resolve():
+                    _bring_home(file, self.artifacts)
                 return self._client(self.uri)
         except (OSError, sqlite3.OperationalError):
             if not file.exists() or os.access(file.parent, os.W_OK):
@@ -105,6 +106,9 @@ class MlflowStore:
                 f"{self.uri}: experiment '{name}' is deleted there; restore it "
                 f"(mlflow experiments restore -x {found.experiment_id}) or use another store"
             )
+        file = sqlite_file(self.uri)
+        if file is not None and self.artifacts is not None and found.artifact_location != _home(self.artifacts, name):
+            _set_home(file, found.experiment_id, _home(self.artifacts, name))  # the folder was moved, or is another one
         return str(found.experiment_id)
 
     def search(self, condition: str) -> list[Any]:
@@ -140,23 +144,23 @@ class MlflowStore:
             seen.add(identity)
             try:
                 yield run.info.run_id, self._record(run)
-            except InputError as fault:
+            except (InputError, TrackingError, OSError) as fault:
                 if passing is None:
                     raise
-                passing(f"left out: {fault}")
+                passing(f"left out: run {run.info.run_id}: {fault}")
 
     def _record(self, run: Any) -> Record:
         with self._artifact(run.info.run_id, RECORD) as file:
             if file is None:
                 raise InputError(
-                    f"{self.uri}: run {run.info.run_id} has no record.json at {run.info.artifact_uri}; "
+                    f"{self.uri}: run {run.info.run_id} has no {RECORD} at {run.info.artifact_uri}; "
                     "if the folder was moved, `mddbench report --records OUT` reads the records in it"
                 )
             try:
                 text = file.read_text(encoding="utf-8")
             except UnicodeDecodeError:
-                raise InputError(f"run {run.info.run_id}: record.json is not UTF-8 text") from None
-        return parse_record(text, f"run {run.info.run_id}: record.json")
+                raise InputError(f"{RECORD}: not UTF-8 text") from None
+        return parse_record(text, RECORD)
 
     def finished(self, only: str | None = None) -> list[Any]:
         """Runs that finished, newest first: of all cells, or of one."""
@@ -222,22 +226,30 @@ class _Guarded:
 
 
 def _bring_home(file: Path, artifacts: Path) -> None:
-    """Let the experiments of a SQLite store keep their artifacts below a folder. It is another one than they were made with if
-    the store was moved or copied. Runs whose artifacts came along find them there.
+    """Let a SQLite store that was moved or copied with its artifacts find them. Each run is judged by itself: it is pointed to the
+    folder here if its artifacts lie there, or if it has none yet and its old place is gone.
     """
     with closing(sqlite3.connect(file)) as database, database:
-        known = database.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
-        for identity, name, before in known:
-            here = _home(artifacts, name)
-            if not name.startswith(f"{PREFIX}/") or before == here or not str(before).startswith("file:"):
+        known = "SELECT run_uuid, status, artifact_uri, name FROM runs JOIN experiments USING (experiment_id)"
+        for run, status, place, experiment in database.execute(known).fetchall():
+            here = f"{_home(artifacts, experiment)}/{run}/artifacts"
+            if not experiment.startswith(f"{PREFIX}/") or place == here or not str(place).startswith("file:"):
                 continue
-            database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (here, identity))
-            gone = not _local(before).parent.exists()
-            runs = database.execute("SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (identity,))
-            for run, place in runs.fetchall():
-                moved = here + place.removeprefix(before)
-                if place.startswith(f"{before}/") and (gone or _local(moved).exists()):
-                    database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (moved, run))
+            begun = status != "FINISHED" and not _local(place).parents[2].exists()
+            if _local(here).exists() or begun:
+                database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (here, run))
+
+
+def _look(file: Path) -> None:
+    """Raise sqlite3.DatabaseError at once if a file is no database; MLflow would try for minutes."""
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+
+
+def _set_home(file: Path, experiment: str, place: str) -> None:
+    """Let new runs of an experiment in a SQLite store keep their artifacts at a place."""
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (place, experiment))
 
 
 def _home(artifacts: Path, experiment: str) -> str:

@@ -7,11 +7,14 @@ import json
 import re
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from mddbench.errors import TrackingError
+from mddbench.interruption import closing
 from mddbench.records import RECORD, EpochLog, Record, as_json
 from mddbench.store import IDENTITY_TAG, PREFIX, MlflowStore
 
@@ -87,7 +90,7 @@ class MlflowTracker:
 
     def has(self, identity: str, place: Path) -> bool:
         """Whether the cell's finished run is in the store: the one that its folder notes, or else any."""
-        return bool(self._finished(identity)) and self._interrupted(identity, place) is None
+        return bool(self._finished(identity)) and self._noted_unfinished(identity, place) is None
 
     def add(self, identity: str, files: list[Path]) -> None:
         """Put files to the newest finished run of a cell, in the place of those of the same name."""
@@ -136,18 +139,18 @@ class MlflowTracker:
         return max([now, *(int(run.info.start_time) + 1 for run in self.store.finished(identity)[:1])])
 
     def _interrupted(self, identity: str, place: Path | None) -> Any:
-        """The cell's own unfinished run in this store, by the file in its folder; None if there is none."""
+        """The cell's own unfinished run that can be taken up again; None if there is none."""
+        run = self._noted_unfinished(identity, place)
+        # Elsewhere: the folder is a copy, and the run the other one's.
+        return run if run is not None and self.store.holds_artifacts_of(run) else None
+
+    def _noted_unfinished(self, identity: str, place: Path | None) -> Any:
+        """The unfinished run in this store that a cell's folder notes; None if there is none."""
         noted = self._noted(place / RUN_FILE) if place is not None else None
         if noted is None:
             return None
         found = self.store.search(f"tags.`{IDENTITY_TAG}` = '{identity}' AND attributes.status != 'FINISHED'")
-        run = next((run for run in found if run.info.run_id == noted), None)
-        if run is not None and not self.store.holds_artifacts_of(
-            run
-        ):  # the folder is a copy, and the run the other one's
-            self.store.client.set_terminated(noted, "KILLED")
-            return None
-        return run
+        return next((run for run in found if run.info.run_id == noted), None)
 
     def _noted(self, file: Path) -> str | None:
         """The run that a cell's folder notes; a note that cannot be read is told and counts for nothing."""
@@ -217,6 +220,30 @@ class _MlflowCell:
         metrics = [self.store.mlflow.entities.Metric(key, value, now, step) for key, value in values.items()]
         for first in range(0, len(metrics), BATCH):
             self.store.client.log_batch(self.run_id, metrics=metrics[first : first + BATCH])
+
+
+@contextmanager
+def finally_closed(tracker: Tracker, told: Callable[[str], object]) -> Iterator[None]:
+    """Closes a tracker at the end, whatever happens inside; told: of a store that does not take it."""
+    try:
+        yield
+    finally:
+        with closing():
+            try:
+                tracker.close()
+            except TrackingError as fault:
+                told(f"the run of this command could not be closed: {fault}")
+
+
+def log_finished(tracker: Tracker, facts: CellFacts, record: Record, files: list[Path]) -> None:
+    """Log a cell that finished elsewhere; its run is closed as such if that is interrupted or fails."""
+    run = tracker.start(facts, None)
+    try:
+        run.finish(record, files)
+    except BaseException as fault:
+        with closing(), suppress(TrackingError):
+            run.stop("FAILED" if isinstance(fault, Exception) else "KILLED", str(fault) or "interrupted")
+        raise
 
 
 def metric_names(categories: list[str]) -> dict[str, str]:

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mddbench.batch import Batch, as_images
 from mddbench.checkpoint import Checkpoint, Progress
 from mddbench.compiling import compiled
 from mddbench.config import Experiment, ScheduleSettings
-from mddbench.detector import Detector
-from mddbench.errors import InputError
+from mddbench.detector import NO_LOSS, ONLY_COLLECTS, Detector
+from mddbench.errors import CellError, InputError
 from mddbench.loss_watch import LossWatch
 from mddbench.nn.remembered import GIB, RememberedFeatures, features_bytes, free_room
 from mddbench.optimizer import make_optimizer, rate_factor
@@ -68,6 +69,11 @@ def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
     """The experiment as the method is run by it: a single pass is one epoch, of all images, without an optimiser's recipe."""
     if not method.single_pass:
         return experiment
+    for name in experiment.overrides:
+        if name.partition(".")[0] in ("epochs", "drop_last", "gradient_clip", "schedule", "optimizer"):
+            raise InputError(
+                f"--set {name}: {experiment.method} sees each image once, without an optimiser; leave it out"
+            )
     constant = ScheduleSettings(name="constant")
     once = {"epochs": 1, "drop_last": False, "gradient_clip": None, "schedule": constant}
     return experiment.model_copy(update=once)
@@ -125,7 +131,7 @@ class Trainer:
                     progress.looks.append(looks.at(log.epoch))  # before the checkpoint, which holds it
                 progress.epoch, progress.history = log.epoch, [*progress.history, log]
                 if not self.detector.single_pass and (self.checkpoint.is_due or log.epoch == epochs):
-                    self.checkpoint.save(progress, self._states())
+                    self.checkpoint.save(progress, self._states(), reporter.say)
                 if on_epoch is not None:
                     on_epoch(log)
         self.detector.finish_training()
@@ -186,21 +192,29 @@ class Trainer:
             loss = "" if losses.latest is None else f" loss {losses.latest:.4f}"
             task.advance(1, f"epoch {epoch + 1}/{self.experiment.epochs}{loss} {rate:.0f} images/s")
         terms = losses.means()
-        return EpochLog(
-            epoch=epoch + 1,
-            loss=sum(terms.values()) if terms else None,
-            terms=terms,
-            lr=self.experiment.optimizer.lr * factor,
-            seconds=time.perf_counter() - started if self.conditions.sharing == 1 else None,
-            images=images,
-            diagnostics=self.detector.diagnostics(),
-        )
+        content: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "loss": sum(terms.values()) if terms else None,
+            "terms": terms,
+            "lr": self.experiment.optimizer.lr * factor,
+            "seconds": time.perf_counter() - started if self.conditions.sharing == 1 else None,
+            "images": images,
+            "diagnostics": self.detector.diagnostics(),
+        }
+        try:
+            return EpochLog(**content)
+        except ValidationError as fault:
+            error = fault.errors()[0]
+            place = ".".join(map(str, error["loc"]))
+            raise CellError(f"epoch {epoch + 1}: {place} is {error['input']!r} ({error['msg']})") from None
 
     def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:
         for group, rate in zip(self.optimizer.param_groups if self.optimizer else [], self.base_rates, strict=True):
             group["lr"] = rate * factor
         with autocast(self.device, self.experiment.precision):
             terms = self.training_step(batch)
+        if bool(terms) == self.detector.single_pass:
+            raise CellError(f"{self.detector.label}: {ONLY_COLLECTS if terms else NO_LOSS}")
         if terms and self.optimizer is not None:
             loss = torch.stack([term.float() for term in terms.values()]).sum()
             self.optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from mddbench.allocator import keep_freed_memory
 from mddbench.cells import Cell
 from mddbench.data.dataset import Dataset
-from mddbench.interruption import NAMES
+from mddbench.interruption import leave_to_the_first
 from mddbench.plan import Datasets, RunOptions, distinct_experiments, open_datasets
 from mddbench.plugins import add_folder
 from mddbench.progress import SilentReporter, Task
@@ -45,9 +44,7 @@ def serve(connection: Connection, work: Work) -> None:
     Sent: ('say', text), ('doing', text), ('ask', number of a run or None for the store, what, arguments), which is answered
     by a Reply, and ('done', outcome).
     """
-    for name in NAMES:  # the other end hears them, and ends this process by SIGTERM
-        if name != "SIGTERM" and hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    leave_to_the_first()
     torch.set_num_threads(work.threads)
     if work.options.device.type == "cuda":
         torch.cuda.set_device(work.options.device)

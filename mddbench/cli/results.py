@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from mddbench.cli.entries import ablations_of, entries_from_folders, entries_from_store
 from mddbench.cli.options import OUT, Out, TrackingUri
 from mddbench.errors import InputError
+from mddbench.interruption import interruptible
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -72,7 +74,10 @@ def report(
         _check(built, folder, fill)
         return
     if fill:
-        fill.write_text(filled(fill, built.main), encoding="utf-8")
+        text = filled(fill, built.main)
+        partial_file = fill.with_name(f"{fill.name}.part")
+        partial_file.write_text(text, encoding="utf-8")
+        os.replace(partial_file, fill)
     if tables_only:
         files = write_texts(built, folder, replace)
     else:
@@ -103,17 +108,19 @@ def export(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write the records of finished runs as JSON files, to be kept or committed."""
-    from mddbench.records import write_record
+    from mddbench.records import LEARNED_WEIGHTS, read_record, write_record
     from mddbench.report.ablations import only_of_ablation
     from mddbench.store import existing_store
 
     written: set[Path] = set()
     bad: list[str] = []
     for _, record in existing_store(tracking_uri, out).records(passing=bad.append):
-        # the newest takes the plain name, a variant never
+        # the newest takes the plain name; a variant, or weights that others trained, never
         file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
-        if file in written or only_of_ablation(record):
+        if file in written or only_of_ablation(record) or LEARNED_WEIGHTS in record.card:
             file = file.with_stem(f"{file.stem}-{record.protocol[:8]}")
+        if file.exists():
+            read_record(file)  # anything else there is somebody's, and the error says so
         write_record(record, file)
         written.add(file)
         print(file)
@@ -138,7 +145,7 @@ def import_records(
     from mddbench.cells import facts_of
     from mddbench.merge import merge_into
     from mddbench.store import MlflowStore, tracking_place
-    from mddbench.tracking import MlflowTracker
+    from mddbench.tracking import MlflowTracker, finally_closed, log_finished
 
     bad: list[str] = []
     incoming = [one for folder in folders for one in _found(folder, bad)]
@@ -147,11 +154,11 @@ def import_records(
     with _importing_alone(store.uri):
         merged = merge_into([one for cell in cells for one in _stored(store, cell)], incoming, replace)
         tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
-        for one in merged.kept:
-            files = [Path(one.place).with_name(name) for name in sorted(one.files)]
-            tracker.start(facts_of(one.record), None).finish(one.record, files)
-            print(f"{one.record.method}/{one.record.dataset}/seed{one.record.seed}")
-        tracker.close()
+        with finally_closed(tracker, told=partial(print, file=sys.stderr)), interruptible():
+            for one in merged.kept:
+                files = [Path(one.place).with_name(name) for name in sorted(one.files)]
+                log_finished(tracker, facts_of(one.record), one.record, files)
+                print(f"{one.record.method}/{one.record.dataset}/seed{one.record.seed}")
     for conflict in merged.conflicts:
         print(f"conflict: {conflict}; kept {conflict.kept.place}", file=sys.stderr)
     print(f"{len(merged.kept)} imported, {len(cells) - len(merged.kept)} already there", file=sys.stderr)
@@ -166,6 +173,7 @@ def import_records(
 def _importing_alone(uri: str) -> BaseFileLock:
     """Held by the one import into a store on this machine that looks what is there and adds to it; others wait."""
     import hashlib
+    from getpass import getuser
     from tempfile import gettempdir
 
     from filelock import FileLock
@@ -173,7 +181,7 @@ def _importing_alone(uri: str) -> BaseFileLock:
     from mddbench.store import sqlite_file
 
     file = sqlite_file(uri)
-    name = f"mddbench-import-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    name = f"mddbench-import-{getuser()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     return FileLock(Path(gettempdir()) / name if file is None else f"{file}.import.lock")
 
 

@@ -28,7 +28,7 @@ from mddbench.cli.options import (
     parse_seeds,
 )
 from mddbench.cli.planned import show_plan
-from mddbench.errors import InputError, TrackingError
+from mddbench.errors import InputError
 from mddbench.interruption import closing
 
 if TYPE_CHECKING:
@@ -139,8 +139,18 @@ def run(
         show_plan(cells, options, speaker, as_json)
     else:
         with told_interruptions(force):
+            if report:
+                _refuse_others_report(out / "report")
             outcomes = _run(names or [], cells, options, jobs, store, speaker)
             _conclude(outcomes, partial(_render, outcomes, options, store[0], speaker) if report else list, as_json)
+
+
+def _refuse_others_report(folder: Path) -> None:
+    """Raise InputError, before hours of training, if the report could not be written at their end."""
+    from mddbench.report.manifest import Manifest
+
+    if folder.is_dir():
+        Manifest(folder).refuse_others()
 
 
 def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: list[str] | None) -> list[Cell]:
@@ -230,22 +240,21 @@ def _run(
     from mddbench.jobs import Jobs, chains, shares
     from mddbench.plan import check_cells
     from mddbench.report.gallery import draw_cell
-    from mddbench.runner import Runner
+    from mddbench.runner import Runner, end_replacements
+    from mddbench.tracking import finally_closed
 
     shares(options.device, jobs)  # refuses what was asked for, before what is needed of it is taken
     divided = shares(options.device, min(jobs, len(chains(cells))))
     datasets = check_cells(cells, options, speaker)
+    end_replacements(options.out, speaker.say)
     tracker = _tracker(*store, options.out, speaker)
     try:
-        if len(divided) > 1:
-            return Jobs(options, tracker, speaker, draw_cell, divided).run(cells)
-        return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
+        with finally_closed(tracker, speaker.say):
+            if len(divided) > 1:
+                return Jobs(options, tracker, speaker, draw_cell, divided).run(cells)
+            return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
     finally:
         with closing():
-            try:
-                tracker.close()
-            except TrackingError as fault:
-                speaker.say(f"the run of this command could not be closed: {fault}")
             _keep_ablations(names, options.out)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 from mddbench.errors import InputError
+from mddbench.interruption import leave_to_the_first
 from mddbench.processors import processor_count
 from mddbench.progress import Reporter, Task
 from mddbench.report.pictures import Draw
@@ -104,8 +104,8 @@ def _draw(pickled: bytes, file: Path) -> None:
 
 
 def _begin() -> None:
-    """Ctrl-C reaches all processes, and only the first acts on it; no other outlives it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """No process outlives the first, however that ends."""
+    leave_to_the_first()
     Thread(target=_end_with_the_first, daemon=True).start()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mddbench.records import UNIFIED, UPPER_BOUND, Record
+from mddbench.records import LEARNED_WEIGHTS, UNIFIED, UPPER_BOUND, Record
 
 OTHER = "†"
 MARK = ", test labels given (upper bound)"
@@ -127,7 +127,7 @@ def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
     unified = str(card.get("setting")).startswith(UNIFIED)
     return (
         not unified,
-        is_upper_bound(rows[0].first) or "learned_weights" in card,
+        is_upper_bound(rows[0].first) or LEARNED_WEIGHTS in card,
         -sum(len(group.records) for group in rows),
     )
 

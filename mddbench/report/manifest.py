@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mddbench.errors import InputError
+from filelock import FileLock
 
-MANIFEST = "manifest.json"
+from mddbench.errors import InputError
+from mddbench.records import REPORT_FILES
+
+MANIFEST = REPORT_FILES
 VERSION = 1
-BEGUN = ""
-"""Stands for the hash of a file that is about to be written."""
+Content = str | None
+"""Of a file that is about to be written: its text, None if that is not known before."""
 
 
 class Manifest:
-    """The files of a report's folder that a report wrote, each with the hash that it had then."""
+    """The files of a report's folder that a report wrote, each with the hashes that it may have. A file that is being drawn has
+    none: what an interrupted report leaves in its place counts as the report's.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises InputError if the folder's list is there and is none."""
@@ -30,16 +36,26 @@ class Manifest:
         """The files that the list names."""
         return {self.folder / name for name in self.hashes}
 
-    def claim(self, names: Iterable[Path], replace: bool) -> None:
+    def refuse_others(self) -> None:
+        """Raise InputError if the folder holds files and no list."""
+        others = sorted(path.name for path in _visible(self.folder)) if not self.file.exists() else []
+        if others:
+            raise InputError(
+                f"{self.folder}: it holds {len(others)} files or folders that no report wrote, '{others[0]}' for one; {ADVICE}"
+            )
+
+    def claim(self, contents: Mapping[Path, Content], replace: bool) -> None:
         """Note that files below the folder are about to be written.
 
         replace: whatever is there may be overwritten. Raises InputError, before anything is written, if the folder holds files
         and no report, or if one of the names is a file that is not as a report wrote it.
         """
-        wanted = sorted({name.as_posix() for name in names})
         if not replace:
-            self._refuse_others(wanted)
-        self.hashes |= dict.fromkeys(wanted, BEGUN)
+            self.refuse_others()
+            self._refuse_changed(sorted(name.as_posix() for name in contents))
+        for name, text in contents.items():
+            before = self.hashes.get(name.as_posix(), [])
+            self.hashes[name.as_posix()] = [*before, _hash_of(text.encode())] if text is not None else []
         self._write()
 
     def forget(self, keep: Iterable[Path], kind: Callable[[Path], bool] = lambda _: True) -> None:
@@ -53,32 +69,25 @@ class Manifest:
                 (self.folder / name).unlink(missing_ok=True)
             del self.hashes[name]
 
-    def finish(self) -> None:
-        """Note what has been written. A claimed file that was not written is not part of the report."""
-        found = {name: _hash(self.folder / name) for name in self.hashes}
-        self.hashes = {name: value for name, value in found.items() if value is not None}
+    def finish(self, names: Iterable[Path]) -> None:
+        """Note what has been written. A claimed file that was not is no part of the report."""
+        for name in {name.as_posix() for name in names}:
+            found = _hash(self.folder / name)
+            self.hashes.pop(name, None)
+            if found is not None:
+                self.hashes[name] = [found]
         self._write()
 
-    def _refuse_others(self, wanted: list[str]) -> None:
-        if not self.file.exists():
-            others = sorted(path.name for path in _visible(self.folder))
-            if others:
-                raise InputError(
-                    f"{self.folder}: it holds {len(others)} files or folders that no report wrote, '{others[0]}' for one; "
-                    "give an empty folder by --to, or --replace to write among them"
-                )
-            return
-        foreign = [name for name in wanted if (self.folder / name).exists() and not self._is_ours(name)]
+    def _refuse_changed(self, names: list[str]) -> None:
+        foreign = [name for name in names if (self.folder / name).exists() and not self._is_ours(name)]
         if foreign:
             what = "changed since a report wrote it" if foreign[0] in self.hashes else "not written by a report"
             more = f" (and {len(foreign) - 1} more)" if foreign[1:] else ""
-            raise InputError(
-                f"{self.folder / foreign[0]}: {what}{more}; move it, give another folder by --to, or --replace to overwrite it"
-            )
+            raise InputError(f"{self.folder / foreign[0]}: {what}{more}; {ADVICE}")
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a file is as a report left it: one that was being written when the report ended is."""
-        return name in self.hashes and self.hashes[name] in (BEGUN, _hash(self.folder / name))
+        """Whether a file is as a report left it."""
+        return name in self.hashes and (not self.hashes[name] or _hash(self.folder / name) in self.hashes[name])
 
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,19 +97,30 @@ class Manifest:
         os.replace(partial, self.file)
 
 
-def _read(file: Path) -> dict[str, str]:
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Held by the one process that writes a report into a folder; others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".report.lock"):
+        yield
+
+
+ADVICE = "move it, render elsewhere (`mddbench report --to DIR`), or overwrite it (`mddbench report --replace`)"
+
+
+def _read(file: Path) -> dict[str, list[str]]:
     if not file.exists():
         return {}
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
-        files = content["files"]
-        if content["version"] != VERSION or not all(_is_below(name) and isinstance(files[name], str) for name in files):
+        files = {name: [str(each) for each in hashes] for name, hashes in content["files"].items()}
+        if content["version"] != VERSION or not all(map(_is_below, files)):
             raise ValueError("a name that leads out of the folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(
             f"{file}: not the list of files that a report keeps; move the folder away and render the report anew"
         ) from None
-    return dict(files)
+    return files
 
 
 def _is_below(name: Any) -> bool:
@@ -119,4 +139,8 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _hash(file: Path) -> str | None:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return _hash_of(file.read_bytes()) if file.is_file() else None
+
+
+def _hash_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -19,7 +19,7 @@ import numpy as np
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import ITEM, LABELS, MAD, METRICS
-from mddbench.records import Record
+from mddbench.records import LEARNED_WEIGHTS, Record
 from mddbench.report.ablations import only_of_ablation
 from mddbench.report.groups import MUST_AGREE
 
@@ -156,7 +156,7 @@ def _rows(records: Iterable[Record], folder: str) -> list[_Row]:
         overrides = record.settings.get("overrides") or {}
         own = record.settings if only_of_ablation(record) else {}
         plain = {key: value for key, value in own.items() if key != "overrides"}
-        plain |= {key: record.card[key] for key in ("learned_weights",) if key in record.card}
+        plain |= {key: record.card[key] for key in (LEARNED_WEIGHTS,) if key in record.card}
         key = json.dumps([record.dataset, record.method, record.experiment, overrides, plain], sort_keys=True)
         row = rows.setdefault((key, record.protocol), _Row(_name(record), key, {}))
         if row.records.setdefault(record.seed, record).metrics != record.metrics:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mddbench.config import Experiment, ReportedSettings
 from mddbench.metrics.names import LABELS, SEVEN
-from mddbench.records import UNIFIED, Record
+from mddbench.records import LEARNED_WEIGHTS, UNIFIED, Record
 from mddbench.report.reported import MEAN, Published, category_count, find, means
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
@@ -182,7 +182,7 @@ def _differs(record: Record, experiment: Experiment) -> str:
     setting = str(record.card.get("setting"))
     if experiment.setting == "unified" and (not setting.startswith(UNIFIED) or "," in setting):
         return setting
-    if "learned_weights" in record.card:
+    if LEARNED_WEIGHTS in record.card:
         return "weights from a file"
     expected = category_count(experiment.dataset)
     if expected and len(record.categories) != expected:

@@ -13,7 +13,7 @@ from mddbench.report.draw import draw_all
 from mddbench.report.entries import Entry
 from mddbench.report.formats import heads, printed
 from mddbench.report.groups import Group
-from mddbench.report.manifest import Manifest
+from mddbench.report.manifest import Manifest, alone_in
 from mddbench.report.page import Card, Cell, Figure, Page, PageRow, PageTable, RunLink, render_page
 from mddbench.report.page import Section as PageSection
 from mddbench.report.page_pictures import gallery_of, merged
@@ -34,11 +34,12 @@ def write_texts(report: Report, out: Path, replace: bool = False) -> list[Path]:
 
     replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
     """
-    manifest = Manifest(out)
-    manifest.claim(report.texts, replace)
-    _write_texts(report, out)
-    manifest.forget(report.texts, lambda file: file.suffix in TEXTS)
-    manifest.finish()
+    with alone_in(out):
+        manifest = Manifest(out)
+        manifest.claim(report.texts, replace)
+        _write_texts(report, out)
+        manifest.forget(report.texts, lambda file: file.suffix in TEXTS)
+        manifest.finish(report.texts)
     return [out / name for name in report.texts]
 
 
@@ -51,16 +52,17 @@ def write_report(
     processes: to draw in; more than one are started anew, which needs a main module that can be imported.
     replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
     """
-    manifest = Manifest(out)
-    drawings = [file for name in report.pictures for file in (name, name.with_suffix(".pdf"))]
-    files = [*report.texts, *drawings, Path(PAGE)]
-    manifest.claim(files, replace)
-    _write_texts(report, out)
-    (out / PAGE).unlink(missing_ok=True)  # an earlier one holds earlier pictures
-    draw_all(report.pictures, out, processes, reporter or SilentReporter())
-    (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
-    manifest.forget(files)
-    manifest.finish()
+    drawn = [file for name in report.pictures for file in (name, name.with_suffix(".pdf"))]
+    files = {**report.texts, **dict.fromkeys((*drawn, Path(PAGE)))}
+    with alone_in(out):
+        manifest = Manifest(out)
+        manifest.claim(files, replace)
+        _write_texts(report, out)
+        (out / PAGE).unlink(missing_ok=True)  # an earlier one holds earlier pictures
+        draw_all(report.pictures, out, processes, reporter or SilentReporter())
+        (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
+        manifest.forget(files)
+        manifest.finish(files)
     return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
 
 
