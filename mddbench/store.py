@@ -226,8 +226,8 @@ class _Guarded:
 
 
 def _bring_home(file: Path, artifacts: Path) -> None:
-    """Let a SQLite store that was moved or copied with its artifacts find them. Each run is judged by itself: it is pointed to the
-    folder here if its artifacts lie there, or if it has none yet and its old place is gone.
+    """Let a SQLite store that was moved or copied with its artifacts find them. Each run is judged by itself: it is pointed to
+    the folder here if its artifacts lie there, or if it has none yet and its old place is gone.
     """
     with closing(sqlite3.connect(file)) as database, database:
         known = "SELECT run_uuid, status, artifact_uri, name FROM runs JOIN experiments USING (experiment_id)"

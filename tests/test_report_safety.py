@@ -81,6 +81,64 @@ def test_a_file_that_was_changed_is_not_overwritten(name: str, tmp_path: Path) -
     write_report(build_report(two(), []), tmp_path)
 
 
+def test_a_report_of_tables_does_not_take_others_pictures_for_its_own(tmp_path: Path) -> None:
+    write_report(build_report(two(), []), tmp_path)
+    (tmp_path / "mini/training.pdf").write_bytes(b"improved by hand")
+    write_texts(build_report(two(), []), tmp_path)
+    with pytest.raises(InputError, match="training.pdf: changed since a report wrote it"):
+        write_report(build_report(two(), []), tmp_path)
+
+
+def test_a_table_that_was_changed_after_an_interrupted_report_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mddbench.report.write.draw_all", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(build_report(two(), []), tmp_path)
+    (tmp_path / "mini/main.tex").write_text("improved by hand")
+    with pytest.raises(InputError, match="main.tex: changed since a report wrote it"):
+        write_report(build_report(two(), []), tmp_path)
+
+
+def test_a_run_is_refused_before_it_trains(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "out/report").mkdir(parents=True)
+    (tmp_path / "out/report/main.tex").write_text("mine")
+    ran = command("run", "mini/rd4ad", "--out", tmp_path / "out", "--tracking", "none")
+    assert (ran.status, len(ran.err.splitlines())) == (2, 1)
+    assert "no report wrote, 'main.tex' for one; move it" in ran.err
+
+
+def test_a_report_beside_its_records_is_no_record(command: Command, tmp_path: Path) -> None:
+    write_record(record(), tmp_path / "records/good.json")
+    arguments = ["report", "--records", tmp_path / "records", "--to", tmp_path / "records/report", "--tables"]
+    for _ in range(2):
+        ran = command(*arguments)
+        assert ran.status == 0
+        assert "left out" not in ran.err
+    assert command("regress", tmp_path / "records", tmp_path / "records").status == 0
+
+
+def test_weights_that_others_trained_do_not_take_a_cells_file(
+    command: Command, tmp_path: Path, fresh_store: Callable[[str], Path]
+) -> None:
+    out = fresh_store("out")
+    other = record(
+        identity="e" * 16, protocol="e" * 16, card={"setting": "one model", "learned_weights": "from a file"}
+    )
+    write_record(other, tmp_path / "records/other.json")
+    assert command("import", tmp_path / "records", "--out", out).status == 0
+    (tmp_path / "results/mini").mkdir(parents=True)
+    assert command("export", tmp_path / "results", "--out", out).status == 0
+    assert [file.name for file in (tmp_path / "results/mini").iterdir()] == ["rd4ad-seed0-eeeeeeee.json"]
+    (tmp_path / "results/mini/rd4ad-seed0-eeeeeeee.json").write_text('{"notes": "mine"}')
+    assert command("export", tmp_path / "results", "--out", out).status == 2
+    assert "mine" in (tmp_path / "results/mini/rd4ad-seed0-eeeeeeee.json").read_text()
+
+
 def test_a_changed_file_that_is_out_of_date_stays(tmp_path: Path) -> None:
     write_texts(build_report(two(), []), tmp_path)
     (tmp_path / "mini/main.tex").write_text("improved by hand")
@@ -121,10 +179,11 @@ def test_hidden_files_are_no_obstacle(tmp_path: Path) -> None:
     [
         "{",
         "[]",
-        '{"version": 1, "files": {"../main.tex": ""}}',
-        '{"version": 1, "files": {"/etc/passwd": ""}}',
-        '{"version": 1, "files": {"a/../../b": ""}}',
+        '{"version": 1, "files": {"../main.tex": []}}',
+        '{"version": 1, "files": {"/etc/passwd": []}}',
+        '{"version": 1, "files": {"a/../../b": []}}',
         '{"version": 1, "files": {"a": 5}}',
+        '{"version": 1, "files": ["a"]}',
         '{"version": 2, "files": {}}',
     ],
 )
@@ -133,14 +192,14 @@ def test_a_list_of_files_from_anywhere_leads_nowhere(content: str, tmp_path: Pat
     folder = tmp_path / "report"
     folder.mkdir()
     (folder / MANIFEST).write_text(content)
-    with pytest.raises(InputError, match=r"manifest\.json: not the list of files that a report keeps"):
+    with pytest.raises(InputError, match=r"report-files\.json: not the list of files that a report keeps"):
         write_texts(build_report(two(), []), folder)
     assert (tmp_path / "main.tex").read_text() == "mine"
 
 
 def test_the_list_names_what_is_there(tmp_path: Path) -> None:
     write_report(build_report(two(), []), tmp_path)
-    there = {path for path in tmp_path.rglob("*") if path.is_file()}
+    there = {path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".")}
     assert Manifest(tmp_path).files == there - {tmp_path / MANIFEST}
 
 
@@ -234,14 +293,15 @@ def test_a_broken_gallery_costs_its_runs_pictures_only(
     arguments = ["run", "folder/rd4ad", "--data-root", tree, "--out", out, "--no-report", "--set", "epochs=1"]
     assert command(*arguments, "--set", "image_size=64", "--seeds", "0,1").status == 0
     kept = sorted(out.glob("mlruns/**/panels.npz"))
-    kept[0].write_bytes(kept[0].read_bytes()[:100])
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:100])
     ran = command("report", "--out", out)
     assert ran.status == 0, ran.err
     assert "| RD4AD | 2 |" in ran.out
-    told = [line for line in ran.err.splitlines() if "pictures left out" in line]
-    assert len(told) <= 1
-    if told:
-        assert f"run {kept[0].parent.parent.name}: pictures left out" in told[0]
+    (told,) = [
+        line for line in ran.err.splitlines() if "pictures left out" in line
+    ]  # of the run that the pictures are of
+    assert any(f"run {file.parent.parent.name}: pictures left out" in told for file in kept)
     for record_file in out.glob("cells/*/panels.npz"):
         record_file.write_bytes(b"broken")
     beside = command("report", "--records", out, "--to", tmp_path / "report")

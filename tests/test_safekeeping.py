@@ -154,12 +154,16 @@ def test_force_keeps_what_is_finished_until_there_is_better(
     assert ended.status == 130
     assert ended.err.splitlines()[-1] == "mddbench: interrupted; what had finished before is kept"
     assert {path.name: path.read_bytes() for path in cell(out).iterdir()} == before
-    assert "skipped, finished before" in run(out, "--tracking", "none").err
+    assert list((out / "cells/.new").iterdir())
+    ran = run(out, "--tracking", "none")
+    assert "skipped, finished before" in ran.err
+    assert "an earlier --force ended here; what it had begun is removed" in ran.err
+    assert not list((out / "cells/.new").iterdir())
     assert run(out, "--tracking", "none", "--force").status == 0
     assert (cell(out) / "record.json").read_bytes() != before["record.json"], "its times are of the new run"
     assert (cell(out) / "model.safetensors").read_bytes() == before["model.safetensors"]
-    assert not (out / "cells/.new").exists()
-    assert not (out / "cells/.old").exists()
+    assert not list((out / "cells/.new").iterdir())
+    assert not list((out / "cells/.old").iterdir())
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2])
@@ -187,7 +191,7 @@ def test_a_replacement_that_was_killed_is_ended_by_the_next_run(
     assert "skipped, finished before" in run(out, "--tracking", "none").err
     assert (folder / "which").exists()
     assert (folder / "model.safetensors").exists()
-    assert not (out / "cells/.old").exists()
+    assert not list((out / "cells/.old").glob("*"))
 
 
 # The tracking store
@@ -233,6 +237,21 @@ def test_a_store_that_is_full_costs_no_record(
     assert len(finished) == 1
     assert finished[0].data.metrics["mean/i_auroc"] == pytest.approx(record(out).value("mean", "i_auroc"))
     assert len(runs(out)) == 1
+
+
+def test_a_store_that_is_gone_between_cells_costs_no_training(
+    run: Callable[..., Done], fresh_store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = fresh_store("out")
+    with monkeypatch.context() as patch:
+        for call in ("create_run", "log_batch", "search_runs", "set_terminated", "set_tag"):
+            patch.setattr(f"mlflow.MlflowClient.{call}", full)
+        ran = run(out, "--seeds", "0,1,2")
+    assert ran.status == 1
+    assert len(list(out.glob("cells/*/record.json"))) == 3
+    assert "3 of 3 cells failed" in ran.err
+    assert run(out, "--seeds", "0,1,2").status == 0
+    assert [one.info.status for one in runs(out)] == ["FINISHED"] * 3
 
 
 def test_a_forced_cell_that_was_not_logged_is_logged_later(

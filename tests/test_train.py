@@ -24,7 +24,7 @@ from mddbench.optimizer import make_optimizer, rate_factor
 from mddbench.progress import SilentReporter
 from mddbench.records import EpochLog
 from mddbench.seeding import derived_seed, seed_everything
-from mddbench.train import Conditions, Trainer, TrainingImages, batches_per_epoch
+from mddbench.train import Conditions, Trainer, TrainingImages, batches_per_epoch, for_method
 from support import experiment
 
 QUIET = SilentReporter()
@@ -151,11 +151,89 @@ def test_an_interrupted_pass_begins_again(encoder: FrozenEncoder, data: Training
     assert torch.equal(loaded.bank, whole.bank)
 
 
-def test_a_method_with_nothing_to_train_must_say_that_it_only_collects(encoder: FrozenEncoder, tmp_path: Path) -> None:
+def test_a_method_without_a_loss_must_say_that_it_only_collects(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    silent = toy(encoder)
+    silent.training_step = lambda batch: {}  # type: ignore[method-assign]
+    with pytest.raises(CellError, match=r"Toy: its training_step returns no loss; a method that only collects says"):
+        Trainer(silent, experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
+    talking = Collector(encoder, Toy.Settings(), 3)
+    talking.training_step = lambda batch: {"pull": torch.zeros(())}  # type: ignore[method-assign]
+    with pytest.raises(CellError, match=r"Collector: it says `single_pass`, but its training_step returns losses"):
+        Trainer(talking, experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
     detector = toy(encoder)
     detector.weight.requires_grad_(False)
     with pytest.raises(InputError, match=r"Toy has no parameter to train; .*`single_pass = True`"):
         Trainer(detector, experiment(), 0, tmp_path / "c.pt")
+
+
+def test_settings_that_a_single_pass_does_not_have_are_refused() -> None:
+    asked = experiment(overrides={"epochs": 5})
+    with pytest.raises(
+        InputError, match=r"--set epochs: rd4ad sees each image once, without an optimiser; leave it out"
+    ):
+        for_method(asked, Collector)
+    assert for_method(asked, Toy) is asked
+
+
+def test_a_state_that_does_not_fit_changes_nothing(encoder: FrozenEncoder) -> None:
+    detector = Collector(encoder, Toy.Settings(), 3)
+    detector.bank = torch.ones(3)
+    with pytest.raises(RuntimeError, match="does not fit: missing"):
+        detector.load_learned_state({"bank": torch.zeros(5)})
+    assert detector.bank.tolist() == [1, 1, 1]
+    fixed = rd4ad(encoder)
+    state = dict(fixed.learned_state())
+    name = next(key for key in state if key.endswith("running_mean"))
+    with pytest.raises(RuntimeError):
+        fixed.load_learned_state({**state, name: torch.zeros(1)})
+
+
+def test_a_bank_that_was_nothing_before(encoder: FrozenEncoder) -> None:
+    class Empty(Collector):
+        def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+            super().__init__(encoder, settings, categories)
+            self.register_buffer("later", None)
+
+    full = Empty(encoder, Toy.Settings(), 3)
+    full.later = torch.ones(4)
+    loaded = Empty(encoder, Toy.Settings(), 3)
+    loaded.load_learned_state(full.learned_state())
+    assert torch.equal(loaded.later, full.later)
+
+
+def test_what_a_method_says_of_itself_must_be_a_number(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    detector = toy(encoder)
+    detector.diagnostics = lambda: {"usage": float("nan")}  # type: ignore[method-assign]
+    with pytest.raises(CellError, match=r"epoch 1: diagnostics\.usage is nan"):
+        Trainer(detector, experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_training(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:659] unexpected pos 64 vs 0")
+
+    monkeypatch.setattr("mddbench.checkpoint.torch.save", full)
+    said: list[str] = []
+    listener = SilentReporter()
+    monkeypatch.setattr(listener, "say", said.append)
+    assert len(Trainer(toy(encoder), experiment(), 0, tmp_path / "c.pt").run(data, listener)) == 2
+    assert any("c.pt: cannot be written" in line and "the training goes on" in line for line in said)
+    with pytest.raises(FileNotFoundError):
+        Trainer(toy(encoder), experiment(), 0, tmp_path / "gone" / "c.pt").run(data, listener)
+
+
+def test_a_checkpoint_of_an_earlier_version_says_so(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    torch.save({"epoch": 1, "history": []}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match="it holds no hash: an earlier version wrote it"):
+        Trainer(toy(encoder), experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
 
 
 def test_a_checkpoint_with_one_changed_byte_is_refused(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import memory_method
 import numpy as np
 import pytest
 import torch
@@ -25,18 +26,21 @@ from mddbench.seeding import seed_everything
 from mddbench.train import Trainer, TrainingImages
 from support import experiment
 
-NAMES = list(modules(METHODS))
+MEMORY = "a method of a single pass"
+NAMES = [*modules(METHODS), MEMORY]
 
 
 @pytest.fixture(params=NAMES)
 def method(request: pytest.FixtureRequest) -> type[Detector]:
-    return load_method(request.param)
+    return memory_method.Nearest if request.param == MEMORY else load_method(request.param)
 
 
 @pytest.fixture
 def settings(request: pytest.FixtureRequest, method: type[Detector]) -> Strict:
     """As on the embedded dataset, whose images are small; the method's defaults if it has no experiment there."""
     name = request.node.callspec.params["method"]
+    if name == MEMORY:
+        return method.Settings()
     return method_settings(method, load_experiment(f"mini/{name}").settings, name)
 
 
