@@ -85,7 +85,7 @@ def test_a_report_of_tables_does_not_take_others_pictures_for_its_own(tmp_path: 
     write_report(build_report(two(), []), tmp_path)
     (tmp_path / "mini/training.pdf").write_bytes(b"improved by hand")
     write_texts(build_report(two(), []), tmp_path)
-    with pytest.raises(InputError, match="training.pdf: changed since a report wrote it"):
+    with pytest.raises(InputError, match=r"training\.pdf: changed since a report wrote it"):
         write_report(build_report(two(), []), tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_a_table_that_was_changed_after_an_interrupted_report_stays(
         with pytest.raises(KeyboardInterrupt):
             write_report(build_report(two(), []), tmp_path)
     (tmp_path / "mini/main.tex").write_text("improved by hand")
-    with pytest.raises(InputError, match="main.tex: changed since a report wrote it"):
+    with pytest.raises(InputError, match=r"main\.tex: changed since a report wrote it"):
         write_report(build_report(two(), []), tmp_path)
 
 
