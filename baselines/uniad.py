@@ -73,10 +73,8 @@ class UniAD(Detector):
         self.decoder_layers = copies(QueryDecoderLayer(settings), settings.layers)
         self.norm = nn.LayerNorm(width)
         self.project_out = Linear(width, features)
-        for (
-            name,
-            part,
-        ) in self.named_modules():  # queries and the inner projections of attention stay alike in all layers
+        # Queries and the inner projections of attention stay alike in all layers.
+        for name, part in self.named_modules():
             if isinstance(part, nn.Linear) and not name.startswith("encoder."):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)

@@ -51,7 +51,7 @@ class EncoderSettings(Strict):
     name: str
     levels: tuple[int, ...] = (1, 2, 3)
     sha256: str | None = None
-    padding_for: Annotated[int, Field(ge=32)] | None = None
+    padding_for: Annotated[int, Field(ge=32, le=8192)] | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_set(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mddbench.compiling import COMPILING_PAYS
 from mddbench.detector import Detector
 from mddbench.errors import CellError, InputError
 from mddbench.evaluate import Evaluation, EvaluationOptions, evaluate
-from mddbench.foreign import learned
+from mddbench.foreign import WHOLE, learned
 from mddbench.maps import MapKeeper
 from mddbench.nn.weights import digest
 from mddbench.plan import RunOptions, build_detector
@@ -29,8 +29,6 @@ MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 MAPS = "maps"
 TRAINING = "mddbench.training"
 """Where a model's file says what it was trained as."""
-WHOLE = ""
-"""The name of a model that is for all categories."""
 
 State = dict[str, Tensor]
 
@@ -87,7 +85,7 @@ class Fit:
         state, fault = _read_model(self.folder / MODEL, record)
         if state is None:
             raise CellError(
-                f"{self.folder / MODEL}: {fault}, so its maps cannot be made again; --force trains it again"
+                f"{self.folder / MODEL}: {fault}, so its maps cannot be made again; --force runs the cell again"
             )
         return self._learned(state, record)
 

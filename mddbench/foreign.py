@@ -7,6 +7,7 @@ never that of a cell that was trained here.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def learned(detector: Detector, path: Path, models: Sequence[str]) -> Iterator[t
     path: the file of the one model; or a folder with a file for each category, whose name ends in the category's.
     Raises InputError, in one line, for a file that is not there or not of the method's authors.
     """
-    files = {model: _file(path, model) for model in models}
+    files = {model: _file(path, model, models) for model in models}
     detector.learned_from = f"from a file, SHA-256 {_digest(list(files.values()))}"
     for model, file in files.items():
         detector.load_authors_state(read_content(file), str(file))
@@ -40,7 +41,7 @@ def learned(detector: Detector, path: Path, models: Sequence[str]) -> Iterator[t
         )
 
 
-def _file(path: Path, model: str) -> Path:
+def _file(path: Path, model: str, models: Sequence[str]) -> Path:
     if model == WHOLE:
         if path.is_file():
             return path
@@ -50,18 +51,23 @@ def _file(path: Path, model: str) -> Path:
         raise InputError(
             f"{OPTION} {path}: expected a folder with a file for each category, as setting=separate asks for"
         )
-    named = [file for file in sorted(path.iterdir()) if _category(file.name, model)]
+    named = [file for file in sorted(path.iterdir()) if _category(file.name, models) == model]
     if len(named) != 1:
         found = ", ".join(file.name for file in named[:3]) or "none"
         raise InputError(f"{OPTION} {path}: expected one file for '{model}', as wres50_{model}.pth; found {found}")
     return named[0]
 
 
-def _category(name: str, category: str) -> bool:
-    """Whether a file's name is a category's, alone or behind '_' or '-'."""
+def _category(name: str, categories: Sequence[str]) -> str | None:
+    """The category that a file's name ends in, alone or behind one word, as wres50_; the longest, None if there is none.
+
+    >>> _category("wres50_metal_nut.pth", ["nut", "metal_nut"]), _category("wres50_metal_nut.pth", ["nut"])
+    ('metal_nut', None)
+    """
     for suffix in sorted(SUFFIXES, key=len):
         name = name.removesuffix(suffix)
-    return name == category or name.endswith((f"_{category}", f"-{category}"))
+    named = [each for each in categories if re.fullmatch(rf"([^_-]+[_-])?{re.escape(each)}", name)]
+    return max(named, key=len, default=None)
 
 
 def _digest(files: list[Path]) -> str:

@@ -212,10 +212,8 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
     """
     total, size, side = fewest_images(experiment, dataset), experiment.batch_size, experiment.image_size
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
-    whole, what = (
-        min(size, len(dataset.train)),
-        f"a batch of {min(size, len(dataset.train))} images of {side}x{side} pixels",
-    )
+    whole = min(size, len(dataset.train))
+    what = f"a batch of {whole} images of {side}x{side} pixels"
     try:
         detector = build_detector(experiment, dataset, options, experiment.seeds[0])
         demand_memory(bytes_of_batch(detector.encoder, whole, side), options.device, experiment.name, what)
@@ -226,7 +224,8 @@ def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
         with autocast(options.device, experiment.precision):
             with Remembered(detector) as remembered:
-                _one_step(detector, Batch(images, categories, images), experiment)
+                if options.from_checkpoint is None:
+                    _one_step(detector, Batch(images, categories, images), experiment)
             if not detector.single_pass:  # which has nothing to judge by before it has seen its images
                 detector.told_category = 0 if detector.wants_test_labels else None
                 detector.image_scores(detector.eval().anomaly_maps(images[:1]))

@@ -633,4 +633,4 @@ def test_from_run_to_rescore(tree: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder / "maps")
     gone = mddbench("run", *common, "--keep-maps")
     assert gone.returncode == 1
-    assert "--force trains it again" in gone.stderr
+    assert "--force runs the cell again" in gone.stderr

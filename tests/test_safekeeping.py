@@ -102,7 +102,7 @@ def test_the_maps_of_a_damaged_model_are_not_kept(damage: str, run: Callable[...
     ran = run(out, "--tracking", "none", "--keep-maps")
     assert ran.status == 1
     assert f"{model}: it " in ran.err
-    assert "so its maps cannot be made again; --force trains it again" in ran.err
+    assert "so its maps cannot be made again; --force runs the cell again" in ran.err
     assert not (cell(out) / "maps").exists()
 
 

@@ -13,6 +13,8 @@ from mddbench.data.fingerprint import manifest
 from mddbench.errors import InputError
 from mddbench.progress import SilentReporter
 
+UNREAD = frozenset({"Thumbs.db", "desktop.ini"})
+"""What file managers leave; hidden files are not read either."""
 LIST = ".built.tsv"
 """In the dataset's folder: the manifest of all that was written."""
 
@@ -71,6 +73,7 @@ def _fault(folder: Path, remembered: Path) -> str:
 
 
 def _listed(folder: Path, remembered: Path | None) -> str:
-    """Path, size and hash of every file below a folder but the list itself."""
-    files = [path for path in sorted(folder.rglob("*")) if path != folder / LIST and not path.is_dir()]
+    """Path, size and hash of every file below a folder that somebody could read as data."""
+    found = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+    files = [path for path in found if not path.name.startswith(".") and path.name not in UNREAD]
     return manifest(folder, files, SilentReporter(), remembered).text()

@@ -158,7 +158,10 @@ class _Arrays:
             if found is None:
                 self._write(files, rule, reporter)
                 found = self.load(reporter)
-        assert found is not None
+        if found is None:
+            raise InputError(
+                f"{self.folder}: what was decoded cannot be read back; look at that disk, or give another by --cache-dir"
+            )
         return found
 
     def _write(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> None:

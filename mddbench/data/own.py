@@ -25,13 +25,15 @@ def mark_own(folder: Path) -> None:
 
 def is_own(folder: Path) -> bool:
     """Whether this program wrote a folder: by its mark, by what only an output folder of an older release holds, or as a part
-    of an output folder around it.
+    of an output folder around it. A folder with images to train or test on is data, whatever else was written into it.
     """
     try:
+        if any((folder / part).is_dir() for part in ("train", "test")):
+            return False
         if any((folder / inner).exists() for inner in (MARK, f"{CACHE}/{MARK}", "mlflow.db")):
             return True
         if folder.name in PARTS and any((folder.parent / inner).exists() for inner in (MARK, "mlflow.db")):
-            return not any((folder / part).is_dir() for part in ("train", "test"))
+            return True
         return all((folder / inner).is_dir() for inner in ("decoded", "manifests"))
     except PermissionError:
         return False

@@ -7,6 +7,7 @@ once keeps that of the size it was made for; the EfficientNets of `efficientnet_
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -57,12 +58,12 @@ def _sizes(backbone: nn.Module, size: int) -> dict[str, tuple[int, int]]:
     def see(place: str, _: Any, inputs: tuple[Tensor, ...]) -> None:
         seen[place] = (inputs[0].shape[-2], inputs[0].shape[-1])
 
-    places = [(place, part) for place, part in backbone.named_modules() if isinstance(part, Conv2dSame)]
-    hooks = [part.register_forward_pre_hook(partial(see, place)) for place, part in places]
+    shapes = deepcopy(backbone).to("meta").eval()  # computes nothing and takes no memory, whatever the size
+    for place, part in shapes.named_modules():
+        if isinstance(part, Conv2dSame):
+            part.register_forward_pre_hook(partial(see, place))
     with torch.no_grad():
-        backbone.eval()(torch.zeros(1, 3, size, size))
-    for hook in hooks:
-        hook.remove()
+        shapes(torch.zeros(1, 3, size, size, device="meta"))
     return seen
 
 

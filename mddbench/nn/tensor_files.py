@@ -85,9 +85,13 @@ def _why(file: Path, fault: Exception) -> str:
     return f"{type(fault).__name__}; fetch the file again"
 
 
+DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+"""What people put where others put a hash."""
+
+
 def _check_name(file: Path) -> None:
     stated = re.search(r"-([0-9a-f]{8,64})$", file.stem)
-    if stated is not None:
+    if stated is not None and not DATE.fullmatch(stated[1]):
         actual = hashlib.sha256(file.read_bytes()).hexdigest()
         if not actual.startswith(stated[1]):
             raise InputError(
