@@ -44,7 +44,7 @@ def test_a_folder_of_others_files_is_refused(name: str, tables: bool, tmp_path: 
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("three years of work")
     write = write_texts if tables else write_report
-    with pytest.raises(InputError, match=r"files or folders that no report wrote, .*; give an empty folder by --to"):
+    with pytest.raises(InputError, match=r"files or folders that no report wrote, .*; move it, render elsewhere"):
         write(build_report(two(), []), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == "three years of work"

@@ -17,7 +17,18 @@ from mddbench.report.entries import entries_from_folder
 from support import ROOT
 
 LAYERS = {
-    1: ("allocator", "arrays", "errors", "batch", "interruption", "metrics", "processors", "progress", "seeding"),
+    1: (
+        "allocator",
+        "arrays",
+        "errors",
+        "batch",
+        "interruption",
+        "locks",
+        "metrics",
+        "processors",
+        "progress",
+        "seeding",
+    ),
     2: ("ablation", "catalogue", "data", "nn", "config", "plugins", "environment", "records"),
     3: ("detector", "merge"),
     4: ("methods", "baselines"),

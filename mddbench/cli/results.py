@@ -16,8 +16,6 @@ from mddbench.errors import InputError
 from mddbench.interruption import interruptible
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
     from mddbench.merge import Found
     from mddbench.report.build import Report
     from mddbench.store import MlflowStore
@@ -143,15 +141,17 @@ def import_records(
     told, what is in the store or in the first folder is kept, and the exit status is 1.
     """
     from mddbench.cells import facts_of
+    from mddbench.locks import lock_for
     from mddbench.merge import merge_into
-    from mddbench.store import MlflowStore, tracking_place
+    from mddbench.store import MlflowStore, sqlite_file, tracking_place
     from mddbench.tracking import MlflowTracker, finally_closed, log_finished
 
     bad: list[str] = []
     incoming = [one for folder in folders for one in _found(folder, bad)]
     store = MlflowStore(*tracking_place(tracking_uri, out))
     cells = dict.fromkeys(one.record.identity for one in incoming)
-    with _importing_alone(store.uri):
+    file = sqlite_file(store.uri)
+    with lock_for("import", store.uri if file is None else str(file.resolve())):
         merged = merge_into([one for cell in cells for one in _stored(store, cell)], incoming, replace)
         tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
         with finally_closed(tracker, told=partial(print, file=sys.stderr)), interruptible():
@@ -168,21 +168,6 @@ def import_records(
             f"mddbench: {len(merged.conflicts)} in conflict; --replace keeps the last, not the first", file=sys.stderr
         )
         raise typer.Exit(1)
-
-
-def _importing_alone(uri: str) -> BaseFileLock:
-    """Held by the one import into a store on this machine that looks what is there and adds to it; others wait."""
-    import hashlib
-    from getpass import getuser
-    from tempfile import gettempdir
-
-    from filelock import FileLock
-
-    from mddbench.store import sqlite_file
-
-    file = sqlite_file(uri)
-    name = f"mddbench-import-{getuser()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
-    return FileLock(Path(gettempdir()) / name if file is None else f"{file}.import.lock")
 
 
 def _tell_bad(lines: list[str]) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from filelock import FileLock
 
 from mddbench.errors import InputError
 from mddbench.records import REPORT_FILES
@@ -95,14 +92,6 @@ class Manifest:
         partial = self.file.with_name(f"{MANIFEST}.part")
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, self.file)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Held by the one process that writes a report into a folder; others wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".report.lock"):
-        yield
 
 
 ADVICE = "move it, render elsewhere (`mddbench report --to DIR`), or overwrite it (`mddbench report --replace`)"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from mddbench.locks import lock_for
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.report.build import PAGE, Report, Section, Table
 from mddbench.report.costs import cost_note
@@ -13,7 +14,7 @@ from mddbench.report.draw import draw_all
 from mddbench.report.entries import Entry
 from mddbench.report.formats import heads, printed
 from mddbench.report.groups import Group
-from mddbench.report.manifest import Manifest, alone_in
+from mddbench.report.manifest import Manifest
 from mddbench.report.page import Card, Cell, Figure, Page, PageRow, PageTable, RunLink, render_page
 from mddbench.report.page import Section as PageSection
 from mddbench.report.page_pictures import gallery_of, merged
@@ -34,7 +35,7 @@ def write_texts(report: Report, out: Path, replace: bool = False) -> list[Path]:
 
     replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
     """
-    with alone_in(out):
+    with lock_for("report", str(out.resolve())):
         manifest = Manifest(out)
         manifest.claim(report.texts, replace)
         _write_texts(report, out)
@@ -54,7 +55,7 @@ def write_report(
     """
     drawn = [file for name in report.pictures for file in (name, name.with_suffix(".pdf"))]
     files = {**report.texts, **dict.fromkeys((*drawn, Path(PAGE)))}
-    with alone_in(out):
+    with lock_for("report", str(out.resolve())):
         manifest = Manifest(out)
         manifest.claim(files, replace)
         _write_texts(report, out)
