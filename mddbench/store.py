@@ -230,7 +230,9 @@ def _bring_home(file: Path, artifacts: Path) -> None:
     the folder here if its artifacts lie there, or if it has none yet and its old place is gone.
     """
     with closing(sqlite3.connect(file)) as database, database:
-        known = "SELECT run_uuid, status, artifact_uri, name FROM runs JOIN experiments USING (experiment_id)"
+        known = (
+            "SELECT run_uuid, status, artifact_uri, experiments.name FROM runs JOIN experiments USING (experiment_id)"
+        )
         for run, status, place, experiment in database.execute(known).fetchall():
             here = f"{_home(artifacts, experiment)}/{run}/artifacts"
             if not experiment.startswith(f"{PREFIX}/") or place == here or not str(place).startswith("file:"):
