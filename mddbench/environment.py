@@ -80,12 +80,18 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
+    """The processor's name, with its family and model where the system tells: several generations can share a name."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    if not info.exists():
+        return platform.processor()
+    told = dict(line.split(":", 1) for line in info.read_text().partition("\n\n")[0].splitlines() if ":" in line)
+    known = {key.strip(): value.strip() for key, value in told.items()}
+    name = known.get("model name", platform.processor())
+    return (
+        f"{name} (family {known['cpu family']}, model {known['model']})"
+        if {"cpu family", "model"} <= set(known)
+        else name
+    )
 
 
 def _memory_bytes() -> int:
