@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -51,12 +50,9 @@ def report(
     ] = None,
 ) -> None:
     """Render tables, galleries, ablations and plots from finished runs, and a page that holds all of them in one file."""
-    from mddbench.progress import reporter
-    from mddbench.report.build import PAGE, build_report
+    from mddbench.report.build import build_report
     from mddbench.report.build import trace as trace_of
-    from mddbench.report.draw import processes_to_use
-    from mddbench.report.fill import filled
-    from mddbench.report.write import write_report, write_texts
+    from mddbench.report.fill import fill_in
 
     folder = to or out / "report"
     tell = partial(print, file=sys.stderr)
@@ -72,19 +68,25 @@ def report(
         _check(built, folder, fill)
         return
     if fill:
-        text = filled(fill, built.main)
-        partial_file = fill.with_name(f"{fill.name}.part")
-        partial_file.write_text(text, encoding="utf-8")
-        os.replace(partial_file, fill)
-    if tables_only:
-        files = write_texts(built, folder, replace)
-    else:
-        tables, pictures = write_report(built, folder, reporter(quiet=False), processes_to_use(), replace)
-        files = [*tables, *pictures, folder / PAGE]
+        fill_in(fill, built.main)
+    files = _written(built, folder, tables_only, replace)
     for text in built.main.values():
         print(text)
     for file in files:
         print(file, file=sys.stderr)
+
+
+def _written(built: Report, folder: Path, tables_only: bool, replace: bool) -> list[Path]:
+    """Write a report, or its tables only; the files of it."""
+    from mddbench.progress import reporter
+    from mddbench.report.build import PAGE
+    from mddbench.report.draw import processes_to_use
+    from mddbench.report.write import write_report, write_texts
+
+    if tables_only:
+        return write_texts(built, folder, replace)
+    tables, pictures = write_report(built, folder, reporter(quiet=False), processes_to_use(), replace)
+    return [*tables, *pictures, folder / PAGE]
 
 
 def _check(built: Report, folder: Path, fill: Path | None) -> None:

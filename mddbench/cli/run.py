@@ -109,10 +109,9 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate experiments, log them to MLflow and render the tables. Finished cells are skipped and interrupted ones
-    resumed; a failed cell does not stop the others (exit status 1).
+    """Train and evaluate experiments, log them to MLflow, render tables; skip finished cells, resume interrupted ones.
 
-    Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
+    A failed cell does not stop the others (exit status 1). Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
     add_plugins(plugins)
     store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
@@ -139,9 +138,7 @@ def run(
         show_plan(cells, options, speaker, as_json)
     else:
         with told_interruptions(force):
-            if report:
-                _refuse_others_report(out / "report")
-            outcomes = _run(names or [], cells, options, jobs, store, speaker)
+            outcomes = _run(names or [], cells, options, jobs, store, speaker, report)
             _conclude(outcomes, partial(_render, outcomes, options, store[0], speaker) if report else list, as_json)
 
 
@@ -233,6 +230,7 @@ def _run(
     jobs: int,
     store: tuple[str | None, str],
     speaker: Reporter,
+    report: bool,
 ) -> list[Outcome]:
     """Check, then run all cells, and keep the user's own ablations among the names. store: its URI, '' for the default or None
     for none, and the suite.
@@ -243,6 +241,8 @@ def _run(
     from mddbench.runner import Runner, end_replacements
     from mddbench.tracking import finally_closed
 
+    if report:
+        _refuse_others_report(options.out / "report")
     shares(options.device, jobs)  # refuses what was asked for, before what is needed of it is taken
     divided = shares(options.device, min(jobs, len(chains(cells))))
     datasets = check_cells(cells, options, speaker)

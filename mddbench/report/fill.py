@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,13 @@ def filled(file: Path, tables: Mapping[str, str]) -> str:
     if unknown:
         raise InputError(f"{file}: no table '{unknown[0]}'; the records give {', '.join(tables)}")
     return BLOCK.sub(lambda match: f"{match[1]}{tables[match['name']].strip()}\n{match[3]}", text)
+
+
+def fill_in(file: Path, tables: Mapping[str, str]) -> None:
+    """Fill the marked tables of a file; a full disk or a kill leaves it as it was."""
+    partial = file.with_name(f"{file.name}.part")
+    partial.write_text(filled(file, tables), encoding="utf-8")
+    os.replace(partial, file)
 
 
 def fill_differences(file: Path, tables: Mapping[str, str]) -> list[str]:
