@@ -109,9 +109,9 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate experiments, log them to MLflow, render tables; skip finished cells, resume interrupted ones.
+    """Train, evaluate, log to MLflow and render; finished cells are skipped, interrupted ones resumed, failed ones stop no other.
 
-    A failed cell does not stop the others (exit status 1). Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
+    Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
     add_plugins(plugins)
     store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
