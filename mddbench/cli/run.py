@@ -109,7 +109,7 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train, evaluate, log to MLflow and render; finished cells are skipped, interrupted ones resumed, failed ones stop no other.
+    """Train, evaluate, log to MLflow, render; finished cells are skipped, interrupted ones resumed, failed ones stop no other.
 
     Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
