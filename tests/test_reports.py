@@ -206,11 +206,15 @@ def test_a_report_is_written_and_checked(tmp_path: Path) -> None:
     assert differences(report, tmp_path) == []
     (tmp_path / "mini/main.md").write_text((tmp_path / "mini/main.md").read_text().replace("55.0", "99.0"))
     assert any("99.0" in line for line in differences(report, tmp_path))
-    write_report(report, tmp_path)
-    (tmp_path / "mini/categories-old.md").write_text("left over")
-    assert differences(report, tmp_path) == [f"{tmp_path / 'mini/categories-old.md'}: follows from no record"]
-    write_report(report, tmp_path)
+    write_report(report, tmp_path, replace=True)
     assert differences(report, tmp_path) == []
+    fewer = build_report([Entry(record(dataset="other"), tuple)], [])
+    stale = [line for line in differences(fewer, tmp_path) if line.endswith("follows from no record")]
+    assert f"{tmp_path / 'mini/main.md'}: follows from no record" in stale
+    (tmp_path / "mini/categories-old.md").write_text("somebody's own")
+    write_report(fewer, tmp_path)
+    assert differences(fewer, tmp_path) == []
+    assert (tmp_path / "mini/categories-old.md").exists()
 
 
 def test_a_broken_panel_file_is_one_line(tmp_path: Path) -> None:

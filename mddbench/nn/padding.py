@@ -18,6 +18,9 @@ from torch.nn import functional as F
 
 from mddbench.errors import InputError
 
+NOWHERE = torch.device("meta:0")
+"""PyTorch's device of shapes without values."""
+
 
 class PaddedConv2d(nn.Conv2d):
     """A convolution of an image with zeros around it. margins: left, right, top, bottom."""
@@ -58,12 +61,12 @@ def _sizes(backbone: nn.Module, size: int) -> dict[str, tuple[int, int]]:
     def see(place: str, _: Any, inputs: tuple[Tensor, ...]) -> None:
         seen[place] = (inputs[0].shape[-2], inputs[0].shape[-1])
 
-    shapes = deepcopy(backbone).to("meta").eval()  # computes nothing and takes no memory, whatever the size
+    shapes = deepcopy(backbone).to(NOWHERE).eval()  # computes nothing and takes no memory, whatever the size
     for place, part in shapes.named_modules():
         if isinstance(part, Conv2dSame):
             part.register_forward_pre_hook(partial(see, place))
     with torch.no_grad():
-        shapes(torch.zeros(1, 3, size, size, device="meta"))
+        shapes(torch.zeros(1, 3, size, size, device=NOWHERE))
     return seen
 
 
