@@ -1,7 +1,7 @@
-"""Draws docs/report.png, the page of a report as a browser shows it: its head and its heat maps, side by side.
+"""Draws docs/report.png, the page of a report as a browser shows it: its head beside its heat maps, or beside its figures.
 
-Run, after `mddbench run --all`: python docs/draw_page.py mddbench-out (Debian: chromium, chromium-driver; pip: selenium).
-Its numbers are those of results/; the pictures in it come from the run's output folder.
+Run: python docs/draw_page.py [OUT] (Debian: chromium, chromium-driver; pip: selenium). Its numbers are those of results/.
+The heat maps come from OUT, the output folder of `mddbench run --all` on the same kind of machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "report.png"
 SHOWS = "shows"
 """Under this name the picture holds the hash of what it shows."""
-SIZE = (733, 671)
+WINDOW, SIZE = (1000, 915), (733, 671)
+"""Of the browser, and of each half of the picture, in pixels."""
 GAP = 14
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking")
 
@@ -47,7 +48,7 @@ def shown(report: Report) -> str:
 
 
 def views(page: Path) -> list[Image.Image]:
-    """The head of the page, and its heat maps."""
+    """The head of the page; and its heat maps or, where no run kept any, its figures."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -56,22 +57,23 @@ def views(page: Path) -> list[Image.Image]:
         options.add_argument(flag)
     driver: Any = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     try:
-        width, height = SIZE
+        width, height = WINDOW
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get(page.as_uri())
         found = []
-        for selector in ("body", "#gallery"):
-            driver.execute_script("document.querySelector(arguments[0]).scrollIntoView()", selector)
-            found.append(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
+        for script in ("document.body", "(document.querySelector('#gallery') || document.querySelector('figure'))"):
+            driver.execute_script(f"{script}.scrollIntoView({{behavior: 'instant'}})")
+            screen = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+            found.append(screen.resize(SIZE, Image.Resampling.LANCZOS))
         return found
     finally:
         driver.quit()
 
 
 def main() -> None:
-    """Draw the picture from results/ and the output folder that is given."""
-    report = report_of([ROOT / "results", Path(sys.argv[1])])
+    """Draw the picture from results/ and the output folder that is given, if one is."""
+    report = report_of([ROOT / "results", *map(Path, sys.argv[1:])])
     with TemporaryDirectory() as folder:
         write_report(report, Path(folder))
         left, right = views(Path(folder) / PAGE)

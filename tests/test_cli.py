@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +121,10 @@ def test_an_interrupted_run_says_that_it_goes_on(tree: Path, tmp_path: Path) -> 
         "--out",
         str(out),
     ]
-    with subprocess.Popen(
-        [*command, "--tracking", "none"],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    ) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    process = subprocess.Popen([*command, "--tracking", "none"], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
         deadline = time.monotonic() + 120
         while not list(out.glob("cells/*/checkpoint.pt")) and time.monotonic() < deadline:
             time.sleep(0.02)
