@@ -32,10 +32,14 @@ class _Listener:
     def begin(self) -> None:
         """Nothing has been heard yet."""
         self.stopped, self.closing, self.waiting = -AT_ONCE, 0, 0
+        self.held, self.pending = 0, 0
 
     def hear(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if not self.closing and now - self.stopped >= AT_ONCE:
+        if self.held and not self.closing and not self.pending:
+            self.pending = number
+            return
+        if not self.held and not self.closing and now - self.stopped >= AT_ONCE:
             self.stopped = now
             raise Interruption(number)
         self.waiting += 1
@@ -91,6 +95,20 @@ def starting_another() -> Iterator[None]:
 
 def _numbers() -> dict[str, signal.Signals]:
     return {name: getattr(signal, name) for name in NAMES if hasattr(signal, name)}
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Inside, a signal waits until the end: for short work that must not be cut. A few more of them end the process."""
+    _listener.held += 1
+    try:
+        yield
+    finally:
+        _listener.held -= 1
+        number = 0 if _listener.held or _listener.closing else _listener.pending
+        if number:
+            _listener.pending, _listener.stopped = 0, time.monotonic()
+            raise Interruption(number)
 
 
 @contextmanager

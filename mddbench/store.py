@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from mddbench.errors import InputError, TrackingError
 from mddbench.evidence import EVIDENCE, Evidence, load_evidence
+from mddbench.interruption import held
 from mddbench.panels import PANELS, Panel, load_panels
 from mddbench.records import RECORD, Record, parse_record
 
@@ -210,6 +211,7 @@ class _Guarded:
 
     def __init__(self, client: Any, uri: str) -> None:
         self._client, self._uri = client, uri
+        self._hold = held if uri.startswith(SQLITE) else nullcontext  # a server can take its time
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._client, name)
@@ -217,7 +219,8 @@ class _Guarded:
         @functools.wraps(function)
         def asked(*arguments: Any, **named: Any) -> Any:
             try:
-                return function(*arguments, **named)
+                with self._hold():
+                    return function(*arguments, **named)
             except Exception as fault:
                 lines = [line for line in str(fault).splitlines() if line.strip()] or [type(fault).__name__]
                 raise TrackingError(f"tracking store {self._uri}: {name} failed ({lines[0].strip()[:200]})") from None

@@ -29,12 +29,10 @@ Command = Callable[..., Done]
 
 
 @pytest.fixture(autouse=True)
-def _signals_as_usual() -> Iterator[None]:
-    """Whatever this process was started with: a shell's background jobs ignore SIGINT."""
+def _signals_that_come_late_do_nothing() -> Iterator[None]:
+    """One may arrive when the command has ended. Whatever this process was started with: background jobs ignore SIGINT."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
