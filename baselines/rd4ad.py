@@ -17,7 +17,6 @@ from typing import Any
 from torch import Tensor
 
 from mddbench.batch import Batch
-from mddbench.config import Count, Depth, Pixels, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
@@ -32,6 +31,7 @@ from mddbench.nn.reverse_distillation import (
     student_of,
 )
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
+from mddbench.settings import Count, Depth, Pixels, Strict
 
 
 class RD4AD(Detector):

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mddbench.batch import Batch
-from mddbench.config import BelowOne, Count, Depth, Fraction, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.foreign_names import UNIFIED_TRANSFORMER, check_backbone, flattened, renamed
 from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention
+from mddbench.settings import BelowOne, Count, Depth, Fraction, Strict
 
 Noise = Annotated[float, Field(ge=0, le=1e4)]
 

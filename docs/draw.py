@@ -14,7 +14,7 @@ from PIL import Image
 
 from mddbench.data.dataset import load_source, open_dataset, read_dataset
 from mddbench.data.samples import SecondHand
-from mddbench.holdout import hold_out
+from mddbench.execution.holdout import hold_out
 from mddbench.metrics import conventions
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.names import LABELS, PIXEL_LEVEL
@@ -23,7 +23,7 @@ from mddbench.metrics.suite import CategoryMetrics
 from mddbench.nn.synthesis import KINDS
 from mddbench.plugins import DATASETS, modules
 from mddbench.progress import SilentReporter
-from mddbench.report.contact import draw_contact_sheet
+from mddbench.report.figures.contact import draw_contact_sheet
 
 DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "tests"))

@@ -18,8 +18,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mddbench.ablation import all_ablations
 from mddbench.cli.entries import entries_from_folders
+from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import PAGE, Report, build_report
 from mddbench.report.write import write_report
 

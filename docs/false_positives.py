@@ -20,7 +20,7 @@ from mddbench.detector import Detector, load_method, method_settings
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
 from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.progress import SilentReporter
-from mddbench.records import Record, read_record
+from mddbench.runs.records import Record, read_record
 
 SIGNALS = {
     "teacher against restoration": ["teacher"],

@@ -28,16 +28,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mddbench.allocator import keep_freed_memory
-from mddbench.catalogue import load_experiment
-from mddbench.cells import choose_device
-from mddbench.config import Experiment, parse_override
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.engine.device import autocast, choose_device, synchronize
+from mddbench.engine.train import Trainer, TrainingImages, epoch_batches
+from mddbench.experiments.catalogue import load_experiment
+from mddbench.experiments.schema import Experiment, parse_override
+from mddbench.machine import keep_freed_memory
 from mddbench.methods.mddnet import detector as synthesising
 from mddbench.metrics.suite import CategoryMetrics
 from mddbench.nn import smoothing
 from mddbench.nn.encoder import load_encoder
-from mddbench.train import Trainer, TrainingImages, autocast, epoch_batches, synchronize
 
 CATEGORIES = 8
 WORK = {

@@ -20,13 +20,13 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mddbench import train as training
-from mddbench.allocator import keep_freed_memory
 from mddbench.batch import as_images
-from mddbench.catalogue import load_experiment
-from mddbench.cells import choose_device
-from mddbench.config import Experiment, parse_override
-from mddbench.train import Conditions, Trainer
+from mddbench.engine import train as training
+from mddbench.engine.device import choose_device
+from mddbench.engine.train import Conditions, Trainer
+from mddbench.experiments.catalogue import load_experiment
+from mddbench.experiments.schema import Experiment, parse_override
+from mddbench.machine import keep_freed_memory
 from profile_step import build, noise
 
 WARM = 3

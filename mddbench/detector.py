@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
-from mddbench.config import Strict, validated
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.plugins import METHODS, load_module
+from mddbench.settings import Strict, validated
 
 LONGEST_LABEL = 70
 """Of a method's label in letters; a record's may say more."""

@@ -51,7 +51,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database, migrated once for all tests."""
-    from mddbench.store import MlflowStore
+    from mddbench.runs.store import MlflowStore
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowStore(f"sqlite:///{file}", file.parent / "mlruns")

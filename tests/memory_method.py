@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mddbench.batch import Batch
-from mddbench.config import Strict
 from mddbench.detector import Detector
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.settings import Strict
 
 
 class Nearest(Detector):

@@ -7,9 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from mddbench.panels import Panel
-from mddbench.report.page import Card, Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, Section
-from mddbench.report.page_pictures import gallery_of, merged
+from mddbench.report.page.page import Card, Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, Section
+from mddbench.report.page.tiles import gallery_of, merged
+from mddbench.runs.panels import Panel
 
 HOSTILE = """<script>window.hostile = 1</script></script></style>"><img src=x onerror="window.hostile=1">'{{ 7 * 7 }}"""
 METHODS, CATEGORIES, ROLES = ("Alpha", "Beta"), ("bolt", "metal_nut", "gear"), ("best", "worst", "normal", "typical")

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mddbench.config import Experiment, validated
 from mddbench.data.check import read_source
 from mddbench.data.dataset import load_source
 from mddbench.data.fingerprint import Manifest, manifest
 from mddbench.data.samples import Tree
+from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import SEVEN
 from mddbench.progress import SilentReporter
-from mddbench.records import Record
+from mddbench.runs.records import Record
+from mddbench.settings import validated
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"

@@ -11,21 +11,29 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mddbench.ablation import Ablation, ablation_names, all_ablations, expand, is_ablation, keep, load_ablation
-from mddbench.cells import resolved_settings
-from mddbench.config import packaged
 from mddbench.detector import load_method, method_settings
 from mddbench.errors import InputError
-from mddbench.plan import plan
-from mddbench.records import UPPER_BOUND, EpochLog, Record
-from mddbench.report.ablations import studies
+from mddbench.execution.plan import plan
+from mddbench.execution.protocol import resolved_settings
+from mddbench.experiments.ablation import (
+    Ablation,
+    ablation_names,
+    all_ablations,
+    expand,
+    is_ablation,
+    keep,
+    load_ablation,
+)
 from mddbench.report.build import build_report, differences
-from mddbench.report.entries import Entry
-from mddbench.report.formats import markdown
-from mddbench.report.groups import group_by_protocol
-from mddbench.report.spec import load_table
-from mddbench.report.tables import numbers
+from mddbench.report.rows.entries import Entry
+from mddbench.report.rows.groups import group_by_protocol
+from mddbench.report.rows.studies import studies
+from mddbench.report.tables.formats import markdown
+from mddbench.report.tables.numbers import numbers
+from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
+from mddbench.runs.records import UPPER_BOUND, EpochLog, Record
+from mddbench.settings import packaged
 from support import record
 
 ITEMS = """\

@@ -16,8 +16,8 @@ import pytest
 from filelock import FileLock
 
 from mddbench.errors import InputError
-from mddbench.records import Record, read_record, write_record
-from mddbench.store import MlflowStore
+from mddbench.runs.records import Record, read_record, write_record
+from mddbench.runs.store import MlflowStore
 from support import YAML, mddbench
 
 Make = Callable[[str], Path]
@@ -427,7 +427,9 @@ def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_two_starts_at_once_make_one_store(tmp_path: Path) -> None:
-    code = f"from mddbench.store import *; MlflowStore('sqlite:///{tmp_path / 'new' / 'mlflow.db'}', None).search('')"
+    code = (
+        f"from mddbench.runs.store import *; MlflowStore('sqlite:///{tmp_path / 'new' / 'mlflow.db'}', None).search('')"
+    )
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert [path.name for path in (tmp_path / "new").iterdir() if path.suffix == ".db"] == ["mlflow.db"]

@@ -16,17 +16,23 @@ from PIL import Image
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
-from mddbench.records import CurvePoint, Record, parse_record
 from mddbench.report.build import build_report
-from mddbench.report.comparison import differences_csv, differences_markdown, interval, paired_differences, statement
-from mddbench.report.entries import Entry
-from mddbench.report.formats import latex, markdown
-from mddbench.report.groups import MUST_AGREE, Group, refusals, sheets
-from mddbench.report.plots import draw_test_curves
-from mddbench.report.selection import best_gap, chosen_gap, selection_markdown, with_curves
-from mddbench.report.spec import load_table
-from mddbench.report.tables import numbers, protocol_notes
+from mddbench.report.figures.ablations import draw_test_curves
+from mddbench.report.rows.entries import Entry
+from mddbench.report.rows.groups import MUST_AGREE, Group, refusals, sheets
+from mddbench.report.tables.differences import (
+    differences_csv,
+    differences_markdown,
+    interval,
+    paired_differences,
+    statement,
+)
+from mddbench.report.tables.formats import latex, markdown
+from mddbench.report.tables.numbers import numbers, protocol_notes
+from mddbench.report.tables.selection import best_gap, chosen_gap, selection_markdown, with_curves
+from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
+from mddbench.runs.records import CurvePoint, Record, parse_record
 from support import record
 
 CARD = {"setting": "one model for 3 categories", "epochs": 3, "image_size": 64, "batch_size": 4, "encoder": "e"}

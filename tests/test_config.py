@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mddbench.catalogue import experiment_names, load_experiment, load_protocol, load_suite
-from mddbench.config import parse_override
 from mddbench.errors import InputError
+from mddbench.experiments.catalogue import experiment_names, load_experiment, load_protocol, load_suite
+from mddbench.experiments.schema import parse_override
 from support import YAML
 
 
@@ -111,6 +111,6 @@ def test_a_likeness_says_nothing_else(content: str, tmp_path: Path, monkeypatch:
     file = tmp_path / "experiments" / "mine" / "protocol.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    monkeypatch.setattr("mddbench.catalogue.experiment_folders", lambda: [tmp_path / "experiments"])
+    monkeypatch.setattr("mddbench.experiments.catalogue.experiment_folders", lambda: [tmp_path / "experiments"])
     with pytest.raises(InputError, match=r"protocol.yaml: expected nothing but 'like: DATASET'"):
         load_protocol("mine")

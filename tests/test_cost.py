@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
-from mddbench.config import Strict
-from mddbench.cost import (
+from mddbench.detector import Detector
+from mddbench.engine.cost import (
     inference_seconds,
     median_seconds,
     multiply_adds,
@@ -21,10 +21,10 @@ from mddbench.cost import (
     start_memory,
     training_speed,
 )
-from mddbench.detector import Detector
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.records import EpochLog
-from mddbench.report.costs import COSTS, mean_cost, shown_cost
+from mddbench.report.tables.costs import COSTS, mean_cost, shown_cost
+from mddbench.runs.records import EpochLog
+from mddbench.settings import Strict
 from support import record
 
 
@@ -71,7 +71,7 @@ def test_inference_is_timed_in_full_batches_after_a_first_one(detector: Known) -
 def test_the_first_call_warms_up_and_counts_only_if_calls_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter([100.0, 3.0, 1.0, 2.0, 1.0, 3.0, 2.0, 2.0])
     assert median_seconds(lambda: next(calls)) == 2.0
-    monkeypatch.setattr("mddbench.cost.MOST_SECONDS", 0.0)
+    monkeypatch.setattr("mddbench.engine.cost.MOST_SECONDS", 0.0)
     assert median_seconds(lambda: 7.0) == 7.0
 
 

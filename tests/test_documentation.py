@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mddbench.plugins import DATASETS, modules
-from mddbench.report.reported import load_reported
+from mddbench.report.rows.reported import load_reported
 from support import ROOT
 
 

@@ -15,15 +15,15 @@ import pytest
 from page_examples import panel
 from test_figures import evidence
 
-from mddbench.ablation import all_ablations
 from mddbench.errors import InputError
-from mddbench.evidence import Evidence
-from mddbench.panels import Panel
+from mddbench.experiments.ablation import all_ablations
 from mddbench.progress import SilentReporter, reporter
 from mddbench.report.build import Report, build_report
-from mddbench.report.draw import A_PROCESS, draw_all
-from mddbench.report.entries import Entry, Kept, entries_from_folder
+from mddbench.report.figures.draw import A_PROCESS, draw_all
+from mddbench.report.rows.entries import Entry, Kept, entries_from_folder
 from mddbench.report.write import write_report
+from mddbench.runs.evidence import Evidence
+from mddbench.runs.panels import Panel
 from support import ROOT, overflow, record, touch_or_die_elsewhere
 
 
@@ -99,14 +99,14 @@ def test_without_processes_all_is_drawn_here(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> None:
         raise NotImplementedError("no semaphores")
 
-    monkeypatch.setattr("mddbench.report.draw.ProcessPoolExecutor", refuse)
+    monkeypatch.setattr("mddbench.report.figures.draw.ProcessPoolExecutor", refuse)
     pictures = {Path(f"{number}.png"): Path.touch for number in range(2 * A_PROCESS)}
     draw_all(pictures, tmp_path, 2, SilentReporter())
     assert len(list(tmp_path.iterdir())) == len(pictures)
 
 
 def test_few_pictures_start_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mddbench.report.draw.ProcessPoolExecutor", None)
+    monkeypatch.setattr("mddbench.report.figures.draw.ProcessPoolExecutor", None)
     pictures = {Path(f"{number}.png"): Path.touch for number in range(2 * A_PROCESS - 1)}
     draw_all(pictures, tmp_path, 8, SilentReporter())
     assert len(list(tmp_path.iterdir())) == len(pictures)
@@ -132,7 +132,7 @@ SLOW = """
 import sys
 from pathlib import Path
 from mddbench.progress import SilentReporter
-from mddbench.report.draw import draw_all
+from mddbench.report.figures.draw import draw_all
 from support import say_who_and_sleep
 draw_all({Path(f"{number}.png"): say_who_and_sleep for number in range(8)}, Path(sys.argv[1]), 2, SilentReporter())
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from mddbench.metrics.names import SEVEN
-from mddbench.records import read_record
+from mddbench.runs.records import read_record
 from support import mddbench
 
 SHORT = ("--set", "epochs=4", "--set", "image_size=64")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddbench import estimate as module
-from mddbench.estimate import estimate
-from mddbench.plan import RunOptions, plan
+from mddbench.engine.train import Trainer
+from mddbench.execution import estimate as module
+from mddbench.execution.estimate import estimate
+from mddbench.execution.plan import RunOptions, plan
 from mddbench.progress import SilentReporter
-from mddbench.train import Trainer
 from support import write_tree
 
 

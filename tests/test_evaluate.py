@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from mddbench.batch import Batch
-from mddbench.config import Strict
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.detector import Detector
+from mddbench.engine.evaluate import EvaluationOptions, choose_engine, evaluate
 from mddbench.errors import CellError
-from mddbench.evaluate import EvaluationOptions, choose_engine, evaluate
-from mddbench.evidence import load_evidence, save_evidence
-from mddbench.maps import MapKeeper
 from mddbench.metrics.names import PIXEL_LEVEL, SEVEN, Engine
 from mddbench.metrics.suite import evaluate as seven_metrics
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import SilentReporter
+from mddbench.runs.evidence import load_evidence, save_evidence
+from mddbench.runs.maps import MapKeeper
+from mddbench.settings import Strict
 
 QUIET = SilentReporter()
 
@@ -95,7 +95,7 @@ def test_no_label_reaches_a_method_that_did_not_ask_for_the_upper_bound(
 def test_metrics_and_panels_are_those_of_all_maps_at_once(
     encoder: FrozenEncoder, dataset: Dataset, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mddbench.evaluate.BATCH_SIZE", batch)
+    monkeypatch.setattr("mddbench.engine.evaluate.BATCH_SIZE", batch)
     detector = brightness(encoder)
     found = evaluate(detector, dataset, "float32", QUIET, EvaluationOptions())
     assert set(found.metrics) == {"mean", *dataset.categories}

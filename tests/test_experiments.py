@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mddbench.catalogue import experiment_names, load_experiment, load_protocol
-from mddbench.config import packaged, read_yaml
-from mddbench.optimizer import rate_factor
+from mddbench.engine.optimizer import rate_factor
+from mddbench.experiments.catalogue import experiment_names, load_experiment, load_protocol
+from mddbench.settings import packaged, read_yaml
 
 FILES = sorted(file for file in packaged("experiments").glob("*/*.yaml") if file.parent.name != "ablation")
 ALL_BATCHES = ("rd4ad", "uniad", "uniad_authors")

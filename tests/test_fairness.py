@@ -13,21 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mddbench.catalogue import load_experiment, load_protocol, load_suite
-from mddbench.cells import Prepared
 from mddbench.data.dataset import Dataset, Split
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError
-from mddbench.fit import Fit
-from mddbench.plan import RunOptions, build_detector, check_cells, plan
+from mddbench.execution.cells import Prepared
+from mddbench.execution.fit import Fit
+from mddbench.execution.plan import RunOptions, build_detector, check_cells, plan
+from mddbench.execution.runner import Runner
+from mddbench.experiments.catalogue import load_experiment, load_protocol, load_suite
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
-from mddbench.records import Record, read_record
-from mddbench.report.groups import MUST_AGREE
-from mddbench.report.tables import CARD_ROWS
-from mddbench.runner import Runner
-from mddbench.store import MlflowStore
-from mddbench.tracking import NoTracker
+from mddbench.report.rows.groups import MUST_AGREE
+from mddbench.report.tables.numbers import CARD_ROWS
+from mddbench.runs.records import Record, read_record
+from mddbench.runs.store import MlflowStore
+from mddbench.runs.tracking import NoTracker
 from support import ROOT, mddbench, write_tree
 
 QUIET = SilentReporter()
@@ -166,7 +166,7 @@ def test_a_test_curve_goes_on_after_an_interruption(
     chosen = options(root, tmp_path / "cut", test_curve=1)
     prepared, folder = begun(chosen, epochs=3)
     with monkeypatch.context() as patch:
-        patch.setattr("mddbench.checkpoint.SHARE", 1e9 if share else 0.0)
+        patch.setattr("mddbench.engine.checkpoint.SHARE", 1e9 if share else 0.0)
         if where == "in the look":
             look = Fit._test_point
             patch.setattr(Fit, "_test_point", lambda fit, epoch: stop() if epoch == cut_at else look(fit, epoch))
@@ -190,7 +190,7 @@ def test_an_unfinished_curve_is_left_out_if_none_is_asked_for(root: Path, tmp_pa
 
 def test_a_curve_cannot_begin_in_the_middle(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs that nobody looked at are gone: refused, and what was trained is kept."""
-    monkeypatch.setattr("mddbench.checkpoint.SHARE", 1e9)  # a checkpoint at each epoch
+    monkeypatch.setattr("mddbench.engine.checkpoint.SHARE", 1e9)  # a checkpoint at each epoch
     plain = options(root, tmp_path / "cut")
     prepared, folder = begun(plain, epochs=3)
     with pytest.raises(KeyboardInterrupt):

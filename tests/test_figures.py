@@ -15,19 +15,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mddbench.ablation import load_ablation
-from mddbench.evidence import Evidence
-from mddbench.panels import Panel
-from mddbench.records import UPPER_BOUND
+from mddbench.experiments.ablation import load_ablation
 from mddbench.report import evidence_plots, figures, gallery, plots, qualitative
-from mddbench.report.ablations import Study
-from mddbench.report.canvas import COLOURS, HEAD, WIDTH, canvas, folded, legend, logarithmic, marks, save, series, title
-from mddbench.report.evidence_plots import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
-from mddbench.report.figures import draw_dots, draw_prices, draw_training, pareto
-from mddbench.report.gallery import colour_limits, draw_gallery
-from mddbench.report.groups import Group
-from mddbench.report.plots import draw_ablation
-from mddbench.report.qualitative import draw_qualitative
+from mddbench.report.figures.ablations import draw_ablation
+from mddbench.report.figures.canvas import (
+    COLOURS,
+    HEAD,
+    WIDTH,
+    canvas,
+    folded,
+    legend,
+    logarithmic,
+    marks,
+    save,
+    series,
+    title,
+)
+from mddbench.report.figures.curves import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
+from mddbench.report.figures.gallery import colour_limits, draw_gallery
+from mddbench.report.figures.qualitative import draw_qualitative
+from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training, pareto
+from mddbench.report.rows.groups import Group
+from mddbench.report.rows.studies import Study
+from mddbench.runs.evidence import Evidence
+from mddbench.runs.panels import Panel
+from mddbench.runs.records import UPPER_BOUND
 from support import record
 
 POINTS = st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(1, 9).map(float)), max_size=8)

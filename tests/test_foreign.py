@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from authors_networks import Reconstruction, students, unlike
 from mddbench.baselines.rd4ad import RD4AD
 from mddbench.baselines.uniad import UniAD
-from mddbench.catalogue import load_experiment
 from mddbench.errors import InputError
-from mddbench.fit import MODEL
+from mddbench.execution.fit import MODEL
+from mddbench.experiments.catalogue import load_experiment
 from mddbench.methods.mddnet.detector import MDDNet
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
 from mddbench.nn.foreign_names import REVERSE_DISTILLATION, Rules
 from mddbench.nn.tensor_files import read_content
-from mddbench.records import read_record
-from mddbench.report.groups import sheets
-from mddbench.report.verify import _differs
+from mddbench.report.rows.groups import sheets
+from mddbench.runs.records import read_record
+from mddbench.verdicts.verify import _differs
 from support import YAML, Done, write_tree
 
 SMALL = UniAD.Settings(grid=6, neighbours=3, channels=16, heads=2, layers=2, feedforward=24, pool=5)

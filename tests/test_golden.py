@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from mddbench.metrics.names import MAD, SEVEN
-from mddbench.records import UPPER_BOUND, Record
 from mddbench.report.build import Report, build_report
-from mddbench.report.entries import Entry
-from mddbench.report.page import render_page
+from mddbench.report.page.page import render_page
+from mddbench.report.rows.entries import Entry
 from mddbench.report.write import page_of
+from mddbench.runs.records import UPPER_BOUND, Record
 from support import ROOT, record
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -10,7 +10,7 @@ import torch
 
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.errors import InputError
-from mddbench.holdout import FOLDS, hold_out, is_held_out
+from mddbench.execution.holdout import FOLDS, hold_out, is_held_out
 from mddbench.nn.synthesis import KINDS
 from mddbench.progress import SilentReporter
 from support import write_tree

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from mddbench.cost import TIMES
+from mddbench.engine.cost import TIMES
 from mddbench.errors import InputError
+from mddbench.execution.jobs import Jobs, Share, chains, shares
+from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.runner import Outcome, Runner
 from mddbench.interruption import interruptible
-from mddbench.jobs import Jobs, Share, chains, shares
-from mddbench.plan import RunOptions, check_cells, plan
 from mddbench.progress import SilentReporter
-from mddbench.records import RECORD, Record, read_record
-from mddbench.runner import Outcome, Runner
-from mddbench.tracking import NoTracker
+from mddbench.runs.records import RECORD, Record, read_record
+from mddbench.runs.tracking import NoTracker
 from support import die_at_seed_1, mddbench, write_tree
 
 CPU = torch.device("cpu")

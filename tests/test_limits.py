@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddbench.config import parse_override
 from mddbench.data.check import LONGEST
 from mddbench.data.dataset import load_source
 from mddbench.data.fabricate import fabricate
 from mddbench.errors import InputError
-from mddbench.plan import RunOptions, check_cells, plan
+from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.experiments.schema import parse_override
 from mddbench.progress import SilentReporter
 from support import YAML, read
 
@@ -70,7 +70,7 @@ TOO_LARGE = [
 def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(
     method: str, override: str, what: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mddbench.memory.memory_of", lambda _: 2**34)
+    monkeypatch.setattr("mddbench.engine.memory.memory_of", lambda _: 2**34)
     with pytest.raises(InputError, match=rf"{what} takes \d+\.\d GiB at least, cpu has 16\.0 GiB of memory"):
         checked(method, [override], tree, tmp_path)
 
@@ -81,10 +81,10 @@ def test_a_batch_that_no_memory_holds_is_refused(
 ) -> None:
     """By what a step on two images remembers; the same batch fits a larger memory."""
     asked = ["batch_size=12", "image_size=64"]
-    monkeypatch.setattr("mddbench.memory.memory_of", lambda _: 2**40)
+    monkeypatch.setattr("mddbench.engine.memory.memory_of", lambda _: 2**40)
     checked(method, asked, tree, tmp_path)
-    monkeypatch.setattr("mddbench.plan.bytes_of_model", lambda *_: 0)
-    monkeypatch.setattr("mddbench.memory.memory_of", lambda _: 2**22)
+    monkeypatch.setattr("mddbench.execution.plan.bytes_of_model", lambda *_: 0)
+    monkeypatch.setattr("mddbench.engine.memory.memory_of", lambda _: 2**22)
     with pytest.raises(
         InputError, match=r"a batch of 12 images of 64x64 pixels takes \d\.\d GiB at least, cpu has 0\.0 GiB"
     ):
@@ -97,7 +97,7 @@ def test_what_a_batch_needs_counts_the_images_that_there_are(tree: Path, tmp_pat
 
 def test_memory_that_cannot_be_had_is_one_line(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the system does not say how much there is."""
-    monkeypatch.setattr("mddbench.memory.memory_of", lambda _: None)
+    monkeypatch.setattr("mddbench.engine.memory.memory_of", lambda _: None)
     with pytest.raises(InputError, match="the method cannot be trained with these settings") as fault:
         checked("uniad", ["settings.grid=100000"], tree, tmp_path)
     assert "\n" not in str(fault.value)

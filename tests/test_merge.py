@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mddbench.ablation import all_ablations
-from mddbench.merge import Found, Merged, in_fixed_order, largest_difference, merge, merge_into
+from mddbench.experiments.ablation import all_ablations
 from mddbench.metrics.names import SEVEN
-from mddbench.panels import Panel, save_panels
-from mddbench.records import Record, read_record, write_record
 from mddbench.report.build import build_report
-from mddbench.report.entries import Entry
-from mddbench.store import MlflowStore
+from mddbench.report.rows.entries import Entry
+from mddbench.runs.merge import Found, Merged, in_fixed_order, largest_difference, merge, merge_into
+from mddbench.runs.panels import Panel, save_panels
+from mddbench.runs.records import Record, read_record, write_record
+from mddbench.runs.store import MlflowStore
 from support import Done, record
 
 CONFIDENCE = {"mean": dict.fromkeys(SEVEN, (0.4, 0.6))}
@@ -244,14 +244,13 @@ def test_panels_go_with_the_record_of_a_cell(tmp_path: Path, fresh_store: Make, 
 def test_what_replaces_a_record_counts_whatever_the_clocks_say(
     tmp_path: Path, fresh_store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mddbench.cells import facts_of
-    from mddbench.tracking import MlflowTracker
+    from mddbench.runs.tracking import MlflowTracker, facts_of
 
     out = fresh_store("out")
     store = MlflowStore(f"sqlite:///{out / 'mlflow.db'}", out / "mlruns")
     tracker = MlflowTracker(store, "imported", "test")
     for score, clock in ((0.5, 2_000_000_000.0), (0.625, 1_000_000_000.0)):
-        monkeypatch.setattr("mddbench.tracking.time.time", lambda clock=clock: clock)
+        monkeypatch.setattr("mddbench.runs.tracking.time.time", lambda clock=clock: clock)
         tracker.start(facts_of(record(0)), None).finish(record(0, score), [])
     assert stored(out) == {0: 0.625}
 

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name
 
-from mddbench.cells import facts_of
-from mddbench.store import MlflowStore
-from mddbench.tracking import MlflowTracker, metric_names
+from mddbench.runs.store import MlflowStore
+from mddbench.runs.tracking import MlflowTracker, facts_of, metric_names
 from support import record
 
 READABLE = {

@@ -16,8 +16,8 @@ import pytest
 from page_examples import HOSTILE, gallery, hostile_page, page, panel, table
 from PIL import Image
 
-from mddbench.report.page import Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, Section, render_page
-from mddbench.report.page_pictures import WIDTH, gallery_of, merged
+from mddbench.report.page.page import Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, Section, render_page
+from mddbench.report.page.tiles import WIDTH, gallery_of, merged
 
 VOID = {"br", "img", "input", "link", "meta"}
 
@@ -175,7 +175,7 @@ def test_one_page_is_one_text() -> None:
 
 def test_a_page_needs_nothing_heavy() -> None:
     code = (
-        "import sys; from mddbench.report.page import Page, Section, render_page\n"
+        "import sys; from mddbench.report.page.page import Page, Section, render_page\n"
         "render_page(Page('t', (Section('a', 'A'),)))\n"
         "print(sorted({'torch', 'mlflow', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )

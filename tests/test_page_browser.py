@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from page_examples import hostile_page, page
 
-from mddbench.report.page import Page, render_page
+from mddbench.report.page.page import Page, render_page
 from support import needed
 
 FLAGS = (

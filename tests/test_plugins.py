@@ -13,7 +13,7 @@ from tempfile import gettempdir
 
 import pytest
 
-from mddbench.records import read_record
+from mddbench.runs.records import read_record
 from support import ROOT, write_tree
 
 METHOD = '''\
@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mddbench.batch import Batch
-from mddbench.config import Strict
+from mddbench.settings import Strict
 from mddbench.detector import Detector
 from mddbench.nn.encoder import FrozenEncoder
 
@@ -229,7 +229,7 @@ def test_a_new_dataset_gets_each_methods_own_recipe(folder: Path) -> None:
     """As on any folder, and not a start for methods that nobody knows."""
     code = (
         "from pathlib import Path\n"
-        "from mddbench.catalogue import load_experiment as load\n"
+        "from mddbench.experiments.catalogue import load_experiment as load\n"
         "from mddbench.plugins import add_folder\n"
         f"add_folder(Path({str(folder)!r}))\n"
         "for name in ('rd4ad', 'uniad', 'mddnet'):\n"

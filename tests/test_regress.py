@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
-from mddbench.records import Record, read_record, write_record
-from mddbench.report.regress import FLOOR, KEYS, SIGMAS, Comparison, Move, compare, lines
+from mddbench.runs.records import Record, read_record, write_record
+from mddbench.verdicts.regress import FLOOR, KEYS, SIGMAS, Comparison, Move, compare, lines
 from support import ROOT, mddbench, record
 
 NOISE = (-0.002, 0.0, 0.002)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from mddbench.errors import InputError
-from mddbench.records import Record, as_json, parse_record, read_record, write_record
 from mddbench.report.build import build_report, trace
-from mddbench.report.entries import Entry
-from mddbench.report.formats import csv_text, markdown_text
 from mddbench.report.manifest import MANIFEST, Manifest
+from mddbench.report.rows.entries import Entry
+from mddbench.report.tables.formats import csv_text, markdown_text
 from mddbench.report.write import write_report, write_texts
+from mddbench.runs.records import Record, as_json, parse_record, read_record, write_record
 from support import ROOT, Done, record
 
 Command = Callable[..., Done]
@@ -422,8 +422,8 @@ def test_names_beyond_any_font_are_told_apart_in_pictures(tmp_path: Path) -> Non
 
 
 def test_a_sign_without_a_font_is_its_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mddbench.report import fonts
-    from mddbench.report.canvas import canvas, save
+    from mddbench.report.figures.canvas import canvas, save
+    from mddbench.report.figures.training_and_cost import fonts
 
     monkeypatch.setattr(fonts, "_is_known", lambda sign: sign.isascii() or sign == "ü")
     figure, axes = canvas((3, 3))

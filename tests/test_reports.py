@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mddbench.ablation import all_ablations
 from mddbench.errors import InputError
-from mddbench.panels import Panel, load_panels, save_panels
-from mddbench.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
+from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import build_report, differences, trace
-from mddbench.report.entries import Entry, entries_from_folder
+from mddbench.report.figures.gallery import colour_limits, draw_gallery
 from mddbench.report.fill import fill_differences, filled
-from mddbench.report.formats import latex, markdown
-from mddbench.report.gallery import colour_limits, draw_gallery
-from mddbench.report.groups import group_by_protocol
-from mddbench.report.published import FIELDS, parse_efficiency
-from mddbench.report.spec import load_table
-from mddbench.report.tables import numbers, protocol_notes
+from mddbench.report.rows.entries import Entry, entries_from_folder
+from mddbench.report.rows.groups import group_by_protocol
+from mddbench.report.rows.published import FIELDS, parse_efficiency
+from mddbench.report.tables.formats import latex, markdown
+from mddbench.report.tables.numbers import numbers, protocol_notes
+from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
+from mddbench.runs.panels import Panel, load_panels, save_panels
+from mddbench.runs.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
 from support import ROOT, needed, record
 
 

@@ -22,16 +22,16 @@ from mddbench.cli.verdicts import _rescored
 from mddbench.data.dataset import Split
 from mddbench.data.samples import Sample
 from mddbench.errors import CellError, InputError
-from mddbench.evidence import Evidence, load_evidence, save_evidence
-from mddbench.maps import MapKeeper, kept_maps
+from mddbench.execution.rescore import WAYS, kept_cells, rescore
 from mddbench.metrics.conventions import evaluate as evaluate_convention
 from mddbench.metrics.names import METRIC_VERSIONS, SEVEN
 from mddbench.metrics.suite import evaluate, mean_over_categories
-from mddbench.panels import Panel, PanelChoice, load_panels, save_panels
 from mddbench.progress import LineReporter, SilentReporter
-from mddbench.records import nullable, read_record, write_record
-from mddbench.rescore import WAYS, kept_cells, rescore
-from mddbench.runner import farthest
+from mddbench.runs.evidence import Evidence, load_evidence, save_evidence
+from mddbench.runs.maps import MapKeeper, kept_maps
+from mddbench.runs.merge import farthest
+from mddbench.runs.panels import Panel, PanelChoice, load_panels, save_panels
+from mddbench.runs.records import nullable, read_record, write_record
 from support import YAML, mddbench, record
 
 QUIET = SilentReporter()
@@ -397,7 +397,7 @@ def change_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change_conventions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mddbench.rescore.CONVENTIONS_VERSION", "conventions-next")
+    monkeypatch.setattr("mddbench.execution.rescore.CONVENTIONS_VERSION", "conventions-next")
 
 
 def change_metrics(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

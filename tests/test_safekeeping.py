@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from mddbench.errors import TrackingError
-from mddbench.fit import Fit
-from mddbench.records import Record, read_record
-from mddbench.runner import finish_replacing, place_of_new
-from mddbench.store import MlflowStore
+from mddbench.execution.fit import Fit
+from mddbench.execution.runner import finish_replacing, place_of_new
+from mddbench.runs.records import Record, read_record
+from mddbench.runs.store import MlflowStore
 from support import YAML, Done, mddbench
 
 Make = Callable[[str], Path]
@@ -134,7 +134,7 @@ def test_a_broken_note_of_a_run_is_told_and_ignored(
 ) -> None:
     out = fresh_store("out")
     with monkeypatch.context() as patch:
-        patch.setattr("mddbench.fit.Fit.train", _interrupt)
+        patch.setattr("mddbench.execution.fit.Fit.train", _interrupt)
         assert run(out).status == 130
     (note,) = out.glob("cells/*/mlflow-run.json")
     note.write_text('{"uri": "sqli')
@@ -159,7 +159,7 @@ def test_force_keeps_what_is_finished_until_there_is_better(
     assert run(out, "--tracking", "none").status == 0
     before = {path.name: path.read_bytes() for path in cell(out).iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr("mddbench.fit.Fit." + ("train" if when == "training" else "evaluate"), _interrupt)
+        patch.setattr("mddbench.execution.fit.Fit." + ("train" if when == "training" else "evaluate"), _interrupt)
         ended = run(out, "--tracking", "none", "--force")
     assert ended.status == 130
     assert ended.err.splitlines()[-1] == "mddbench: interrupted; what had finished before is kept"
@@ -195,7 +195,7 @@ def test_a_replacement_that_was_killed_is_ended_by_the_next_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
-        patch.setattr("mddbench.runner.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("mddbench.execution.runner.shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt) if calls < 2 else monkeypatch.context():
             finish_replacing(folder)
     assert "skipped, finished before" in run(out, "--tracking", "none").err
@@ -290,7 +290,7 @@ def test_what_is_deleted_under_a_run_is_told_in_a_line(
         return trained
 
     with monkeypatch.context() as patch:
-        patch.setattr("mddbench.fit.Fit.train", deleting)
+        patch.setattr("mddbench.execution.fit.Fit.train", deleting)
         ran = run(out)
     assert ran.status == 1, ran.err
     lines = [line for line in ran.err.splitlines() if line.startswith("mddbench: rd4ad/folder/seed0 failed:")]
@@ -300,7 +300,7 @@ def test_what_is_deleted_under_a_run_is_told_in_a_line(
         assert f"its record is kept in {cell(out)}" in lines[0]
         again = mddbench("run", file, "--data-root", tree, "--out", out, "--no-report")
         assert again.returncode == 0, again.stderr
-        code = "import sys; from mddbench.store import MlflowStore; store = MlflowStore(*sys.argv[1:], None)"
+        code = "import sys; from mddbench.runs.store import MlflowStore; store = MlflowStore(*sys.argv[1:], None)"
         count = f"{code}; print(len(list(store.records())))"
         found = subprocess.run(
             [sys.executable, "-c", count, f"sqlite:///{out / 'mlflow.db'}"], capture_output=True, check=True
@@ -324,7 +324,7 @@ def test_another_place_is_the_new_home(
     old = fresh_store("old")
     with monkeypatch.context() as patch:
         if begun:
-            patch.setattr("mddbench.fit.Fit.evaluate", _interrupt)
+            patch.setattr("mddbench.execution.fit.Fit.evaluate", _interrupt)
         assert run(old).status == (130 if begun else 0)
     new = old.with_name("new")
     (shutil.move if way == "moved" else shutil.copytree)(old, new)

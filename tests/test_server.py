@@ -21,8 +21,8 @@ from urllib.request import urlopen
 import pytest
 
 from mddbench.metrics.names import SEVEN
-from mddbench.records import Record, parse_record, read_record, write_record
-from mddbench.store import MlflowStore
+from mddbench.runs.records import Record, parse_record, read_record, write_record
+from mddbench.runs.store import MlflowStore
 from support import YAML, Done, mddbench, write_tree
 
 EPOCHS = 2

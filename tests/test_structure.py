@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mddbench.ablation import all_ablations
+from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import build_report, differences
-from mddbench.report.entries import entries_from_folder
+from mddbench.report.rows.entries import entries_from_folder
 from support import ROOT
 
 LAYERS = {
@@ -176,7 +176,7 @@ def test_every_dependency_is_used_and_has_a_reason() -> None:
     [
         ("import mddbench.cli.main", ("torch", "mlflow", "timm", "pandas", "matplotlib", "numpy")),
         ("import mddbench.report.build", ("torch", "mlflow", "timm")),
-        ("import mddbench.tracking", ("torch", "mlflow")),
+        ("import mddbench.runs.tracking", ("torch", "mlflow")),
     ],
 )
 def test_light_imports(statement: str, banned: tuple[str, ...]) -> None:

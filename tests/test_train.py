@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
-from mddbench.checkpoint import digest_of
-from mddbench.config import ScheduleSettings, Strict
-from mddbench.cost import training_speed
 from mddbench.detector import Detector, load_method
+from mddbench.engine.checkpoint import digest_of
+from mddbench.engine.cost import training_speed
+from mddbench.engine.optimizer import make_optimizer, rate_factor
+from mddbench.engine.train import Conditions, Trainer, TrainingImages, batches_per_epoch, for_method
 from mddbench.errors import CellError, InputError
+from mddbench.experiments.schema import ScheduleSettings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.weights import digest
-from mddbench.optimizer import make_optimizer, rate_factor
 from mddbench.progress import SilentReporter
-from mddbench.records import EpochLog
+from mddbench.runs.records import EpochLog
 from mddbench.seeding import derived_seed, seed_everything
-from mddbench.train import Conditions, Trainer, TrainingImages, batches_per_epoch, for_method
+from mddbench.settings import Strict
 from support import experiment
 
 QUIET = SilentReporter()
@@ -218,7 +219,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_training(
     def full(*_: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:659] unexpected pos 64 vs 0")
 
-    monkeypatch.setattr("mddbench.checkpoint.torch.save", full)
+    monkeypatch.setattr("mddbench.engine.checkpoint.torch.save", full)
     said: list[str] = []
     listener = SilentReporter()
     monkeypatch.setattr(listener, "say", said.append)

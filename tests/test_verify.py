@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mddbench.catalogue import load_experiment
-from mddbench.cells import resolved_settings
-from mddbench.config import Experiment
 from mddbench.detector import load_method, method_settings
 from mddbench.errors import InputError
+from mddbench.execution.protocol import resolved_settings
+from mddbench.experiments.catalogue import load_experiment
+from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import MAD, SEVEN
-from mddbench.records import Record, write_record
-from mddbench.report.reported import FIELDS, find, load_reported, parse
-from mddbench.report.verify import Judgement, verify
+from mddbench.report.rows.reported import FIELDS, find, load_reported, parse
+from mddbench.runs.records import Record, write_record
+from mddbench.verdicts.verify import Judgement, verify
 from support import mddbench, record
 
 PUBLISHED = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddbench.plan import RunOptions, check_cells, plan
+from mddbench.execution.plan import RunOptions, check_cells, plan
 from mddbench.progress import BarReporter, LineReporter
 from support import YAML, mddbench
 

@@ -94,7 +94,7 @@ def show(
     from mddbench.data.dataset import load_source, read_dataset, root_of
     from mddbench.data.files import readable
     from mddbench.errors import InputError
-    from mddbench.report.contact import draw_contact_sheet
+    from mddbench.report.figures.contact import draw_contact_sheet
 
     place = file or out / f"{dataset}.png"
     if place.suffix.lower() not in PICTURES:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
-    from mddbench.ablation import Ablation
-    from mddbench.records import Record
-    from mddbench.report.entries import Entry
-    from mddbench.store import MlflowStore
+    from mddbench.experiments.ablation import Ablation
+    from mddbench.report.rows.entries import Entry
+    from mddbench.runs.records import Record
+    from mddbench.runs.store import MlflowStore
 
 
 Passing = Callable[[str], object] | None
@@ -26,8 +26,8 @@ def entries_from_folders(folders: list[Path], report: Path, passing: Passing = N
 
     Raises InputError if two records contradict each other, if no record is left, or for the first bad one if `passing` is None.
     """
-    from mddbench.merge import Found, in_fixed_order, merge
-    from mddbench.report.entries import entries_from_folder
+    from mddbench.report.rows.entries import entries_from_folder
+    from mddbench.runs.merge import Found, in_fixed_order, merge
 
     found_in = ((folder, entry) for folder in folders for entry in entries_from_folder(folder, report, passing))
     entries = {str(folder / entry.run): entry for folder, entry in found_in}
@@ -43,15 +43,15 @@ def entries_from_folders(folders: list[Path], report: Path, passing: Passing = N
 
 def _kept_beside(place: str) -> frozenset[str]:
     """What of a report's needs lies beside a record."""
-    from mddbench.evidence import EVIDENCE
-    from mddbench.panels import PANELS
+    from mddbench.runs.evidence import EVIDENCE
+    from mddbench.runs.panels import PANELS
 
     return frozenset(name for name in (PANELS, EVIDENCE) if Path(place).with_name(name).exists())
 
 
 def ablations_of(folders: list[Path], files: list[Path]) -> list[Ablation]:
     """Ablations of the package, of output folders and of files. Raises InputError if two folders' own share a name."""
-    from mddbench.ablation import all_ablations
+    from mddbench.experiments.ablation import all_ablations
 
     known: dict[str, Ablation] = {}
     for folder in folders:
@@ -65,7 +65,7 @@ def ablations_of(folders: list[Path], files: list[Path]) -> list[Ablation]:
 
 def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list[Record]:
     """The records of a folder, or else of a store. Raises InputError if there is none."""
-    from mddbench.records import read_records
+    from mddbench.runs.records import read_records
 
     return read_records(folder) if folder else [entry.record for entry in entries_from_store(tracking_uri, out, out)]
 
@@ -75,8 +75,8 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path, passin
 
     Raises InputError if there is none, or for the first bad record if `passing` is None.
     """
-    from mddbench.report.entries import Entry, Kept
-    from mddbench.store import existing_store
+    from mddbench.report.rows.entries import Entry, Kept
+    from mddbench.runs.store import existing_store
 
     store = existing_store(tracking_uri, out)
     entries = [
@@ -96,7 +96,7 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path, passin
 
 def _link(store: MlflowStore, run_id: str, report: Path) -> str:
     """A run's page on a server, or else its record's file."""
-    from mddbench.report.entries import relative_link
+    from mddbench.report.rows.entries import relative_link
 
     page = store.page(run_id)
     file = None if page else store.record_file(run_id)

@@ -62,8 +62,10 @@ def check(as_json: Json = False, plugins: Plugins = None) -> None:
 
 def _checks() -> list[tuple[str, Callable[[], object]]]:
     """Each file and what raises InputError if it is at fault."""
-    from mddbench.ablation import ablation_names, expand, is_ablation, load_ablation
-    from mddbench.catalogue import (
+    from mddbench.data.dataset import load_source
+    from mddbench.detector import load_method, method_settings
+    from mddbench.experiments.ablation import ablation_names, expand, is_ablation, load_ablation
+    from mddbench.experiments.catalogue import (
         experiment_names,
         load_experiment,
         load_protocol,
@@ -71,12 +73,11 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
         protocol_files,
         suite_names,
     )
-    from mddbench.config import Experiment, shown_path, validated
-    from mddbench.data.dataset import load_source
-    from mddbench.detector import load_method, method_settings
+    from mddbench.experiments.schema import Experiment
     from mddbench.plugins import METHODS, modules
-    from mddbench.report.reported import find, load_reported
-    from mddbench.report.spec import load_table, table_names
+    from mddbench.report.rows.reported import find, load_reported
+    from mddbench.report.tables.spec import load_table, table_names
+    from mddbench.settings import shown_path, validated
 
     def sound(loaded: Experiment, where: str) -> None:
         method_settings(load_method(loaded.method), loaded.settings, where)
@@ -114,10 +115,10 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
 
 
 def _names(kind: str) -> list[str]:
-    from mddbench.ablation import ablation_names
-    from mddbench.catalogue import experiment_names, suite_names
+    from mddbench.experiments.ablation import ablation_names
+    from mddbench.experiments.catalogue import experiment_names, suite_names
     from mddbench.plugins import DATASETS, METHODS, modules
-    from mddbench.report.spec import table_names
+    from mddbench.report.tables.spec import table_names
 
     if kind in ("methods", "datasets"):
         return list(modules(METHODS if kind == "methods" else DATASETS))

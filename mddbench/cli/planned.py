@@ -6,14 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mddbench.cells import Cell
-    from mddbench.plan import RunOptions
+    from mddbench.execution.cells import Cell
+    from mddbench.execution.plan import RunOptions
     from mddbench.progress import Reporter
 
 
 def show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_json: bool) -> None:
     """Print the plan and what it would cost, as a table or as JSON."""
-    from mddbench.estimate import estimate
+    from mddbench.execution.estimate import estimate
 
     found = estimate(cells, options, speaker)
     rows: list[dict[str, Any]] = [

@@ -30,11 +30,11 @@ def rescore(
     maps, into rescored.json; `verify` compares with them where a published number is of another convention. Maps whose own
     metrics are not the record's are refused.
     """
+    from mddbench.execution.rescore import OWN, WAYS, as_dict, as_rows, kept_cells
+    from mddbench.execution.rescore import rescore as compute
     from mddbench.metrics.names import COLUMNS, LABELS
     from mddbench.progress import reporter
-    from mddbench.records import RECORD, read_record
-    from mddbench.rescore import OWN, WAYS, as_dict, as_rows, kept_cells
-    from mddbench.rescore import rescore as compute
+    from mddbench.runs.records import RECORD, read_record
 
     speaker = reporter(quiet)
     cells = [folder for folder in kept_cells(out) if not names or read_record(folder / RECORD).experiment in names]

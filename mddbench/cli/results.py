@@ -15,9 +15,9 @@ from mddbench.errors import InputError
 from mddbench.interruption import interruptible
 
 if TYPE_CHECKING:
-    from mddbench.merge import Found
     from mddbench.report.build import Report
-    from mddbench.store import MlflowStore
+    from mddbench.runs.merge import Found
+    from mddbench.runs.store import MlflowStore
 
 
 def report(
@@ -80,7 +80,7 @@ def _written(built: Report, folder: Path, tables_only: bool, replace: bool) -> l
     """Write a report, or its tables only; the files of it."""
     from mddbench.progress import reporter
     from mddbench.report.build import PAGE
-    from mddbench.report.draw import processes_to_use
+    from mddbench.report.figures.draw import processes_to_use
     from mddbench.report.write import write_report, write_texts
 
     if tables_only:
@@ -108,9 +108,9 @@ def export(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write the records of finished runs as JSON files, to be kept or committed."""
-    from mddbench.records import LEARNED_WEIGHTS, read_record, write_record
-    from mddbench.report.ablations import only_of_ablation
-    from mddbench.store import existing_store
+    from mddbench.report.rows.studies import only_of_ablation
+    from mddbench.runs.records import LEARNED_WEIGHTS, read_record, write_record
+    from mddbench.runs.store import existing_store
 
     written: set[Path] = set()
     bad: list[str] = []
@@ -142,11 +142,10 @@ def import_records(
     Those it already has are left as they are. Records of one cell with different metrics or weights are conflicts: each is
     told, what is in the store or in the first folder is kept, and the exit status is 1.
     """
-    from mddbench.cells import facts_of
     from mddbench.locks import lock_for
-    from mddbench.merge import merge_into
-    from mddbench.store import MlflowStore, sqlite_file, tracking_place
-    from mddbench.tracking import MlflowTracker, finally_closed, log_finished
+    from mddbench.runs.merge import merge_into
+    from mddbench.runs.store import MlflowStore, sqlite_file, tracking_place
+    from mddbench.runs.tracking import MlflowTracker, facts_of, finally_closed, log_finished
 
     bad: list[str] = []
     incoming = [one for folder in folders for one in _found(folder, bad)]
@@ -184,9 +183,9 @@ def _found(folder: Path, bad: list[str]) -> list[Found]:
     """The records of a folder; with a cell's record the files that a store keeps beside it. Those that cannot be used are named
     in `bad`.
     """
-    from mddbench.merge import Found
-    from mddbench.records import RECORD, read_record, record_files
-    from mddbench.runner import kept_files
+    from mddbench.runs.merge import Found
+    from mddbench.runs.records import RECORD, read_record, record_files
+    from mddbench.runs.store import kept_files
 
     found = []
     for file in record_files(folder):
@@ -200,8 +199,8 @@ def _found(folder: Path, bad: list[str]) -> list[Found]:
 
 def _stored(store: MlflowStore, cell: str) -> list[Found]:
     """What a store has of a cell: nothing, or its newest run's record."""
-    from mddbench.merge import Found
-    from mddbench.records import RECORD
+    from mddbench.runs.merge import Found
+    from mddbench.runs.records import RECORD
 
     found = store.records(only=cell)
     return [Found(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in found]

@@ -34,11 +34,11 @@ from mddbench.interruption import closing
 if TYPE_CHECKING:
     import torch
 
-    from mddbench.cells import Cell
-    from mddbench.plan import RunOptions
+    from mddbench.execution.cells import Cell
+    from mddbench.execution.plan import RunOptions
+    from mddbench.execution.runner import Outcome
     from mddbench.progress import Reporter
-    from mddbench.runner import Outcome
-    from mddbench.tracking import Tracker
+    from mddbench.runs.tracking import Tracker
 
 Names = Annotated[
     list[str] | None,
@@ -115,7 +115,7 @@ def run(
     """
     add_plugins(plugins)
     store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
-    from mddbench.plan import RunOptions  # here, for help to answer at once
+    from mddbench.execution.plan import RunOptions  # here, for help to answer at once
 
     cells, speaker = _cells(names, store[1], seeds, set_), _set_up_process(quiet)
     options = RunOptions(
@@ -151,15 +151,15 @@ def _refuse_others_report(folder: Path) -> None:
 
 
 def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: list[str] | None) -> list[Cell]:
-    from mddbench.config import parse_override
-    from mddbench.plan import plan
+    from mddbench.execution.plan import plan
+    from mddbench.experiments.schema import parse_override
 
     return plan(names or [], suite, parse_seeds(seeds), dict(map(parse_override, overrides or [])))
 
 
 def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
     """Of the store; '' for the default, None for none. Raises InputError for one that there cannot be."""
-    from mddbench.store import tracking_place
+    from mddbench.runs.store import tracking_place
 
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
@@ -171,7 +171,7 @@ def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
 
 def _set_up_process(quiet: bool) -> Reporter:
     """Make this process ready to train; who tells how it gets on."""
-    from mddbench.allocator import keep_freed_memory
+    from mddbench.machine import keep_freed_memory
     from mddbench.progress import reporter
     from mddbench.seeding import use_deterministic_algorithms
 
@@ -182,13 +182,13 @@ def _set_up_process(quiet: bool) -> Reporter:
 
 def _keep_ablations(names: list[str], out: Path) -> None:
     """Keep a user's own ablation files beside their cells, so that the report finds them."""
-    from mddbench.ablation import is_ablation, is_path, keep
+    from mddbench.experiments.ablation import is_ablation, is_path, keep
 
     keep([name for name in names if is_path(name) and is_ablation(name)], out)
 
 
 def _device(name: str) -> torch.device:
-    from mddbench.cells import choose_device
+    from mddbench.engine.device import choose_device
 
     return choose_device(name)
 
@@ -235,11 +235,11 @@ def _run(
     """Check, then run all cells, and keep the user's own ablations among the names. store: its URI, '' for the default or None
     for none, and the suite.
     """
-    from mddbench.jobs import Jobs, chains, shares
-    from mddbench.plan import check_cells
-    from mddbench.report.gallery import draw_cell
-    from mddbench.runner import Runner, end_replacements
-    from mddbench.tracking import finally_closed
+    from mddbench.execution.jobs import Jobs, chains, shares
+    from mddbench.execution.plan import check_cells
+    from mddbench.execution.runner import Runner, end_replacements
+    from mddbench.report.figures.gallery import draw_cell
+    from mddbench.runs.tracking import finally_closed
 
     if report:
         _refuse_others_report(options.out / "report")
@@ -259,8 +259,8 @@ def _run(
 
 
 def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Tracker:
-    from mddbench.store import MlflowStore, tracking_place
-    from mddbench.tracking import MlflowTracker, NoTracker
+    from mddbench.runs.store import MlflowStore, tracking_place
+    from mddbench.runs.tracking import MlflowTracker, NoTracker
 
     if uri is None:
         return NoTracker()
@@ -271,12 +271,12 @@ def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Track
 
 def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
     """Write the report of all that is in the store and say where everything is; its tables of means. Nothing if all failed."""
-    from mddbench.ablation import all_ablations
     from mddbench.cli.entries import entries_from_folders, entries_from_store
+    from mddbench.experiments.ablation import all_ablations
     from mddbench.report.build import PAGE, build_report
-    from mddbench.report.draw import processes_to_use
+    from mddbench.report.figures.draw import processes_to_use
     from mddbench.report.write import write_report
-    from mddbench.store import tracking_place
+    from mddbench.runs.store import tracking_place
 
     if all(outcome.status == "failed" for outcome in outcomes):
         return []
@@ -305,7 +305,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
-    from mddbench.records import RECORD
+    from mddbench.runs.records import RECORD
 
     record = outcome.folder / RECORD if outcome.folder else None
     return {

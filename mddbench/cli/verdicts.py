@@ -13,9 +13,9 @@ from mddbench.cli.options import OUT, Json, Out, TrackingUri
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
-    from mddbench.config import Experiment
-    from mddbench.records import Record
-    from mddbench.report.verify import Rescored
+    from mddbench.experiments.schema import Experiment
+    from mddbench.runs.records import Record
+    from mddbench.verdicts.verify import Rescored
 
 
 def verify(
@@ -37,10 +37,10 @@ def verify(
     over the seeds. Runs under another protocol than the experiment's file are left out, and told. Where a source counts by
     another convention and the output folder keeps the runs' maps, they are compared by that convention.
     """
-    from mddbench.ablation import PREFIX
-    from mddbench.catalogue import experiment_names, load_experiment
     from mddbench.cli.entries import records_of
-    from mddbench.report.verify import verify as judge
+    from mddbench.experiments.ablation import PREFIX
+    from mddbench.experiments.catalogue import experiment_names, load_experiment
+    from mddbench.verdicts.verify import verify as judge
 
     found = records_of(records, tracking_uri, out)
     known = experiment_names()
@@ -76,9 +76,9 @@ def _rescored(experiments: list[Experiment], records: list[Record], out: Path) -
     }
     if not ways or not any((out / "cells").glob("*/maps/index.json")):
         return {}
+    from mddbench.execution.rescore import kept_cells, rescore
     from mddbench.progress import reporter
-    from mddbench.records import RECORD, read_record
-    from mddbench.rescore import kept_cells, rescore
+    from mddbench.runs.records import RECORD, read_record
 
     models = {record.identity: record.model_sha256 for record in records}
     found: dict[str, dict[str, Any]] = {}
@@ -102,8 +102,8 @@ def regress(
 
     Rows that only the reference has are told and do not fail. How the tolerance is made: docs/reports.md.
     """
-    from mddbench.records import read_records
-    from mddbench.report.regress import as_dict, compare, lines
+    from mddbench.runs.records import read_records
+    from mddbench.verdicts.regress import as_dict, compare, lines
 
     compared, lacking = compare(read_records(candidate), read_records(reference))
     if not compared:

@@ -23,7 +23,7 @@ from mddbench.data.oddities import Oddities
 from mddbench.data.samples import Sample
 from mddbench.data.stored import ArrayFile, DamagedError, Writer, read_seals, write_seals
 from mddbench.errors import InputError
-from mddbench.processors import processor_count
+from mddbench.machine import processor_count
 from mddbench.progress import Reporter, SilentReporter
 
 Pixels = NDArray[np.uint8]

@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TypeVar
 
-from mddbench.processors import processor_count
+from mddbench.machine import processor_count
 
 MOST_WORKERS = 4
 """More threads would wait for memory, and each has counters of its own."""

@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from mddbench.config import Fraction, Strict
 from mddbench.nn.perlin import perlin, turned
+from mddbench.settings import Fraction, Strict
 
 Kind = Literal["perlin", "cutpaste", "scar"]
 Texture = Literal["images", "noise", "folder"]

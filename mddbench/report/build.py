@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from mddbench.ablation import Ablation
-from mddbench.records import Record
-from mddbench.report.ablations import Study, only_of_ablation, studies
-from mddbench.report.comparison import differences_csv, differences_markdown, paired_differences
-from mddbench.report.confidence import confidence_table
-from mddbench.report.costs import cost_note
-from mddbench.report.entries import Entry
-from mddbench.report.formats import csv, csv_text, latex, markdown
-from mddbench.report.groups import Group, Sheet, group_by_protocol, refusals, sheets
+from mddbench.experiments.ablation import Ablation
+from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
+from mddbench.report.figures.sheet import Draw, file_names, sheet_pictures
 from mddbench.report.manifest import Manifest
-from mddbench.report.pictures import Draw, file_names, sheet_pictures
-from mddbench.report.plots import draw_ablation, draw_differences, draw_test_curves
-from mddbench.report.published import PublishedRow, published_rows, source_notes
-from mddbench.report.selection import selection_markdown, with_curves
-from mddbench.report.spec import TableSpec, load_table, table_names
-from mddbench.report.tables import numbers, protocol_notes
+from mddbench.report.rows.entries import Entry
+from mddbench.report.rows.groups import Group, Sheet, group_by_protocol, refusals, sheets
+from mddbench.report.rows.published import PublishedRow, published_rows, source_notes
+from mddbench.report.rows.studies import Study, only_of_ablation, studies
+from mddbench.report.tables.confidence import confidence_table
+from mddbench.report.tables.costs import cost_note
+from mddbench.report.tables.differences import differences_csv, differences_markdown, paired_differences
+from mddbench.report.tables.formats import csv, csv_text, latex, markdown
+from mddbench.report.tables.numbers import numbers, protocol_notes
+from mddbench.report.tables.selection import selection_markdown, with_curves
+from mddbench.report.tables.spec import TableSpec, load_table, table_names
+from mddbench.runs.records import Record
 
 CONFIDENCE = "confidence.md"
 PAGE = "index.html"

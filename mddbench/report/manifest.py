@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mddbench.errors import InputError
-from mddbench.records import REPORT_FILES
+from mddbench.runs.records import REPORT_FILES
 
 MANIFEST = REPORT_FILES
 VERSION = 1

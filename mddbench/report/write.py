@@ -9,18 +9,18 @@ from pathlib import Path
 from mddbench.locks import lock_for
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.report.build import PAGE, Report, Section, Table
-from mddbench.report.costs import cost_note
-from mddbench.report.draw import draw_all
-from mddbench.report.entries import Entry
-from mddbench.report.formats import heads, printed
-from mddbench.report.groups import Group
+from mddbench.report.figures.draw import draw_all
+from mddbench.report.figures.sheet import file_names, picture_title
 from mddbench.report.manifest import Manifest
-from mddbench.report.page import Card, Cell, Figure, Page, PageRow, PageTable, RunLink, render_page
-from mddbench.report.page import Section as PageSection
-from mddbench.report.page_pictures import gallery_of, merged
-from mddbench.report.pictures import file_names, picture_title
-from mddbench.report.published import MARK
-from mddbench.report.tables import MEAN, card_fields
+from mddbench.report.page.page import Card, Cell, Figure, Page, PageRow, PageTable, RunLink, render_page
+from mddbench.report.page.page import Section as PageSection
+from mddbench.report.page.tiles import gallery_of, merged
+from mddbench.report.rows.entries import Entry
+from mddbench.report.rows.groups import Group
+from mddbench.report.rows.published import MARK
+from mddbench.report.tables.costs import cost_note
+from mddbench.report.tables.formats import heads, printed
+from mddbench.report.tables.numbers import MEAN, card_fields
 
 TEXTS = frozenset({".md", ".tex", ".csv"})
 LEAD = (

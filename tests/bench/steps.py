@@ -25,14 +25,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mddbench.batch import as_images
-from mddbench.catalogue import load_experiment
-from mddbench.config import Experiment, parse_override
 from mddbench.detector import Detector, load_method, method_settings
-from mddbench.evaluate import BATCH_SIZE
+from mddbench.engine.device import synchronize
+from mddbench.engine.evaluate import BATCH_SIZE
+from mddbench.engine.train import Trainer, TrainingImages
+from mddbench.experiments.catalogue import load_experiment
+from mddbench.experiments.schema import Experiment, parse_override
 from mddbench.nn.encoder import load_encoder
 from mddbench.progress import SilentReporter
 from mddbench.seeding import derived_seed, seed_everything
-from mddbench.train import Trainer, TrainingImages, synchronize
 from networks import plain_twin
 
 CATEGORIES = 8
@@ -51,7 +52,7 @@ def build(experiment: Experiment) -> Detector:
 
 
 def built_our_way(experiment: Experiment, device: torch.device) -> Detector:
-    from mddbench.allocator import keep_freed_memory
+    from mddbench.machine import keep_freed_memory
 
     keep_freed_memory()
     return build(experiment).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mddbench.ablation import is_ablation, load_ablation
-from mddbench.catalogue import experiment_names, load_experiment, load_suite, suite_names
 from mddbench.data.dataset import load_source
 from mddbench.detector import load_method, method_settings
-from mddbench.report.spec import load_table, table_names
+from mddbench.experiments.ablation import is_ablation, load_ablation
+from mddbench.experiments.catalogue import experiment_names, load_experiment, load_suite, suite_names
+from mddbench.report.tables.spec import load_table, table_names
 
 
 @pytest.mark.parametrize("name", experiment_names())

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from mddbench.batch import Batch
-from mddbench.catalogue import load_experiment
-from mddbench.config import Strict
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.engine.train import Trainer, TrainingImages
+from mddbench.experiments.catalogue import load_experiment
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.weights import digest
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
-from mddbench.train import Trainer, TrainingImages
+from mddbench.settings import Strict
 from support import experiment
 
 MEMORY = "a method of a single pass"

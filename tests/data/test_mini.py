@@ -10,7 +10,7 @@ import pytest
 from mddbench.data.datasets import mini
 from mddbench.data.drawing import DEFECTS
 from mddbench.data.samples import Tree
-from mddbench.records import read_records
+from mddbench.runs.records import read_records
 from support import ROOT, manifest_of, read
 
 

@@ -13,7 +13,7 @@ import pytest
 from mddbench.data.dataset import load_source
 from mddbench.data.fabricate import fabricate
 from mddbench.metrics.names import IMAGE_LEVEL, PIXEL_LEVEL
-from mddbench.records import read_record, record_files
+from mddbench.runs.records import read_record, record_files
 from support import YAML, Done, mddbench, read
 
 NORMAL = {"btad": "ok"}

@@ -11,11 +11,11 @@ import torch
 
 from mddbench.data.textures import open_textures
 from mddbench.errors import InputError
-from mddbench.plan import RunOptions, check_cells, plan
+from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.runner import Runner
 from mddbench.progress import SilentReporter
-from mddbench.records import Record, read_record, record_files
-from mddbench.runner import Runner
-from mddbench.tracking import NoTracker
+from mddbench.runs.records import Record, read_record, record_files
+from mddbench.runs.tracking import NoTracker
 from support import YAML, save
 
 QUIET = SilentReporter()

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mddbench.catalogue import load_experiment
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.detector import Detector, load_method, method_settings
-from mddbench.holdout import hold_out
+from mddbench.engine.train import Trainer, TrainingImages
+from mddbench.execution.holdout import hold_out
+from mddbench.experiments.catalogue import load_experiment
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
-from mddbench.train import Trainer, TrainingImages
 from support import ROOT
 
 QUIET = SilentReporter()

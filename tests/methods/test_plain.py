@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mddbench.batch import Batch
-from mddbench.catalogue import load_experiment
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.experiments.catalogue import load_experiment
 from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
 from mddbench.seeding import seed_everything

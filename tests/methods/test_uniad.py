@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mddbench.batch import Batch
-from mddbench.cost import multiply_adds
 from mddbench.detector import Detector, load_method
+from mddbench.engine.cost import multiply_adds
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.seeding import seed_everything

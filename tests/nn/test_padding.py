@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from mddbench.baselines.rd4ad import RD4AD
-from mddbench.catalogue import experiment_names, load_experiment
-from mddbench.cells import protocol_card
-from mddbench.config import EncoderSettings
 from mddbench.errors import InputError
+from mddbench.execution.protocol import protocol_card
+from mddbench.experiments.catalogue import experiment_names, load_experiment
+from mddbench.experiments.schema import EncoderSettings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.padding import PaddedConv2d
 from support import experiment

@@ -10,11 +10,11 @@ import torch
 
 from mddbench.batch import as_images
 from mddbench.detector import load_method, method_settings
+from mddbench.engine.train import Conditions, Trainer, TrainingImages
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.remembered import RememberedFeatures
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
-from mddbench.train import Conditions, Trainer, TrainingImages
 from support import experiment
 
 CPU = torch.device("cpu")

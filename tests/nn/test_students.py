@@ -9,8 +9,8 @@ import torch
 
 from authors_networks import NETWORKS, students, unlike
 from mddbench.baselines.rd4ad import RD4AD
-from mddbench.cells import protocol_card
 from mddbench.errors import InputError
+from mddbench.execution.protocol import protocol_card
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.foreign_names import REVERSE_DISTILLATION, renamed
 from mddbench.nn.reverse_distillation import WIDE, Bottleneck, Decoder, student_of

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mddbench.config import validated
 from mddbench.errors import InputError
 from mddbench.nn.perlin import perlin, turned
 from mddbench.nn.synthesis import KINDS, SynthesisSettings, foreground, synthesise
+from mddbench.settings import validated
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mddbench.batch import Batch
-from mddbench.config import Count, Depth, Strict
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.methods.mddnet import losses, scoring
@@ -31,6 +30,7 @@ from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halving_levels
 from mddbench.nn.smoothing import describe_smoothing
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
+from mddbench.settings import Count, Depth, Strict
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mddbench.config import BelowOne, Count, Fraction, Strict
 from mddbench.nn.precision import at_least_single
+from mddbench.settings import BelowOne, Count, Fraction, Strict
 
 
 class MemorySettings(Strict):

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mddbench.config import Count, Pixels, Strict
 from mddbench.methods.mddnet.losses import Levels
 from mddbench.nn.precision import at_least_single
 from mddbench.nn.smoothing import gaussian_smooth
+from mddbench.settings import Count, Pixels, Strict
 
 
 class ScoringSettings(Strict):

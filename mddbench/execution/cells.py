@@ -1,0 +1,144 @@
+"""A cell is an experiment with a seed. This file says what makes two cells the same, and what a record tells of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mddbench.data.dataset import Dataset
+from mddbench.detector import Detector
+from mddbench.engine.compiling import COMPILING_PAYS
+from mddbench.engine.cost import TIMES, peak_memory, size_and_speed, training_speed
+from mddbench.engine.evaluate import Evaluation
+from mddbench.execution.protocol import EVALUATION, fewest_steps, identities, protocol_card, resolved_settings
+from mddbench.experiments.ablation import is_ablation
+from mddbench.experiments.schema import Experiment
+from mddbench.runs import records
+from mddbench.runs.environment import describe_environment
+from mddbench.runs.records import CurvePoint, EpochLog, Record
+from mddbench.runs.tracking import CellFacts, flat_settings, tags_of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to run."""
+
+    experiment: Experiment
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As runs and messages call it: rd4ad/mini/seed0, with the variant of an ablation behind it."""
+        plain = f"{self.experiment.method}/{self.experiment.dataset}/seed{self.seed}"
+        return f"{plain} ({self.experiment.name})" if is_ablation(self.experiment.name) else plain
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell that could start: its model, its data and its identity."""
+
+    cell: Cell
+    detector: Detector
+    dataset: Dataset
+    card: dict[str, Any]
+    settings: dict[str, Any]
+    identity: str
+    protocol: str
+    sharing: int
+    compiled: bool
+
+    @classmethod
+    def of(
+        cls, cell: Cell, detector: Detector, dataset: Dataset, sharing: int = 1, compiling: bool = False
+    ) -> Prepared:
+        """sharing: how many cells run on its device at once; compiling: whether to compile, if the training is long enough."""
+        card = protocol_card(cell.experiment, detector, dataset)
+        settings = resolved_settings(cell.experiment, detector.settings)
+        compiled = compiling and fewest_steps(cell.experiment, dataset) >= COMPILING_PAYS
+        identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
+        return cls(cell, detector, dataset, card, settings, identity, protocol, sharing, compiled)
+
+    @property
+    def training_identity(self) -> str:
+        """A hash over all that decides the trained weights: equal for cells that differ in evaluation only."""
+        card = {key: value for key, value in self.card.items() if key not in EVALUATION}
+        own = self.detector.training_settings(self.detector.settings)
+        settings = {**self.settings, "settings": own, "metrics": None}
+        return identities(settings, card, self.detector.version, self.cell.seed, self.dataset.fingerprint)[0]
+
+    @property
+    def uses_textures(self) -> bool:
+        """Whether the method draws defects with pictures from a folder."""
+        return self.detector.wants_textures(self.detector.settings)
+
+    def folder(self, out: Path) -> Path:
+        """Where the cell keeps its checkpoint, model, panels and record."""
+        experiment = self.cell.experiment
+        return out / "cells" / f"{experiment.dataset}-{experiment.method}-seed{self.cell.seed}-{self.identity[:8]}"
+
+    def facts(self) -> CellFacts:
+        """What the tracking store is told before training."""
+        environment = self._environment()
+        splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": self.dataset.files}
+        return CellFacts(
+            name=self.cell.name,
+            dataset=self.dataset.name,
+            identity=self.identity,
+            fingerprint=self.dataset.fingerprint,
+            profile=splits,
+            params={"seed": str(self.cell.seed), **flat_settings(self.settings)},
+            tags=tags_of(self.card, environment, self.protocol, self.cell.experiment.name),
+        )
+
+    def _environment(self) -> dict[str, Any]:
+        machine = describe_environment(next(self.detector.parameters()).device)
+        return machine | {"cells_on_device": self.sharing, "compiled": self.compiled}
+
+    def record(
+        self,
+        history: list[EpochLog],
+        evaluation: Evaluation,
+        model_sha256: str,
+        donor: Record | None = None,
+        test_curve: list[CurvePoint] | None = None,
+    ) -> Record:
+        """The record of the finished cell; donor: of the cell that was trained in its place, whose cost of training counts.
+
+        A cell that shared its device has no times: they would be the others' as well.
+        """
+        device = next(self.detector.parameters()).device
+        experiment = self.cell.experiment
+        cost = {
+            **training_speed(history),
+            "metric_seconds": evaluation.metric_seconds,
+            **peak_memory(device),  # before the next line, which is no part of the cell's work
+            **size_and_speed(self.detector, experiment.image_size, experiment.precision),
+        }
+        if self.sharing > 1:
+            cost |= dict.fromkeys(TIMES)
+        environment = self._environment()
+        if donor is not None:
+            cost |= {key: value for key, value in donor.cost.items() if key.startswith(("train_", "peak_"))}
+            environment["trained_as"] = donor.identity
+        return Record(
+            identity=self.identity,
+            protocol=self.protocol,
+            status="finished",
+            method=self.cell.experiment.method,
+            label=self.detector.label + (" (weights from a file)" if self.detector.learned_from else ""),
+            dataset=self.dataset.name,
+            experiment=self.cell.experiment.name,
+            seed=self.cell.seed,
+            fingerprint=self.dataset.fingerprint,
+            metrics=records.nullable(evaluation.metrics),
+            bounds=records.nullable_pairs(evaluation.bounds),
+            confidence=records.nullable_pairs(evaluation.confidence),
+            card=self.card,
+            settings={**self.settings, "overrides": dict(self.cell.experiment.overrides)},
+            model_sha256=model_sha256,
+            cost=cost,
+            environment=environment,
+            history=history,
+            test_curve=test_curve or [],
+        )

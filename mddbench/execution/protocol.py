@@ -1,0 +1,121 @@
+"""The protocol of a cell, and what makes two cells the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any
+
+from mddbench.data.dataset import Dataset
+from mddbench.data.images import INTERPOLATION
+from mddbench.detector import Detector
+from mddbench.engine.evaluate import choose_engine
+from mddbench.engine.foreign import OF_TRAINING, UNKNOWN
+from mddbench.engine.train import batches_per_epoch
+from mddbench.execution.holdout import is_held_out
+from mddbench.experiments.schema import Experiment
+from mddbench.metrics.names import METRIC_VERSIONS, Engine
+from mddbench.runs.records import LEARNED_WEIGHTS, UNIFIED, UPPER_BOUND
+from mddbench.settings import Strict
+
+
+def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> dict[str, Any]:
+    """What a reader must know to compare two numbers, the same fields for every method."""
+    encoder = detector.encoder
+    card = {
+        "method_version": detector.version,
+        "setting": f"{_models(experiment, dataset)}{_which_images(dataset)}",
+        "epochs": experiment.epochs,
+        "iterations": experiment.epochs * _steps(experiment, dataset),
+        "batch_size": experiment.batch_size,
+        "image_size": experiment.image_size,
+        "interpolation": INTERPOLATION,
+        "mask_rule": dataset.mask_rule,
+        "augmentation": "none",
+        "textures": str(dataset.textures) if detector.wants_textures(detector.settings) else "none",
+        "test_labels": UPPER_BOUND if detector.wants_test_labels else "none",
+        "encoder": encoder.name,
+        "encoder_levels": list(encoder.levels),
+        **({"encoder_padding": f"as for {encoder.padding_for} pixels"} if encoder.padding_for else {}),
+        "encoder_weights": encoder.weights_source,
+        "encoder_sha256": encoder.weights_sha256,
+        **({"network": detector.network} if detector.network else {}),
+        "optimizer": "none" if detector.single_pass else experiment.optimizer.model_dump(mode="json"),
+        "schedule": "none" if detector.single_pass else experiment.schedule.model_dump(mode="json"),
+        "gradient_clip": experiment.gradient_clip,
+        "precision": experiment.precision,
+        "smoothing": detector.smoothing,
+        "image_score": detector.image_score_rule,
+        "selection": "last epoch",
+        "metrics": METRIC_VERSIONS[metric_engine(experiment, dataset)],
+    }
+    if detector.learned_from:
+        card |= {LEARNED_WEIGHTS: detector.learned_from, **dict.fromkeys(OF_TRAINING, UNKNOWN)}
+    return card
+
+
+def _models(experiment: Experiment, dataset: Dataset) -> str:
+    if experiment.setting == "separate":
+        return f"a separate model for each of {len(dataset.categories)} categories"
+    return f"{UNIFIED} for {len(dataset.categories)} categories"
+
+
+def _which_images(dataset: Dataset) -> str:
+    """What a reader must be told, where they are not the dataset's own."""
+    return f"{', held out' if is_held_out(dataset) else ''}{', fabricated images' if dataset.fabricated else ''}"
+
+
+def _steps(experiment: Experiment, dataset: Dataset) -> int:
+    """Of an epoch, of all models together."""
+    if experiment.setting == "unified":
+        return batches_per_epoch(len(dataset.train), experiment)
+    return sum(batches_per_epoch(len(dataset.train.of(category)), experiment) for category in dataset.categories)
+
+
+def fewest_steps(experiment: Experiment, dataset: Dataset) -> int:
+    """Of a training: of the shortest one, if there are several."""
+    if experiment.setting == "unified":
+        return experiment.epochs * batches_per_epoch(len(dataset.train), experiment)
+    images = min(len(dataset.train.of(category)) for category in dataset.categories)
+    return experiment.epochs * batches_per_epoch(images, experiment)
+
+
+def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
+    """The engine of the pixel metrics: what the experiment says, or else what suits the largest category."""
+    if experiment.metrics != "auto":
+        return experiment.metrics
+    counts = Counter(sample.category for sample in dataset.test.samples)
+    return choose_engine(max(counts.values()), experiment.image_size)
+
+
+def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[str, Any]:
+    """All settings of an experiment, the method's defaults filled in; without its seeds, which the cell chooses, and without
+    the setting, which the protocol card says.
+    """
+    settings: dict[str, Any] = experiment.model_dump(
+        mode="json", exclude={"seeds", "name", "overrides", "setting", "reported"}
+    )
+    settings["settings"] = method_settings.model_dump(mode="json")
+    return settings
+
+
+def identities(
+    settings: dict[str, Any], card: dict[str, Any], version: int, seed: int, fingerprint: str
+) -> tuple[str, str]:
+    """(identity of the cell, identity of its protocol): hashes over all that decides the numbers.
+
+    What of the card follows from the rest, or says where the encoder's weights came from, does not count.
+    """
+    card = {key: value for key, value in card.items() if key not in FOLLOWING}
+    decisive = {"settings": settings, "card": card, "version": version, "fingerprint": fingerprint}
+    text = json.dumps(decisive, sort_keys=True)
+    protocol = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{protocol}/{seed}".encode()).hexdigest()[:16], protocol
+
+
+FOLLOWING = ("encoder_weights", "iterations", "smoothing")
+"""What of a card does not make a protocol another."""
+
+EVALUATION = ("image_score", "test_labels", "metrics")
+"""What of a card concerns evaluation only."""

@@ -1,0 +1,165 @@
+"""Which records share a row, and which rows may share a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mddbench.runs.records import LEARNED_WEIGHTS, UNIFIED, UPPER_BOUND, Record
+
+OTHER = "†"
+MARK = ", test labels given (upper bound)"
+MUST_AGREE = (
+    "setting",
+    "epochs",
+    "image_size",
+    "interpolation",
+    "mask_rule",
+    "augmentation",
+    "precision",
+    "textures",
+    "test_labels",
+    "selection",
+    "metrics",
+)
+"""What of a protocol card must be equal for two rows to share a table: the task, its budget, what is
+given beside the images, and how it is judged. Encoder, batch, optimiser, smoothing and image score belong to a method's recipe;
+a table tells where they differ.
+"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The seeds of one protocol: a row of a table. label: the method, and what tells it apart where that is needed; differs:
+    what of its card does not agree with the other rows', '' if all does.
+    """
+
+    label: str
+    records: tuple[Record, ...]
+    differs: str = ""
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def shown(self) -> str:
+        """The label, marked if the row is under another protocol."""
+        return f"{self.label} {OTHER}" if self.differs else self.label
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows that share tables. place: the folder of its files; dataset: for titles; other: what of their protocol is not that of
+    the dataset's first sheet, '' in that one.
+    """
+
+    place: str
+    dataset: str
+    groups: tuple[Group, ...]
+    other: str = ""
+
+
+def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
+    """Dataset -> groups, in the order of labels; records of one protocol share a group, and nothing else does.
+
+    Two trees read as one dataset (their fingerprints differ) are two datasets here: 'folder-0123abcd'. Two protocols of one
+    method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
+    """
+    protocols: dict[tuple[str, str], list[Record]] = {}
+    records = list(records)
+    trees = {(record.dataset, record.fingerprint) for record in records}
+    shared = {dataset for dataset, _ in trees if sum(other == dataset for other, _ in trees) > 1}
+    for record in records:
+        place = f"{record.dataset}-{record.fingerprint[:8]}" if record.dataset in shared else record.dataset
+        protocols.setdefault((place, record.protocol), []).append(record)
+    by_dataset: dict[str, list[tuple[Record, ...]]] = {}
+    for (dataset, _), members in sorted(protocols.items()):
+        by_dataset.setdefault(dataset, []).append(tuple(sorted(members, key=lambda record: record.seed)))
+    return {dataset: _labelled(groups) for dataset, groups in by_dataset.items()}
+
+
+def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
+    """The sheets of each dataset: one for each set of rows whose cards agree. First the one of unified models that nobody tells
+    anything, or else the one with the most records.
+
+    allow_mixed: one sheet a dataset; rows whose card does not agree with the first set's are marked.
+    """
+    found = []
+    for dataset, groups in group_by_protocol(records).items():
+        cards: dict[str, list[Group]] = {}
+        for group in groups:
+            cards.setdefault(json.dumps(_agreement(group), sort_keys=True), []).append(group)
+        ordered = sorted(cards.values(), key=_rank)
+        usual = _agreement(ordered[0][0])
+        if allow_mixed:
+            marked = [replace(group, differs=_difference(group, usual)) for group in groups]
+            found.append(Sheet(dataset, dataset, tuple(marked)))
+            continue
+        for rows in ordered:
+            other = _difference(rows[0], usual)
+            text = json.dumps(_agreement(rows[0]), sort_keys=True)
+            suffix = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if other else ""
+            labelled = tuple(_labelled([group.records for group in rows]))
+            found.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
+    return found
+
+
+def refusals(found: list[Sheet]) -> list[str]:
+    """A line for each sheet that could not share its dataset's table."""
+    return [
+        f"{sheet.dataset}: another protocol, so tables of its own ({sheet.place}); --allow-mixed puts all rows into one"
+        for sheet in found
+        if sheet.other
+    ]
+
+
+def is_upper_bound(record: Record) -> bool:
+    """Whether the method was told what nobody tells it at test."""
+    return bool(record.card.get("test_labels") == UPPER_BOUND)
+
+
+def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
+    card = rows[0].first.card
+    unified = str(card.get("setting")).startswith(UNIFIED)
+    return (
+        not unified,
+        is_upper_bound(rows[0].first) or LEARNED_WEIGHTS in card,
+        -sum(len(group.records) for group in rows),
+    )
+
+
+def _agreement(group: Group) -> dict[str, Any]:
+    return {key: group.first.card.get(key) for key in MUST_AGREE}
+
+
+def _difference(group: Group, usual: dict[str, Any]) -> str:
+    own = _agreement(group)
+    return "; ".join(f"{key.replace('_', ' ')} {own[key]}" for key in MUST_AGREE if own[key] != usual[key])
+
+
+def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:
+    ways: tuple[Callable[[Record], str], ...] = (
+        _name,
+        lambda record: f"{_name(record)} ({record.experiment})",
+        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)})",
+        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)}, {record.protocol[:8]})",
+    )
+    labelled = []
+    for members in groups:
+        way = next(w for w in ways if sum(w(other[0]) == w(members[0]) for other in groups) == 1)
+        labelled.append(Group(way(members[0]), members))
+    return sorted(labelled, key=lambda group: group.label)
+
+
+def _name(record: Record) -> str:
+    """The method, marked where it was told what nobody tells it at test."""
+    return f"{record.label}{MARK}" if is_upper_bound(record) else record.label
+
+
+def _overrides(record: Record) -> str:
+    changed = record.settings.get("overrides") or {}
+    return "".join(f", {key}={value}" for key, value in changed.items())

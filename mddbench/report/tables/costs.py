@@ -1,0 +1,75 @@
+"""What a method costs, as tables show it. Every figure is one that `mddbench.engine.cost` measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mddbench.report.rows.groups import Group
+from mddbench.runs.records import Record
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A column of costs. scale: from the record's unit to the column's; digits: behind the point."""
+
+    label: str
+    scale: float
+    digits: int
+
+
+COSTS: dict[str, Cost] = {
+    "parameters_total": Cost("Params [M]", 1e-6, 1),
+    "parameters_trainable": Cost("Trained [M]", 1e-6, 1),
+    "multiply_adds": Cost("MACs [G]", 1e-9, 2),
+    "train_seconds": Cost("Train [s]", 1.0, 0),
+    "train_images_per_second": Cost("Train [img/s]", 1.0, 0),
+    "inference_ms_per_image": Cost("Infer [ms/img]", 1.0, 2),
+    "peak_host_mib": Cost("Host peak [MiB]", 1.0, 0),
+    "peak_device_mib": Cost("GPU peak [MiB]", 1.0, 0),
+}
+
+
+def mean_cost(records: Sequence[Record], key: str) -> float:
+    """The mean over seeds in the record's unit; NaN if one of them has none."""
+    values = [record.cost.get(key) for record in records]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else math.nan
+
+
+def shown_cost(value: float, key: str) -> str:
+    """As a cell of a table."""
+    column = COSTS[key]
+    return "–" if math.isnan(value) else f"{value * column.scale:.{column.digits}f}"
+
+
+def cost_note(groups: Sequence[Group]) -> str:
+    """Where and how the costs were measured."""
+    records = [record for group in groups for record in group.records]
+    batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
+    shared = any((record.environment.get("cells_on_device") or 1) != 1 for record in records)
+    return (
+        f"Cost: means over seeds, {cost_place(records)}; multiply-adds are of one image's maps; inference in "
+        f"batches of {' and '.join(batches) or '?'}, the median of synchronised calls after a first one; peaks from a cell's "
+        f"start to its end{'; no times of cells that shared their device with others' if shared else ''}."
+    )
+
+
+def cost_place(records: Sequence[Record]) -> str:
+    """Where the costs of records were measured, in words."""
+    places = sorted({_place(record) for record in records})
+    if len(places) == 1:
+        threads = sorted({f"{record.environment.get('threads') or '?'}" for record in records})
+        many = "s" if threads != ["1"] else ""
+        return f"measured on {places[0]}" + (f", {' and '.join(threads)} thread{many}" if _is_cpu(records[0]) else "")
+    return f"measured on several machines, so not to be compared ({'; '.join(places)})"
+
+
+def _place(record: Record) -> str:
+    environment = record.environment
+    return str(environment.get("processor") or "a CPU") if _is_cpu(record) else str(environment.get("device") or "?")
+
+
+def _is_cpu(record: Record) -> bool:
+    return record.environment.get("device") == "cpu"

@@ -1,0 +1,70 @@
+"""The selection gap: how much better a method looks if its epoch is chosen on the test set, as some do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+from mddbench.metrics.names import COLUMNS, LABELS
+from mddbench.report.rows.groups import Group
+from mddbench.report.tables.formats import markdown_text
+from mddbench.runs.records import Record
+
+CRITERION = "p_auroc"
+"""By which UniAD's authors choose their epoch."""
+
+
+def with_curves(groups: Sequence[Group]) -> list[Group]:
+    """The rows with a test curve, each with those of its records that have one."""
+    found = [Group(g.label, tuple(r for r in g.records if len(r.test_curve) > 1), g.differs) for g in groups]
+    return [group for group in found if group.records]
+
+
+def best_gap(record: Record, key: str) -> float:
+    """The metric's own best epoch on the test set minus its last one; NaN if it is not defined."""
+    values = [point.value(key) for point in record.test_curve]
+    return max(values) - values[-1] if not any(map(math.isnan, values)) else math.nan
+
+
+def chosen_gap(record: Record, key: str) -> float:
+    """The metric at the epoch of the best CRITERION on the test set minus its last one; NaN if either is not defined."""
+    points = record.test_curve
+    if any(math.isnan(point.value(CRITERION)) for point in points):
+        return math.nan
+    return max(points, key=lambda point: point.value(CRITERION)).value(key) - points[-1].value(key)
+
+
+def selection_markdown(dataset: str, groups: Sequence[Group]) -> str:
+    """A Markdown table of the gaps, two rows a method."""
+    rows = []
+    for group in groups:
+        label = markdown_text(group.shown)
+        for words, gap in (
+            (f"one epoch, best {LABELS[CRITERION]}", chosen_gap),
+            ("each metric's best epoch", best_gap),
+        ):
+            cells = " | ".join(_cell([gap(record, key) for record in group.records]) for key in COLUMNS)
+            rows.append(f"| {label} | {words} | {len(group.records)} | {cells} |")
+    looks = " or ".join(map(str, sorted({len(record.test_curve) for group in groups for record in group.records})))
+    return "\n".join(
+        [
+            f"### {markdown_text(dataset)}: selection gap",
+            "",
+            f"| Method | Chosen on the test set | n | {' | '.join(LABELS[key] for key in COLUMNS)} |",
+            f"|:--|:--|--:|{'--:|' * len(COLUMNS)}",
+            *rows,
+            "",
+            f"Percent points that metrics gain if an epoch is chosen by {looks} looks at the **test set** and not the last one",
+            "reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is the",
+            "standard deviation over n seeds.",
+            "",
+        ]
+    )
+
+
+def _cell(gaps: list[float]) -> str:
+    if any(map(math.isnan, gaps)):
+        return "–"
+    spread = f" ± {100 * stdev(gaps):.1f}" if len(gaps) > 1 else ""
+    return f"{100 * mean(gaps):+.1f}{spread}"

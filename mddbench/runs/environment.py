@@ -1,0 +1,98 @@
+"""What a run ran on. Facts only; nothing that tells where a person keeps things."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mddbench import __version__
+from mddbench.machine import processor_count
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scipy", "pillow", "mlflow")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Versions, processor, memory and the source's commit, as flat text and numbers."""
+    commit, changed = source_commit()
+    return {
+        "mddbench": __version__,
+        "commit": commit,
+        "changed": changed,
+        "source": source_digest(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": processor_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+    }
+
+
+def source_commit() -> tuple[str | None, bool | None]:
+    """The git commit of the source that runs and whether it was changed since; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None, None
+    commit = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain")
+    return commit, None if status is None else bool(status)
+
+
+def source_digest() -> str:
+    """The start of a SHA-256 over the installed package's code and settings: names the source where there is no checkout."""
+    total = hashlib.sha256()
+    for package in ("mddbench", "mddbench.baselines"):
+        for folder in import_module(package).__path__:
+            for file in sorted(path for path in Path(folder).rglob("*") if path.suffix in (".py", ".yaml")):
+                name = f"{package}/{file.relative_to(folder).as_posix()}"
+                if name.startswith(("mddbench/baselines/", "mddbench/paper_tables/")):
+                    continue  # where a wheel puts them; an editable install has them elsewhere
+                total.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name, with its family and model where the system tells: several generations can share a name."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    told = dict(line.split(":", 1) for line in info.read_text().partition("\n\n")[0].splitlines() if ":" in line)
+    known = {key.strip(): value.strip() for key, value in told.items()}
+    name = known.get("model name", platform.processor())
+    return (
+        f"{name} (family {known['cpu family']}, model {known['model']})"
+        if {"cpu family", "model"} <= set(known)
+        else name
+    )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
