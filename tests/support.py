@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,19 +160,6 @@ def die_at_seed_1(folder: Path) -> None:
         os._exit(9)
 
 
-def touch_or_die_elsewhere(file: Path) -> None:
-    """Writes an empty file; 3.png only in the first process, where another one that is to draw it ends."""
-    if file.name == "3.png" and multiprocessing.parent_process() is not None:
-        os._exit(9)
-    file.touch()
-
-
 def overflow(file: Path) -> None:
     """A picture that cannot be drawn."""
     raise OverflowError("beyond all axes")
-
-
-def say_who_and_sleep(file: Path) -> None:
-    """Writes the number of this process beside the file, and takes long."""
-    file.with_name(f"{os.getpid()}.pid").touch()
-    time.sleep(60)

@@ -80,12 +80,11 @@ def _written(built: Report, folder: Path, tables_only: bool, replace: bool) -> l
     """Write a report, or its tables only; the files of it."""
     from mddbench.progress import reporter
     from mddbench.report.build import PAGE
-    from mddbench.report.figures.draw import processes_to_use
     from mddbench.report.write import write_report, write_texts
 
     if tables_only:
         return write_texts(built, folder, replace)
-    tables, pictures = write_report(built, folder, reporter(quiet=False), processes_to_use(), replace)
+    tables, pictures = write_report(built, folder, reporter(quiet=False), replace)
     return [*tables, *pictures, folder / PAGE]
 
 

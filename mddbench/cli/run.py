@@ -274,7 +274,6 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
     from mddbench.cli.entries import entries_from_folders, entries_from_store
     from mddbench.experiments.ablation import all_ablations
     from mddbench.report.build import PAGE, build_report
-    from mddbench.report.figures.draw import processes_to_use
     from mddbench.report.write import write_report
     from mddbench.runs.store import tracking_place
 
@@ -288,7 +287,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
     report = build_report(entries, all_ablations(options.out, (), speaker.say))
     for line in report.refused:
         speaker.say(line)
-    write_report(report, folder, speaker, processes_to_use())
+    write_report(report, folder, speaker)
     main = [file for file in report.texts if file.name == "main.md" or file.match("ablation-*.md")]
     speaker.say("\n".join(f"Table      {folder / file}" for file in main))
     speaker.say(f"Pictures   below {folder}, each as PNG and PDF")

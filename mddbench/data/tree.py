@@ -20,9 +20,20 @@ from mddbench.data.own import is_own
 from mddbench.data.samples import GOOD, Sample, Tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-NOT_READ = frozenset(
-    {".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".pgm", ".ppm", ".pbm", ".dcm", ".raw", ".npy"}
-)
+NOT_READ = frozenset({
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jfif",
+    ".jp2",
+    ".pgm",
+    ".ppm",
+    ".pbm",
+    ".dcm",
+    ".raw",
+    ".npy",
+})
 """Suffixes of images that people have and that are not read."""
 LITTER = frozenset(
     {

@@ -14,7 +14,8 @@ import pandas as pd
 
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
-from mddbench.report.figures.sheet import Draw, file_names, sheet_pictures
+from mddbench.report.figures.draw import Draw
+from mddbench.report.figures.sheet import file_names, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet, group_by_protocol, refusals, sheets

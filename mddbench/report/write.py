@@ -45,12 +45,11 @@ def write_texts(report: Report, out: Path, replace: bool = False) -> list[Path]:
 
 
 def write_report(
-    report: Report, out: Path, reporter: Reporter | None = None, processes: int = 1, replace: bool = False
+    report: Report, out: Path, reporter: Reporter | None = None, replace: bool = False
 ) -> tuple[list[Path], list[Path]]:
     """Write tables, pictures and the page below `out`; the files of tables, and of pictures. A run without panels has no
     gallery, also if an earlier one had. What an earlier report wrote and this one does not is removed.
 
-    processes: to draw in; more than one are started anew, which needs a main module that can be imported.
     replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
     """
     drawn = [file for name in report.pictures for file in (name, name.with_suffix(".pdf"))]
@@ -60,7 +59,7 @@ def write_report(
         manifest.claim(files, replace)
         _write_texts(report, out)
         (out / PAGE).unlink(missing_ok=True)  # an earlier one holds earlier pictures
-        draw_all(report.pictures, out, processes, reporter or SilentReporter())
+        draw_all(report.pictures, out, reporter or SilentReporter())
         (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
         manifest.forget(files)
         manifest.finish(files)

@@ -334,9 +334,9 @@ def test_image_scores_follow_their_rule() -> None:
     for rule, expected in {
         "max": highest[:, 0],
         "top": highest[:, :4].mean(dim=1),
-        "pooled": torch.stack(
-            [max(m[y : y + 4, x : x + 4].mean() for y in range(17) for x in range(17)) for m in maps]
-        ),
+        "pooled": torch.stack([
+            max(m[y : y + 4, x : x + 4].mean() for y in range(17) for x in range(17)) for m in maps
+        ]),
     }.items():
         found = scoring.image_scores(maps, ScoringSettings(image=rule, top=0.01, pool=4))  # type: ignore[arg-type]
         torch.testing.assert_close(found, expected)

@@ -95,13 +95,11 @@ def naive_rebuilt(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
     """One image's tokens (P, C) as the description says that they are rebuilt, in evaluation."""
     grid = SMALL["grid"]
     hidden = naive_hidden(grid, SMALL["neighbours"])
-    place = torch.stack(
-        [
-            torch.cat([state["position.columns"][column], state["position.rows"][row]])
-            for row in range(grid)
-            for column in range(grid)
-        ]
-    )
+    place = torch.stack([
+        torch.cat([state["position.columns"][column], state["position.rows"][row]])
+        for row in range(grid)
+        for column in range(grid)
+    ])
 
     def attend(name: str, asking: Tensor, asked: Tensor) -> Tensor:
         read = naive_attention(state, f"{name}.multihead", asking + place, asked + place, asked, hidden)

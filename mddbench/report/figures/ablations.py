@@ -76,14 +76,12 @@ def draw_diagnostics(group: Group, file: Path) -> None:
             match = PER_CATEGORY.fullmatch(name)
             number = int(match[2]) if match else -1
             known = match is not None and number < len(record.categories)
-            points.append(
-                {
-                    "panel": match[1] if match and known else name,
-                    "line": record.categories[number] if known else "",
-                    "epoch": log.epoch,
-                    "value": value,
-                }
-            )
+            points.append({
+                "panel": match[1] if match and known else name,
+                "line": record.categories[number] if known else "",
+                "epoch": log.epoch,
+                "value": value,
+            })
     frame = pd.DataFrame(points)
     panels = list(dict.fromkeys(frame.panel))
     rows, columns = balanced(len(panels), 3)

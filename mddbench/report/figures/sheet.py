@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mddbench.report.figures.ablations import draw_diagnostics, has_diagnostics
 from mddbench.report.figures.curves import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
+from mddbench.report.figures.draw import Draw
 from mddbench.report.figures.gallery import draw_gallery
 from mddbench.report.figures.qualitative import draw_qualitative
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training
@@ -17,8 +18,6 @@ from mddbench.report.rows.groups import Group, Sheet
 from mddbench.runs.evidence import Evidence
 from mddbench.runs.panels import Panel
 
-Draw = Callable[[Path], None]
-"""Draws a picture to a file, here or, pickled, in another process."""
 Panels = Callable[[], tuple[Panel, ...]]
 RunEvidence = Callable[[], tuple[Evidence, ...]]
 TITLES = {

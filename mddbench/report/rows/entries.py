@@ -20,11 +20,14 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Entry:
-    """A record, how to get what its run kept (nothing, if it kept nothing; `Kept`, for pictures drawn in other processes), and
-    where it comes from.
+    """A record, how to load what its run kept, and where it comes from.
 
-    run: its run's id in the store, or its file below its folder; link: where a reader of the report finds the run, '' if that
-    is not known.
+    Attributes:
+        record: The record of the cell.
+        panels: Loads the image tiles that the run kept; an empty tuple if there are none.
+        run: Id of the run in the store, or the record's file below its folder.
+        evidence: Loads the scores and curves that the run kept; an empty tuple if there are none.
+        link: Where a reader of the report finds the run; empty if that is not known.
     """
 
     record: Record
@@ -35,9 +38,12 @@ class Entry:
 
 
 class Kept(Generic[Value]):
-    """What a run kept, loaded when it is first asked for. Another process is handed what it is, not how to load it.
+    """What a run kept, loaded when it is first needed.
 
-    passing: told if it cannot be used; then the run has kept nothing. Without it loading raises InputError.
+    Attributes:
+        passing: Called with a line if the data cannot be used; the run then counts as one that kept nothing. Without it,
+            loading raises InputError.
+        run: Start of that line: the name of the run.
     """
 
     def __init__(
@@ -55,9 +61,6 @@ class Kept(Generic[Value]):
             self.passing(f"{self.run}pictures left out: {fault}")
             self.load = tuple
             return ()
-
-    def __reduce__(self) -> tuple[type[Kept[Value]], tuple[Callable[[], tuple[Value, ...]]]]:
-        return Kept, (partial(_same, self()),)
 
 
 def entries_from_folder(
@@ -86,10 +89,6 @@ def entries_from_folder(
 def relative_link(file: Path, report: Path) -> str:
     """A link from a page in the report's folder to a file."""
     return quote(Path(os.path.relpath(file.resolve(), report.resolve())).as_posix())
-
-
-def _same(value: tuple[Value, ...]) -> tuple[Value, ...]:
-    return value
 
 
 def _panels(record: Path) -> tuple[Panel, ...]:

@@ -105,25 +105,23 @@ def latex(spec: TableSpec, title: str, frame: pd.DataFrame, notes: Sequence[str]
     published = sum(row.n == 0 for row in rows)
     if spec.rows == "category" or published:
         body.insert(len(body) - (published or 1), r"\midrule")
-    text = "\n".join(
-        [
-            *(f"% {one_line(note)}" for note in notes),
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{_caption(spec, title, rows)}}}",
-            *([rf"\label{{tab:{label}}}"] if label else []),
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{lr{'r' * len(shown)}}}",
-            r"\toprule",
-            f"{spec.rows.capitalize()} & $n$ & {' & '.join(map(_escaped, shown))} \\\\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table*}",
-            "",
-        ]
-    )
+    text = "\n".join([
+        *(f"% {one_line(note)}" for note in notes),
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{_caption(spec, title, rows)}}}",
+        *([rf"\label{{tab:{label}}}"] if label else []),
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{lr{'r' * len(shown)}}}",
+        r"\toprule",
+        f"{spec.rows.capitalize()} & $n$ & {' & '.join(map(_escaped, shown))} \\\\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table*}",
+        "",
+    ])
     plain = "".join(line for line in text.splitlines() if not line.startswith("%"))
     beyond = any(ord(sign) >= LATIN and sign not in SPECIAL for sign in plain)
     return f"% Names beyond Latin letters: needs LuaLaTeX or XeLaTeX.\n{text}" if beyond else text

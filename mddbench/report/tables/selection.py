@@ -47,20 +47,18 @@ def selection_markdown(dataset: str, groups: Sequence[Group]) -> str:
             cells = " | ".join(_cell([gap(record, key) for record in group.records]) for key in COLUMNS)
             rows.append(f"| {label} | {words} | {len(group.records)} | {cells} |")
     looks = " or ".join(map(str, sorted({len(record.test_curve) for group in groups for record in group.records})))
-    return "\n".join(
-        [
-            f"### {markdown_text(dataset)}: selection gap",
-            "",
-            f"| Method | Chosen on the test set | n | {' | '.join(LABELS[key] for key in COLUMNS)} |",
-            f"|:--|:--|--:|{'--:|' * len(COLUMNS)}",
-            *rows,
-            "",
-            f"Percent points that metrics gain if an epoch is chosen by {looks} looks at the **test set** and not the last one",
-            "reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is the",
-            "standard deviation over n seeds.",
-            "",
-        ]
-    )
+    return "\n".join([
+        f"### {markdown_text(dataset)}: selection gap",
+        "",
+        f"| Method | Chosen on the test set | n | {' | '.join(LABELS[key] for key in COLUMNS)} |",
+        f"|:--|:--|--:|{'--:|' * len(COLUMNS)}",
+        *rows,
+        "",
+        f"Percent points that metrics gain if an epoch is chosen by {looks} looks at the **test set** and not the last one",
+        "reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is the",
+        "standard deviation over n seeds.",
+        "",
+    ])
 
 
 def _cell(gaps: list[float]) -> str:
