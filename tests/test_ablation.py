@@ -32,7 +32,8 @@ from mddbench.report.tables.formats import markdown
 from mddbench.report.tables.numbers import numbers
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
-from mddbench.runs.records import UPPER_BOUND, EpochLog, Record
+from mddbench.runs.card import UPPER_BOUND
+from mddbench.runs.records import EpochLog, Record
 from mddbench.settings import packaged
 from support import record
 
@@ -202,7 +203,7 @@ def test_variants_are_compared_at_the_seeds_that_all_have(items: Ablation) -> No
 def test_other_weights_or_another_version_are_another_study(items: Ablation) -> None:
     records = [variant(8, 0, 0.5), variant(32, 0, 0.6)]
     for number, key in enumerate(("encoder_sha256", "method_version", "textures", "metrics"), 1):
-        card = {**records[0].card, key: "another"}
+        card = records[0].card.model_copy(update={key: "another"})
         records += [
             variant(n, 0, 0.9, card=card, protocol=f"{number}{n:011x}", identity=f"{number}{n:015x}") for n in (8, 32)
         ]
@@ -234,7 +235,7 @@ def test_the_suite_makes_one_study_of_each_of_its_ablations_with_all_variants() 
 
 
 def test_an_upper_bound_keeps_its_mark_and_is_never_best(items: Ablation) -> None:
-    card = {**record().card, "test_labels": UPPER_BOUND}
+    card = record().card.model_copy(update={"test_labels": UPPER_BOUND})
     records = [variant(8, 0, 0.5), variant(32, 0, 0.6), variant(128, 0, 0.9, card=card)]
     (study,) = studies([items], group_by_protocol(records))
     assert [group.label for group in study.groups] == ["8", "32", "128, test labels given (upper bound)"]

@@ -53,7 +53,7 @@ def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Ma
         assert (out / "report" / "folder" / name).stat().st_size > 0
     record = only_record(out)
     assert record.categories == ["bolt", "nut"]
-    assert record.card["selection"] == "last epoch"
+    assert record.card.selection == "last epoch"
     assert [log.epoch for log in record.history] == [1, 2, 3]
 
     (run,) = runs(out)
@@ -252,7 +252,7 @@ def test_holding_out_reads_no_test_image(tree: Path, tmp_path: Path) -> None:
     arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet", "--no-report"]
     assert mddbench(*arguments, "--held-out").returncode == 0
     record = only_record(out)
-    assert record.card["setting"] == "one model for 2 categories, held out"
+    assert record.card.shown("setting") == "one model for 2 categories, held out"
     assert record.history[0].images == 8
     assert mddbench(*arguments).returncode == 0
     fingerprints = {r.fingerprint for r in map(read_record, out.glob("cells/*/record.json"))}
@@ -318,7 +318,7 @@ def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path:
     arguments = ["run", file, "--data-root", tree, "--out", out, "--tracking", "none", "--quiet"]
     assert mddbench(*arguments).returncode == 0
     assert only_record(out).confidence == {}
-    assert only_record(out).card["metrics"] == "exact-1"
+    assert only_record(out).card.metrics == "exact-1"
     again = mddbench(*arguments[:-1], "--bootstrap", "100")
     assert "finished before, without confidence intervals; --force runs it again" in again.stderr
     assert not (out / "report" / "folder" / "confidence.md").exists()
@@ -329,7 +329,7 @@ def test_intervals_and_the_engine_reach_records_and_report(tree: Path, tmp_path:
     table = (out / "report" / "folder" / "confidence.md").read_text()
     assert f"[{100 * low:.1f}, {100 * high:.1f}]" in table
     assert mddbench(*arguments, "--set", "metrics=histogram").returncode == 0
-    coarse = next(r for r in map(read_record, out.glob("cells/*/record.json")) if r.card["metrics"] == "histogram-2")
+    coarse = next(r for r in map(read_record, out.glob("cells/*/record.json")) if r.card.metrics == "histogram-2")
     assert coarse.identity != record.identity
     assert coarse.metrics["mean"]["i_ap"] == record.metrics["mean"]["i_ap"]
     assert coarse.bounds["bolt"]["aupro"] is not None

@@ -85,8 +85,8 @@ def test_views_of_items_on_fabricated_images(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     (file,) = (tmp_path / "out").glob("cells/*/record.json")
     record = read_record(file)
-    assert record.card["setting"] == "one model for 30 categories, fabricated images"
-    assert record.card["mask_rule"] == "mask > 127, PIL bilinear, > 0.5"
+    assert record.card.shown("setting") == "one model for 30 categories, fabricated images"
+    assert record.card.mask_rule == "mask > 127, PIL bilinear, > 0.5"
     assert 0.0 <= record.value("mean", "s_auroc") <= 1.0
     assert 0.0 <= record.value("toy", "s_auroc") <= 1.0
     assert "fabricated images" in ran.stdout

@@ -37,9 +37,9 @@ from mddbench.report.figures.qualitative import draw_qualitative
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training, pareto
 from mddbench.report.rows.groups import Group
 from mddbench.report.rows.studies import Study
+from mddbench.runs.card import UPPER_BOUND
 from mddbench.runs.evidence import Evidence
 from mddbench.runs.panels import Panel
-from mddbench.runs.records import UPPER_BOUND
 from support import record
 
 POINTS = st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(1, 9).map(float)), max_size=8)
@@ -179,7 +179,10 @@ def test_dots_are_means_over_seeds_with_their_deviation_and_none_where_a_seed_ha
 
 
 def test_prices_name_every_method_and_the_line_leaves_out_what_stands_apart(drawn: list[Any]) -> None:
-    known, bound = {"train_seconds": 9.0, "parameters_total": 4e6}, {**record().card, "test_labels": UPPER_BOUND}
+    known, bound = (
+        {"train_seconds": 9.0, "parameters_total": 4e6},
+        record().card.model_copy(update={"test_labels": UPPER_BOUND}),
+    )
     cost = {"inference_ms_per_image": 2.0, "train_seconds": 90.0, "parameters_total": 8e6}
     one = Group("one", (record(0, 0.5, cost=known), record(1, 0.7, cost=known)))
     two = Group("two", (record(0, 0.8, cost=cost),))

@@ -205,8 +205,8 @@ def test_it_is_evaluated_and_told_everywhere(
     assert done.status == 0, done.err
     (own,) = records_below(tmp_path / "out")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert own.card["learned_weights"] == f"from a file, SHA-256 {digest}"
-    assert own.card["epochs"] == own.card["optimizer"] == "not known (weights from a file)"
+    assert own.card.learned_weights == f"from a file, SHA-256 {digest}"
+    assert own.card.epochs == own.card.optimizer == "not known (weights from a file)"
     assert own.label == "RD4AD (weights from a file)"
     assert own.history == []
     assert "weights from a file" in done.out
@@ -216,7 +216,7 @@ def test_it_is_evaluated_and_told_everywhere(
     assert "trained before" not in done.err
     both = records_below(tmp_path / "out")
     trained = next(record for record in both if record.identity != own.identity)
-    assert "learned_weights" not in trained.card
+    assert not trained.card.trained_elsewhere
     assert trained.model_sha256 != own.model_sha256
     assert {len(sheet.groups) for sheet in sheets(both)} == {1}
     assert sheets(both)[0].groups[0].first.identity == trained.identity
@@ -244,7 +244,7 @@ def test_a_folder_holds_a_file_for_each_category(
     done = command(*arguments, *separate, "--from-checkpoint", folder)
     assert done.status == 0, done.err
     (own,) = records_below(tmp_path / "out")
-    assert own.card["setting"] == "a separate model for each of 2 categories"
+    assert own.card.shown("setting") == "a separate model for each of 2 categories"
     (folder / "wres50_nut.pth").unlink()
     done = command(*arguments, *separate, "--from-checkpoint", folder)
     assert done.status == 2

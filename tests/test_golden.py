@@ -17,7 +17,8 @@ from mddbench.report.build import Report, build_report
 from mddbench.report.page.page import render_page
 from mddbench.report.rows.entries import Entry
 from mddbench.report.write import page_of
-from mddbench.runs.records import UPPER_BOUND, Record
+from mddbench.runs.card import UPPER_BOUND
+from mddbench.runs.records import Record
 from support import ROOT, record
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -336,7 +336,7 @@ def test_no_record_that_is_taken_takes_a_report_away(tmp_path: Path) -> None:
     """Any value in any place of what is free: a record is refused in one line, or rendered with the others."""
     draw, taken = random.Random(0), 0
     committed = (ROOT / "results/mini/mddnet-seed0.json").read_text(encoding="utf-8")
-    for number in range(120):
+    for number in range(160):
         content = json.loads(committed)
         content |= {"label": "Odd", "identity": "1" * 16, "protocol": "2" * 16}
         for _ in range(draw.randint(1, 3)):

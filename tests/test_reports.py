@@ -26,8 +26,9 @@ from mddbench.report.tables.formats import latex, markdown
 from mddbench.report.tables.numbers import numbers, protocol_notes
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
+from mddbench.runs.card import UPPER_BOUND
 from mddbench.runs.panels import Panel, load_panels, save_panels
-from mddbench.runs.records import UPPER_BOUND, as_json, parse_record, read_record, read_records, write_record
+from mddbench.runs.records import as_json, parse_record, read_record, read_records, write_record
 from support import ROOT, needed, record
 
 

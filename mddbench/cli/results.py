@@ -108,7 +108,7 @@ def export(
 ) -> None:
     """Write the records of finished runs as JSON files, to be kept or committed."""
     from mddbench.report.rows.studies import only_of_ablation
-    from mddbench.runs.records import LEARNED_WEIGHTS, read_record, write_record
+    from mddbench.runs.records import read_record, write_record
     from mddbench.runs.store import existing_store
 
     written: set[Path] = set()
@@ -116,7 +116,7 @@ def export(
     for _, record in existing_store(tracking_uri, out).records(passing=bad.append):
         # the newest takes the plain name; a variant, or weights that others trained, never
         file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
-        if file in written or only_of_ablation(record) or LEARNED_WEIGHTS in record.card:
+        if file in written or only_of_ablation(record) or record.card.trained_elsewhere:
             file = file.with_stem(f"{file.stem}-{record.protocol[:8]}")
         if file.exists():
             read_record(file)  # anything else there is somebody's, and the error says so

@@ -11,10 +11,11 @@ from mddbench.detector import Detector
 from mddbench.engine.compiling import COMPILING_PAYS
 from mddbench.engine.cost import TIMES, peak_memory, size_and_speed, training_speed
 from mddbench.engine.evaluate import Evaluation
-from mddbench.execution.protocol import EVALUATION, fewest_steps, identities, protocol_card, resolved_settings
+from mddbench.execution.protocol import fewest_steps, identities, protocol_card, resolved_settings
 from mddbench.experiments.ablation import is_ablation
 from mddbench.experiments.schema import Experiment
 from mddbench.runs import records
+from mddbench.runs.card import ProtocolCard
 from mddbench.runs.environment import describe_environment
 from mddbench.runs.records import CurvePoint, EpochLog, Record
 from mddbench.runs.tracking import CellFacts, flat_settings, tags_of
@@ -41,7 +42,7 @@ class Prepared:
     cell: Cell
     detector: Detector
     dataset: Dataset
-    card: dict[str, Any]
+    card: ProtocolCard
     settings: dict[str, Any]
     identity: str
     protocol: str
@@ -56,13 +57,13 @@ class Prepared:
         card = protocol_card(cell.experiment, detector, dataset)
         settings = resolved_settings(cell.experiment, detector.settings)
         compiled = compiling and fewest_steps(cell.experiment, dataset) >= COMPILING_PAYS
-        identity, protocol = identities(settings, card, detector.version, cell.seed, dataset.fingerprint)
+        identity, protocol = identities(settings, card.decisive(), detector.version, cell.seed, dataset.fingerprint)
         return cls(cell, detector, dataset, card, settings, identity, protocol, sharing, compiled)
 
     @property
     def training_identity(self) -> str:
         """A hash over all that decides the trained weights: equal for cells that differ in evaluation only."""
-        card = {key: value for key, value in self.card.items() if key not in EVALUATION}
+        card = self.card.decisive(training_only=True)
         own = self.detector.training_settings(self.detector.settings)
         settings = {**self.settings, "settings": own, "metrics": None}
         return identities(settings, card, self.detector.version, self.cell.seed, self.dataset.fingerprint)[0]

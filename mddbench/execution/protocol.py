@@ -16,54 +16,60 @@ from mddbench.engine.train import batches_per_epoch
 from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
-from mddbench.runs.records import LEARNED_WEIGHTS, UNIFIED, UPPER_BOUND
+from mddbench.runs.card import UPPER_BOUND, ProtocolCard, Setting
 from mddbench.settings import Strict
 
 
-def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> dict[str, Any]:
-    """What a reader must know to compare two numbers, the same fields for every method."""
-    encoder = detector.encoder
-    card = {
-        "method_version": detector.version,
-        "setting": f"{_models(experiment, dataset)}{_which_images(dataset)}",
-        "epochs": experiment.epochs,
-        "iterations": experiment.epochs * _steps(experiment, dataset),
-        "batch_size": experiment.batch_size,
-        "image_size": experiment.image_size,
-        "interpolation": INTERPOLATION,
-        "mask_rule": dataset.mask_rule,
-        "augmentation": "none",
-        "textures": str(dataset.textures) if detector.wants_textures(detector.settings) else "none",
-        "test_labels": UPPER_BOUND if detector.wants_test_labels else "none",
-        "encoder": encoder.name,
-        "encoder_levels": list(encoder.levels),
-        **({"encoder_padding": f"as for {encoder.padding_for} pixels"} if encoder.padding_for else {}),
-        "encoder_weights": encoder.weights_source,
-        "encoder_sha256": encoder.weights_sha256,
-        **({"network": detector.network} if detector.network else {}),
-        "optimizer": "none" if detector.single_pass else experiment.optimizer.model_dump(mode="json"),
-        "schedule": "none" if detector.single_pass else experiment.schedule.model_dump(mode="json"),
-        "gradient_clip": experiment.gradient_clip,
-        "precision": experiment.precision,
-        "smoothing": detector.smoothing,
-        "image_score": detector.image_score_rule,
-        "selection": "last epoch",
-        "metrics": METRIC_VERSIONS[metric_engine(experiment, dataset)],
+def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> ProtocolCard:
+    """The protocol card of a cell.
+
+    Args:
+        experiment: Its settings.
+        detector: Its model, with the weights of its encoder.
+        dataset: Its opened dataset.
+
+    Returns:
+        The card: the same fields for every method; a field that applies to few cells is set for those only.
+    """
+    encoder, single_pass = detector.encoder, detector.single_pass
+    optional = {
+        "encoder_padding": f"as for {encoder.padding_for} pixels" if encoder.padding_for else "",
+        "network": detector.network,
+        "learned_weights": detector.learned_from,
     }
-    if detector.learned_from:
-        card |= {LEARNED_WEIGHTS: detector.learned_from, **dict.fromkeys(OF_TRAINING, UNKNOWN)}
-    return card
-
-
-def _models(experiment: Experiment, dataset: Dataset) -> str:
-    if experiment.setting == "separate":
-        return f"a separate model for each of {len(dataset.categories)} categories"
-    return f"{UNIFIED} for {len(dataset.categories)} categories"
-
-
-def _which_images(dataset: Dataset) -> str:
-    """What a reader must be told, where they are not the dataset's own."""
-    return f"{', held out' if is_held_out(dataset) else ''}{', fabricated images' if dataset.fabricated else ''}"
+    card = ProtocolCard(
+        setting=Setting(
+            models=experiment.setting,
+            categories=len(dataset.categories),
+            held_out=is_held_out(dataset),
+            fabricated=bool(dataset.fabricated),
+        ),
+        epochs=experiment.epochs,
+        iterations=experiment.epochs * _steps(experiment, dataset),
+        batch_size=experiment.batch_size,
+        image_size=experiment.image_size,
+        interpolation=INTERPOLATION,
+        mask_rule=dataset.mask_rule,
+        augmentation="none",
+        textures=str(dataset.textures) if detector.wants_textures(detector.settings) else "none",
+        test_labels=UPPER_BOUND if detector.wants_test_labels else "none",
+        encoder=encoder.name,
+        encoder_levels=tuple(encoder.levels),
+        encoder_weights=encoder.weights_source,
+        encoder_sha256=encoder.weights_sha256,
+        optimizer="none" if single_pass else experiment.optimizer.model_dump(mode="json"),
+        schedule="none" if single_pass else experiment.schedule.model_dump(mode="json"),
+        gradient_clip=experiment.gradient_clip,
+        precision=experiment.precision,
+        smoothing=detector.smoothing,
+        image_score=detector.image_score_rule,
+        selection="last epoch",
+        metrics=METRIC_VERSIONS[metric_engine(experiment, dataset)],
+        method_version=detector.version,
+        **{name: text for name, text in optional.items() if text},
+    )
+    unknown = dict.fromkeys(OF_TRAINING, UNKNOWN) if card.trained_elsewhere else {}
+    return card.model_copy(update=unknown)
 
 
 def _steps(experiment: Experiment, dataset: Dataset) -> int:
@@ -103,19 +109,19 @@ def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[s
 def identities(
     settings: dict[str, Any], card: dict[str, Any], version: int, seed: int, fingerprint: str
 ) -> tuple[str, str]:
-    """(identity of the cell, identity of its protocol): hashes over all that decides the numbers.
+    """The identity of a cell: a hash over all that decides its numbers.
 
-    What of the card follows from the rest, or says where the encoder's weights came from, does not count.
+    Args:
+        settings: All settings of the experiment.
+        card: The decisive fields of the protocol card.
+        version: Of the method.
+        seed: Of the cell.
+        fingerprint: Of the dataset.
+
+    Returns:
+        The identity of the cell, and that of its protocol, which is the same without the seed.
     """
-    card = {key: value for key, value in card.items() if key not in FOLLOWING}
     decisive = {"settings": settings, "card": card, "version": version, "fingerprint": fingerprint}
     text = json.dumps(decisive, sort_keys=True)
     protocol = hashlib.sha256(text.encode()).hexdigest()[:16]
     return hashlib.sha256(f"{protocol}/{seed}".encode()).hexdigest()[:16], protocol
-
-
-FOLLOWING = ("encoder_weights", "iterations", "smoothing")
-"""What of a card does not make a protocol another."""
-
-EVALUATION = ("image_score", "test_labels", "metrics")
-"""What of a card concerns evaluation only."""

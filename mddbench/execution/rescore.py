@@ -169,9 +169,7 @@ def _of_category(kept: KeptCategory, evidence: Evidence, way: str, engine: Engin
 
 def _engine(record: Record) -> Engine:
     """The engine that the record's own metrics are from."""
-    return next(
-        (engine for engine, version in METRIC_VERSIONS.items() if version == record.card.get("metrics")), "exact"
-    )
+    return next((engine for engine, version in METRIC_VERSIONS.items() if version == record.card.metrics), "exact")
 
 
 def _basis(record: Record, folder: Path) -> dict[str, str]:

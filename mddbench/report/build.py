@@ -230,6 +230,6 @@ def _table(
 ) -> Table:
     first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
     method = first.label if ablation else groups[0].label  # a variant's label is what it varies
-    title = spec.title.format(dataset=dataset, setting=first.card.get("setting"), method=method, ablation=ablation)
+    title = spec.title.format(dataset=dataset, setting=first.card.setting, method=method, ablation=ablation)
     frame = numbers(spec, groups, published, rank_published)
     return Table(spec, title, frame, tuple(protocol_notes(groups)), groups, tuple(published))

@@ -20,7 +20,7 @@ from mddbench.report.rows.groups import Group
 from mddbench.report.rows.published import MARK
 from mddbench.report.tables.costs import cost_note
 from mddbench.report.tables.formats import heads, printed
-from mddbench.report.tables.numbers import MEAN, card_fields
+from mddbench.report.tables.numbers import MEAN
 
 TEXTS = frozenset({".md", ".tex", ".csv"})
 LEAD = (
@@ -101,7 +101,7 @@ def _section(number: int, section: Section, entries: Mapping[str, Entry], out: P
         title=section.title,
         tables=tuple(_table(section.tables[place], entries) for place in places),
         figures=tuple(figures),
-        cards=tuple(Card(group.shown, tuple(card_fields(group.first.card))) for group in section.groups),
+        cards=tuple(Card(group.shown, tuple(group.first.card.rows())) for group in section.groups),
     )
 
 

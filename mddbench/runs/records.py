@@ -12,11 +12,9 @@ from pydantic import AfterValidator, Field
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import ITEM, MAD, SEVEN, expected_keys
+from mddbench.runs.bounds import LARGEST, LONGEST_NAME, LONGEST_TEXT, MOST_COST, Natural, small_value
+from mddbench.runs.card import ProtocolCard
 from mddbench.settings import Strict, validated
-
-LONGEST_NAME = 100
-LONGEST_TEXT = 10_000
-DEEPEST = 8
 
 
 def _plain_name(value: str) -> str:
@@ -25,53 +23,23 @@ def _plain_name(value: str) -> str:
     return value
 
 
-def _small(value: Any) -> Any:
-    """A nested value that a table or a card can show. Raises ValueError for any other."""
-    _look(value, DEEPEST)
-    return value
-
-
-def _look(value: Any, depth: int) -> None:
-    if depth == 0:
-        raise ValueError(f"expected at most {DEEPEST} levels within each other")
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        raise ValueError(f"expected texts of at most {LONGEST_TEXT} letters")
-    if isinstance(value, int | float) and abs(value) > LARGEST:
-        raise ValueError(f"expected numbers up to {LARGEST:g}")
-    for inner in (
-        (*value.keys(), *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
-    ):
-        _look(inner, depth - 1)
-
-
-LARGEST = 3.5e38
-"""Of any number in a record: a little more than float32 can hold."""
-MOST_COST = 1e18
-"""In a cost's own unit: seconds, bytes, operations."""
 Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_plain_name)]
 Category = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 CostValue = Annotated[float, Field(ge=0, le=MOST_COST)]
-Natural = Annotated[int, Field(ge=0, le=2**63)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Value = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)] | None
 End = Annotated[float, Field(ge=-0.1, le=1.1)]
 Interval = tuple[End, End] | None
-Scalar = Annotated[str | int | float | bool | None, AfterValidator(_small)]
-Nested = Annotated[dict[str, Any], AfterValidator(_small)]
+Scalar = Annotated[str | int | float | bool | None, AfterValidator(small_value)]
+Nested = Annotated[dict[str, Any], AfterValidator(small_value)]
 
 
 RECORD = "record.json"
 """Its file, in a cell's folder and among a run's artifacts."""
 REPORT_FILES = "report-files.json"
 """The list that a report keeps of its files, which is no record."""
-LEARNED_WEIGHTS = "learned_weights"
-"""In a protocol card: where the weights come from that nobody trained here."""
-UNIFIED = "one model"
-"""How a protocol card's setting begins where all categories share a model."""
-UPPER_BOUND = "given: an upper bound"
-"""What a protocol card says where a method was told each test image's category."""
 
 
 class EpochLog(Strict):
@@ -125,7 +93,7 @@ class Record(Strict):
     metrics: dict[Category, dict[str, Value]]
     bounds: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     confidence: dict[str, dict[str, Interval]] = Field(default_factory=dict)
-    card: Nested
+    card: ProtocolCard
     settings: Nested
     model_sha256: Hash
     cost: dict[Label, CostValue | None]

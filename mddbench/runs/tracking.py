@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from mddbench.errors import TrackingError
 from mddbench.experiments.ablation import is_ablation
 from mddbench.interruption import closing
+from mddbench.runs.card import ProtocolCard
 from mddbench.runs.records import RECORD, EpochLog, Record, as_json
 from mddbench.runs.store import IDENTITY_TAG, PREFIX, MlflowStore
 
@@ -54,8 +55,8 @@ def facts_of(record: Record) -> CellFacts:
     )
 
 
-def tags_of(card: dict[str, Any], environment: Mapping[str, Any], protocol: str, experiment: str) -> dict[str, str]:
-    tags = {f"mddbench.card.{key}": _text(value) for key, value in card.items()}
+def tags_of(card: ProtocolCard, environment: Mapping[str, Any], protocol: str, experiment: str) -> dict[str, str]:
+    tags = {f"mddbench.card.{key}": _text(value) for key, value in card.texts().items()}
     tags |= {f"mddbench.environment.{key}": _text(value) for key, value in environment.items()}
     return tags | {"mddbench.protocol": protocol, "mddbench.experiment": experiment, "mddbench.status": "running"}
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import ITEM, LABELS, MAD, METRICS
-from mddbench.report.rows.groups import MUST_AGREE
 from mddbench.report.rows.studies import only_of_ablation
-from mddbench.runs.records import LEARNED_WEIGHTS, Record
+from mddbench.runs.card import label
+from mddbench.runs.records import Record
 
 SIGMAS, FLOOR = 3.0, 0.001
 KEYS = (*(metric.key for metric in METRICS), MAD.key, ITEM.key)
@@ -156,7 +156,7 @@ def _rows(records: Iterable[Record], folder: str) -> list[_Row]:
         overrides = record.settings.get("overrides") or {}
         own = record.settings if only_of_ablation(record) else {}
         plain = {key: value for key, value in own.items() if key != "overrides"}
-        plain |= {key: record.card[key] for key in (LEARNED_WEIGHTS,) if key in record.card}
+        plain |= {"learned_weights": record.card.learned_weights} if record.card.trained_elsewhere else {}
         key = json.dumps([record.dataset, record.method, record.experiment, overrides, plain], sort_keys=True)
         row = rows.setdefault((key, record.protocol), _Row(_name(record), key, {}))
         if row.records.setdefault(record.seed, record).metrics != record.metrics:
@@ -203,11 +203,8 @@ def _one(row: _Row, other: _Row, spread: dict[str, float]) -> Comparison:
 
 def _differences(old: Record, new: Record) -> list[str]:
     """Why two records cannot be compared."""
-    found = [
-        f"{key.replace('_', ' ')} {old.card.get(key)} before, {new.card.get(key)} now"
-        for key in MUST_AGREE
-        if old.card.get(key) != new.card.get(key)
-    ]
+    before, now = old.card.task(), new.card.task()
+    found = [f"{label(name)} {before[name]} before, {now[name]} now" for name in now if before[name] != now[name]]
     found += ["other images: the dataset's fingerprint is another"] if old.fingerprint != new.fingerprint else []
     missing = sorted(set(old.categories) ^ set(new.categories))
     return found + ([f"other categories: {', '.join(missing)} in one of them only"] if missing else [])

@@ -12,7 +12,7 @@ import numpy as np
 from mddbench.experiments.schema import Experiment, ReportedSettings
 from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.report.rows.reported import MEAN, Published, category_count, find, means
-from mddbench.runs.records import LEARNED_WEIGHTS, UNIFIED, Record
+from mddbench.runs.records import Record
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
 """Settings of a record that must be those of its experiment's file for the published protocol to be the same."""
@@ -179,10 +179,9 @@ def _elsewhere(row: Published, metric: str) -> str:
 
 def _differs(record: Record, experiment: Experiment) -> str:
     """Why a record of the experiment cannot stand beside the published numbers, '' if it can."""
-    setting = str(record.card.get("setting"))
-    if experiment.setting == "unified" and (not setting.startswith(UNIFIED) or "," in setting):
-        return setting
-    if LEARNED_WEIGHTS in record.card:
+    if experiment.setting == "unified" and not record.card.standard_setting:
+        return record.card.shown("setting")
+    if record.card.trained_elsewhere:
         return "weights from a file"
     expected = category_count(experiment.dataset)
     if expected and len(record.categories) != expected:

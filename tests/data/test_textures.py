@@ -64,7 +64,7 @@ def test_training_with_pictures_is_told_by_the_card_and_the_path_is_not(
     with pytest.raises(InputError, match="its defects are drawn with pictures; give their folder by --textures DIR"):
         run(tmp_path, tree, asked, None, "none")
     found = run(tmp_path, tree, asked, pictures, "first")
-    assert found.card["textures"].startswith("4 pictures, ")
+    assert found.card.textures.startswith("4 pictures, ")
     assert "secret" not in json.dumps(found.model_dump(mode="json"))
     moved = pictures.rename(tmp_path / "elsewhere")
     assert run(tmp_path, tree, asked, moved, "second").identity == found.identity
@@ -75,4 +75,4 @@ def test_training_with_pictures_is_told_by_the_card_and_the_path_is_not(
     with pytest.raises(InputError, match="--textures: no experiment draws with them"):
         run(tmp_path, tree, "{}", moved, "unused")
     plain = "{synthesis: {textures: [noise], kinds: [perlin]}}"
-    assert run(tmp_path, tree, plain, None, "fourth").card["textures"] == "none"
+    assert run(tmp_path, tree, plain, None, "fourth").card.textures == "none"

@@ -83,8 +83,8 @@ def test_the_card_tells_it_where_it_is_set(padding_for: int | None, told: str | 
     splits = {"train": range(20), "test": SimpleNamespace(samples=())}
     dataset = SimpleNamespace(categories=("a",), mask_rule="none", textures=None, fabricated=False, **splits)
     card = protocol_card(experiment(metrics="exact"), detector, dataset)  # type: ignore[arg-type]
-    assert card.get("encoder_padding") == told
-    assert ("encoder_padding" in card) == (padding_for is not None)
+    assert card.encoder_padding == told
+    assert ("encoder_padding" in card.model_fields_set) == (padding_for is not None)
 
 
 def test_uniads_authors_pad_so_and_ader_does_not() -> None:

@@ -73,4 +73,4 @@ def test_the_card_tells_another_network_and_so_does_the_identity(teacher: str, t
     splits = {"train": range(20), "test": SimpleNamespace(samples=())}
     dataset = SimpleNamespace(categories=("a",), mask_rule="none", textures=None, fabricated=False, **splits)
     card = protocol_card(experiment(metrics="exact"), detector, dataset)  # type: ignore[arg-type]
-    assert card.get("network") == told
+    assert card.network == told

@@ -25,7 +25,7 @@ from mddbench.report.figures.canvas import (
     title,
     whole_numbers,
 )
-from mddbench.report.rows.groups import Group, is_upper_bound
+from mddbench.report.rows.groups import Group
 from mddbench.report.tables.costs import COSTS, cost_place, mean_cost
 from mddbench.report.tables.numbers import MEAN
 from mddbench.runs.records import EpochLog
@@ -123,7 +123,7 @@ def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
             style = marks(number)
             axis.errorbar(price, mean(values), yerr=error, label=group.shown, markersize=5, elinewidth=1.0, **style)
             prices.append(price)
-            if not group.differs and not is_upper_bound(group.first):
+            if not group.differs and not group.first.card.upper_bound:
                 ranked.append((price, mean(values)))
         best = pareto(ranked)
         axis.plot(

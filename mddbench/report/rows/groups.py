@@ -8,27 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mddbench.runs.records import LEARNED_WEIGHTS, UNIFIED, UPPER_BOUND, Record
+from mddbench.runs.card import ProtocolCard, Setting, label
+from mddbench.runs.records import Record
 
 OTHER = "†"
 MARK = ", test labels given (upper bound)"
-MUST_AGREE = (
-    "setting",
-    "epochs",
-    "image_size",
-    "interpolation",
-    "mask_rule",
-    "augmentation",
-    "precision",
-    "textures",
-    "test_labels",
-    "selection",
-    "metrics",
-)
-"""What of a protocol card must be equal for two rows to share a table: the task, its budget, what is
-given beside the images, and how it is judged. Encoder, batch, optimiser, smoothing and image score belong to a method's recipe;
-a table tells where they differ.
-"""
 
 
 @dataclass(frozen=True)
@@ -92,17 +76,16 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
     for dataset, groups in group_by_protocol(records).items():
         cards: dict[str, list[Group]] = {}
         for group in groups:
-            cards.setdefault(json.dumps(_agreement(group), sort_keys=True), []).append(group)
+            cards.setdefault(_task(group), []).append(group)
         ordered = sorted(cards.values(), key=_rank)
-        usual = _agreement(ordered[0][0])
+        usual = ordered[0][0].first.card
         if allow_mixed:
             marked = [replace(group, differs=_difference(group, usual)) for group in groups]
             found.append(Sheet(dataset, dataset, tuple(marked)))
             continue
         for rows in ordered:
             other = _difference(rows[0], usual)
-            text = json.dumps(_agreement(rows[0]), sort_keys=True)
-            suffix = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if other else ""
+            suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if other else ""
             labelled = tuple(_labelled([group.records for group in rows]))
             found.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
     return found
@@ -117,28 +100,23 @@ def refusals(found: list[Sheet]) -> list[str]:
     ]
 
 
-def is_upper_bound(record: Record) -> bool:
-    """Whether the method was told what nobody tells it at test."""
-    return bool(record.card.get("test_labels") == UPPER_BOUND)
-
-
 def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
     card = rows[0].first.card
-    unified = str(card.get("setting")).startswith(UNIFIED)
-    return (
-        not unified,
-        is_upper_bound(rows[0].first) or LEARNED_WEIGHTS in card,
-        -sum(len(group.records) for group in rows),
-    )
+    return not card.unified, card.upper_bound or card.trained_elsewhere, -sum(len(group.records) for group in rows)
 
 
-def _agreement(group: Group) -> dict[str, Any]:
-    return {key: group.first.card.get(key) for key in MUST_AGREE}
+def _task(group: Group) -> str:
+    """The fields in which the rows of a table must agree, as text."""
+    return json.dumps({name: _plain(value) for name, value in group.first.card.task().items()}, sort_keys=True)
 
 
-def _difference(group: Group, usual: dict[str, Any]) -> str:
-    own = _agreement(group)
-    return "; ".join(f"{key.replace('_', ' ')} {own[key]}" for key in MUST_AGREE if own[key] != usual[key])
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Setting) else value
+
+
+def _difference(group: Group, usual: ProtocolCard) -> str:
+    own, others = group.first.card.task(), usual.task()
+    return "; ".join(f"{label(name)} {own[name]}" for name in own if own[name] != others[name])
 
 
 def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:
@@ -157,7 +135,7 @@ def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:
 
 def _name(record: Record) -> str:
     """The method, marked where it was told what nobody tells it at test."""
-    return f"{record.label}{MARK}" if is_upper_bound(record) else record.label
+    return f"{record.label}{MARK}" if record.card.upper_bound else record.label
 
 
 def _overrides(record: Record) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from mddbench.errors import InputError
 from mddbench.metrics.names import MAD, SEVEN
 from mddbench.report.rows.reported import Published, category_count, means
-from mddbench.runs.records import UNIFIED, Record
+from mddbench.runs.records import Record
 
 MARK = "‡"
 FIELDS = ("dataset", "method", "epochs", "parameters_million", "multiply_adds_billion", "train_seconds", "source")
@@ -48,13 +48,12 @@ def published_rows(record: Record, which: str, with_costs: bool) -> list[Publish
 
     which: 'none', 'same epochs' or 'all', whose labels tell the epochs; with_costs: those of which a cost is known, only.
     """
-    setting = str(record.card.get("setting"))
     whole = len(record.categories) == category_count(record.dataset)
-    if which == "none" or not whole or not setting.startswith(UNIFIED) or "," in setting:
+    if which == "none" or not whole or not record.card.standard_setting:
         return []
     rows = means(record.dataset, "unified")
     if which == "same epochs":
-        rows = [row for row in rows if row.epochs == str(record.card.get("epochs"))]
+        rows = [row for row in rows if row.epochs == str(record.card.epochs)]
     rows = sorted(rows, key=lambda row: (row.method.lower(), len(row.epochs), row.epochs, row.source))
     found = [_row(row, which == "all") for row in rows]
     found = [row for row in found if row.costs or not with_costs]

@@ -14,20 +14,10 @@ from typing import Any
 
 from mddbench.experiments.ablation import PREFIX, Ablation
 from mddbench.experiments.catalogue import experiment_names, load_experiment
-from mddbench.report.rows.groups import MARK, Group, is_upper_bound
+from mddbench.report.rows.groups import MARK, Group
 from mddbench.runs.records import Record
 
 ABSENT = object()
-OUTSIDE_SETTINGS = (
-    "method_version",
-    "encoder_sha256",
-    "textures",
-    "interpolation",
-    "mask_rule",
-    "metrics",
-    "learned_weights",
-)
-"""What a card says that no setting decides: variants of one table agree in it, unless it follows from what is varied."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ def _labelled(members: dict[str, Group]) -> list[Group]:
     shared = set.intersection(*({record.seed for record in group.records} for group in members.values()))
     return [
         Group(
-            f"{label}{MARK}" if is_upper_bound(group.first) else label,
+            f"{label}{MARK}" if group.first.card.upper_bound else label,
             tuple(record for record in group.records if record.seed in shared or not shared),
         )
         for label, group in members.items()
@@ -126,5 +116,5 @@ def _place(ablation: Ablation, record: Record) -> tuple[str | None, str]:
         point[setting] = place.pop(last, ABSENT) if isinstance(place, dict) else ABSENT
     label = next((name for name, changes in ablation.variants.items() if changes == point), None)
     words = {word for setting in ablation.settings for word in setting.split(".")}
-    card = {key: record.card.get(key) for key in OUTSIDE_SETTINGS if key.split("_")[0] not in words}
+    card = {name: value for name, value in record.card.outside_settings().items() if name.split("_")[0] not in words}
     return label, json.dumps([settings, card], sort_keys=True)

@@ -4,45 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from mddbench.metrics.names import LABELS, SEVEN
-from mddbench.report.rows.groups import OTHER, Group, is_upper_bound
+from mddbench.report.rows.groups import OTHER, Group
 from mddbench.report.rows.published import PublishedRow
 from mddbench.report.tables.costs import mean_cost
 from mddbench.report.tables.spec import TableSpec
 
-CARD_ROWS = (
-    "setting",
-    "epochs",
-    "iterations",
-    "batch_size",
-    "image_size",
-    "interpolation",
-    "mask_rule",
-    "augmentation",
-    "textures",
-    "test_labels",
-    "encoder",
-    "encoder_levels",
-    "encoder_padding",
-    "encoder_weights",
-    "encoder_sha256",
-    "network",
-    "learned_weights",
-    "optimizer",
-    "schedule",
-    "gradient_clip",
-    "precision",
-    "smoothing",
-    "image_score",
-    "selection",
-    "metrics",
-    "method_version",
-)
-"""All of a protocol card, in the order in which a table tells it."""
 MEAN = "mean"
 APART = "apart"
 """Rows that are not ranked with the others: upper bounds, other protocols, published numbers."""
@@ -73,7 +43,7 @@ def numbers(
         costs = {key: other.costs.get(key, math.nan) for key in spec.costs}
         rows.append({"row": other.label, "n": 0, **known, **{f"{key}_std": math.nan for key in known}, **costs})
     frame: pd.DataFrame = pd.DataFrame(rows)
-    own = [is_upper_bound(group.first) or bool(group.differs) for _, group, _ in places]
+    own = [group.first.card.upper_bound or bool(group.differs) for _, group, _ in places]
     frame.attrs[APART] = [*own, *([not rank_published] * len(published))]
     return frame
 
@@ -81,40 +51,17 @@ def numbers(
 def protocol_notes(groups: Sequence[Group]) -> list[str]:
     """The protocol under a table: what all rows share on one line, then what differs, row by row."""
     cards = [group.first.card for group in groups]
-    told = [key for key in CARD_ROWS if any(key in card for card in cards)]
-    shared = [key for key in told if len({str(card.get(key, "not told")) for card in cards}) == 1]
-    notes = ["Protocol: " + "; ".join(_said(key, cards[0]) for key in shared) + "."]
-    for group, card in zip(groups, cards, strict=True):
-        own = "; ".join(_said(key, card) for key in told if key not in shared and key in card)
+    rows = [dict(card.rows()) for card in cards]
+    common = [f"{name} {value}" for name, value in rows[0].items() if all(row.get(name) == value for row in rows)]
+    notes = [f"Protocol: {'; '.join(common)}."]
+    for group, row in zip(groups, rows, strict=True):
+        own = "; ".join(text for name, value in row.items() if (text := f"{name} {value}") not in common)
         seeds = ", ".join(str(record.seed) for record in group.records)
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
     notes += [f"{OTHER} {group.label}: another protocol ({group.differs})." for group in groups if group.differs]
     notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
     notes.append(f"Percent. ± is the standard deviation over n seeds; {chr(0x2013)} is not defined or not measured.")
     return notes
-
-
-def card_fields(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """A protocol card as names and values in words, in the order in which a table tells it."""
-    return [(key.replace("_", " "), _told(key, card)) for key in CARD_ROWS if key in card]
-
-
-def _said(key: str, card: dict[str, Any]) -> str:
-    """A field of a protocol card, its name and value."""
-    return f"{key.replace('_', ' ')} {_told(key, card)}"
-
-
-def _told(key: str, card: dict[str, Any]) -> str:
-    value = card.get(key)
-    if key == "encoder_sha256" and isinstance(value, str):
-        value = value[:12]
-    if isinstance(value, dict):
-        value = " ".join(f"{'' if name == 'name' else f'{name} '}{_plain(part)}" for name, part in value.items())
-    return _plain(value)
-
-
-def _plain(value: Any) -> str:
-    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str("none" if value is None else value)
 
 
 def _undefined(group: Group) -> str:

@@ -1,0 +1,214 @@
+"""The protocol card of a cell: what a reader must know to compare two numbers.
+
+One field of the model is one edit: its role says what it decides, its place in the class where a table shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from mddbench.runs.bounds import LARGEST, LONGEST_TEXT, Natural, small_value
+from mddbench.settings import Strict
+
+UPPER_BOUND = "given: an upper bound"
+"""Value of `test_labels` where the method was given the category of each test image."""
+
+
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+
+
+class Role(Enum):
+    """What a field of a protocol card decides.
+
+    TASK: the task, its budget and how it is judged. Rows that share a table must agree in it.
+    RECIPE: how the method does it. A table says where rows differ.
+    DERIVED: follows from the rest, or says where weights came from. It is no part of a cell's identity.
+    """
+
+    TASK = "task"
+    RECIPE = "recipe"
+    DERIVED = "derived"
+
+
+@dataclass(frozen=True)
+class CardField:
+    """How a field of a protocol card is used.
+
+    Attributes:
+        role: What it decides.
+        evaluation: True if it decides the evaluation only, so that cells that differ in it share their training.
+        outside_settings: True if no setting of an experiment decides it. Variants of an ablation must agree in it.
+    """
+
+    role: Role
+    evaluation: bool = False
+    outside_settings: bool = False
+
+
+class Setting(Strict):
+    """How many models are trained, on which images."""
+
+    models: Literal["unified", "separate"] = Field(description="One model for all categories, or one for each.")
+    categories: Natural = Field(description="Number of categories.")
+    held_out: bool = Field(default=False, description="Judged on training images that were held out.")
+    fabricated: bool = Field(default=False, description="Images are fabricated, as in a dry run.")
+
+    @property
+    def standard(self) -> bool:
+        """True for one model for all categories on the dataset's own images, as the field reports it."""
+        return self.models == "unified" and not self.held_out and not self.fabricated
+
+    def __str__(self) -> str:
+        models = "one model" if self.models == "unified" else "a separate model for each of"
+        categories = f"for {self.categories}" if self.models == "unified" else f"{self.categories}"
+        held_out = ", held out" if self.held_out else ""
+        fabricated = ", fabricated images" if self.fabricated else ""
+        return f"{models} {categories} categories{held_out}{fabricated}"
+
+
+def _setting_of_old_records(value: Any) -> Any:
+    """The setting from the text that older records hold; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    text, *remarks = value.split(", ")
+    for models, start in (("unified", "one model for "), ("separate", "a separate model for each of ")):
+        count = text.removeprefix(start).removesuffix(" categories")
+        if text.startswith(start) and count.isdigit():
+            flags = {"held_out": "held out" in remarks, "fabricated": "fabricated images" in remarks}
+            if len(remarks) == sum(flags.values()):
+                return Setting(models=models, categories=int(count), **flags)
+    return value
+
+
+Options = Annotated[dict[str, Any], AfterValidator(small_value)]
+TASK, RECIPE, DERIVED = (CardField(role) for role in Role)
+_OUTSIDE = CardField(Role.TASK, outside_settings=True)
+
+
+class ProtocolCard(Strict):
+    """What a reader must know to compare two numbers; the same fields for every method, in the order of a table.
+
+    A field that is not set was not recorded. Records from older versions lack some.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    setting: Annotated[Setting | Text | None, BeforeValidator(_setting_of_old_records), TASK] = None
+    epochs: Annotated[Natural | Text | None, TASK] = None
+    iterations: Annotated[Natural | Text | None, DERIVED] = None
+    batch_size: Annotated[Natural | Text | None, RECIPE] = None
+    image_size: Annotated[Natural | None, TASK] = None
+    interpolation: Annotated[Text | None, _OUTSIDE] = None
+    mask_rule: Annotated[Text | None, _OUTSIDE] = None
+    augmentation: Annotated[Text | None, TASK] = None
+    textures: Annotated[Text | None, _OUTSIDE] = None
+    test_labels: Annotated[Text | None, CardField(Role.TASK, evaluation=True)] = None
+    encoder: Annotated[Text | None, RECIPE] = None
+    encoder_levels: Annotated[tuple[Natural, ...] | None, RECIPE] = None
+    encoder_padding: Annotated[Text | None, RECIPE] = None
+    encoder_weights: Annotated[Text | None, DERIVED] = None
+    encoder_sha256: Annotated[Text | None, CardField(Role.RECIPE, outside_settings=True)] = None
+    network: Annotated[Text | None, RECIPE] = None
+    learned_weights: Annotated[Text | None, CardField(Role.RECIPE, outside_settings=True)] = None
+    optimizer: Annotated[Options | Text | None, RECIPE] = None
+    schedule: Annotated[Options | Text | None, RECIPE] = None
+    gradient_clip: Annotated[Annotated[float, Field(ge=0, le=LARGEST)] | Text | None, RECIPE] = None
+    precision: Annotated[Text | None, TASK] = None
+    smoothing: Annotated[Text | None, DERIVED] = None
+    image_score: Annotated[Text | None, CardField(Role.RECIPE, evaluation=True)] = None
+    selection: Annotated[Text | None, TASK] = None
+    metrics: Annotated[Text | None, CardField(Role.TASK, evaluation=True, outside_settings=True)] = None
+    method_version: Annotated[Natural | None, CardField(Role.RECIPE, outside_settings=True)] = None
+
+    @property
+    def upper_bound(self) -> bool:
+        """True if the method was given the category of each test image."""
+        return self.test_labels == UPPER_BOUND
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """True if the weights come from a file that others made."""
+        return self.learned_weights is not None
+
+    @property
+    def standard_setting(self) -> bool:
+        """True if the setting is known, and is that of published numbers."""
+        return isinstance(self.setting, Setting) and self.setting.standard
+
+    @property
+    def unified(self) -> bool:
+        """True if one model is known to serve all categories."""
+        return isinstance(self.setting, Setting) and self.setting.models == "unified"
+
+    def task(self) -> dict[str, Any]:
+        """Name and value of the fields in which the rows of a table must agree; None where one was not recorded."""
+        return {name: getattr(self, name) for name, field in CARD_FIELDS.items() if field.role is Role.TASK}
+
+    def outside_settings(self) -> dict[str, Any]:
+        """Name and value of the fields that no setting of an experiment decides."""
+        return {name: getattr(self, name) for name, field in CARD_FIELDS.items() if field.outside_settings}
+
+    def decisive(self, training_only: bool = False) -> dict[str, Any]:
+        """What a cell's identity depends on, as JSON values.
+
+        Args:
+            training_only: Leave out what decides the evaluation only.
+
+        Returns:
+            Name -> value of the recorded fields. The setting is its text, as in all identities so far.
+        """
+        return {
+            name: value
+            for name, value in self.texts().items()
+            if CARD_FIELDS[name].role is not Role.DERIVED and not (training_only and CARD_FIELDS[name].evaluation)
+        }
+
+    def texts(self) -> dict[str, Any]:
+        """The recorded fields as JSON values, with the setting as text."""
+        values: dict[str, Any] = self.model_dump(mode="json")
+        return values | ({"setting": str(self.setting)} if self.setting is not None else {})
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Label and value of each recorded field in words, in the order of a table."""
+        for name in CARD_FIELDS:
+            if name in self.model_fields_set:
+                yield label(name), self.shown(name)
+
+    def shown(self, name: str) -> str:
+        """The value of a field in words."""
+        value = getattr(self, name)
+        if name == "encoder_sha256" and value is not None:
+            value = value[:12]
+        if isinstance(value, dict):
+            value = " ".join(f"{'' if key == 'name' else f'{key} '}{_words(part)}" for key, part in value.items())
+        return _words(value)
+
+    @model_serializer(mode="wrap")
+    def _recorded_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name in self.model_fields_set}
+
+
+CARD_FIELDS: dict[str, CardField] = {
+    name: next(part for part in info.metadata if isinstance(part, CardField))
+    for name, info in ProtocolCard.model_fields.items()
+}
+"""Each field of a protocol card and its role, in the order of a table."""
+
+
+def label(name: str) -> str:
+    """The name of a field in words.
+
+    >>> label("image_size")
+    'image size'
+    """
+    return name.replace("_", " ")
+
+
+def _words(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str("none" if value is None else value)
