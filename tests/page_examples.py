@@ -7,8 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from mddbench.report.page.page import Card, Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, Section
+from mddbench.report.page.page import Card, Figure, Gallery, Page, Section
 from mddbench.report.page.tiles import gallery_of, merged
+from mddbench.report.tables.table import Cell, Column, Row, Run, Table
 from mddbench.runs.panels import Panel
 
 HOSTILE = """<script>window.hostile = 1</script></script></style>"><img src=x onerror="window.hostile=1">'{{ 7 * 7 }}"""
@@ -47,20 +48,28 @@ def cells(*values: float | None) -> tuple[Cell, ...]:
     return tuple(Cell("–" if value is None else f"{value:.1f} ± 0.1", value) for value in values)
 
 
-def table(title: str = "All methods", published: bool = True, columns: int = 14) -> PageTable:
+def seeds(count: int | None) -> tuple[Cell, ...]:
+    return (Cell("–" if count is None else str(count), count),)
+
+
+def heads(*names: str) -> tuple[Column, ...]:
+    return (Column("n", "n", "count"), *(Column(name, name) for name in names))
+
+
+def table(title: str = "All methods", published: bool = True, columns: int = 14) -> Table:
     """Measured rows 9, 100 and 20.5, a published one of 55 and one that has only a dash in its first column."""
     rest = (0.5,) * (columns - 1)
-    runs = tuple(RunLink(f"run{seed}", seed, "http://localhost:5000/#/runs/1" if seed else "") for seed in range(2))
+    runs = tuple(Run(f"run{seed}", seed, "http://localhost:5000/#/runs/1" if seed else "") for seed in range(2))
     rows = [
-        PageRow("nine", 2, cells(9.0, *rest), runs=runs),
-        PageRow("hundred", 3, cells(100.0, *rest)),
-        PageRow("nothing", 1, cells(None, *rest)),
-        PageRow("twenty", 1, (Cell("20.5", 20.5, "best"), *cells(*rest))),
+        Row("nine", seeds(2) + cells(9.0, *rest), runs=runs),
+        Row("hundred", seeds(3) + cells(100.0, *rest)),
+        Row("nothing", seeds(1) + cells(None, *rest)),
+        Row("twenty", (*seeds(1), Cell("20.5", 20.5, mark="best"), *cells(*rest))),
     ]
     if published:
-        rows.append(PageRow("quoted", None, cells(55.0, *rest), published=True, source="Somebody, table 1"))
-    rows.append(PageRow("mean", 1, cells(46.0, *rest), last=True))
-    return PageTable(title, "Method", tuple(f"Metric {n}" for n in range(columns)), tuple(rows), ("Percent.",))
+        rows.append(Row("quoted", seeds(None) + cells(55.0, *rest), source="Somebody, table 1"))
+    rows.append(Row("mean", seeds(1) + cells(46.0, *rest), is_mean=True))
+    return Table(title, "Method", heads(*(f"Metric {n}" for n in range(columns))), tuple(rows), ("Percent.",))
 
 
 def page() -> Page:
@@ -83,19 +92,17 @@ def page() -> Page:
 
 def hostile_page() -> Page:
     """Every text that comes from outside is hostile."""
-    row = PageRow(
+    row = Row(
         HOSTILE,
-        1,
-        (Cell(HOSTILE, 1.0),),
-        published=True,
+        (*seeds(1), Cell(HOSTILE, 1.0)),
         source=HOSTILE,
-        runs=(RunLink(HOSTILE, 0, HOSTILE), RunLink("x", 1, "javascript:window.hostile=1")),
+        runs=(Run(HOSTILE, 0, HOSTILE), Run("x", 1, "javascript:window.hostile=1")),
     )
     section = Section(
         "all",
         HOSTILE,
         HOSTILE,
-        (PageTable(HOSTILE, HOSTILE, (HOSTILE,), (row,), (HOSTILE,)),),
+        (Table(HOSTILE, HOSTILE, heads(HOSTILE), (row,), (HOSTILE,)),),
         (Figure(HOSTILE, HOSTILE, picture()),),
         (Card(HOSTILE, ((HOSTILE, HOSTILE),)),),
         gallery_of([panel(HOSTILE, role, name=HOSTILE) for role in ("worst", HOSTILE)], HOSTILE, HOSTILE),

@@ -28,8 +28,8 @@ from mddbench.report.build import build_report, differences
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import group_by_protocol
 from mddbench.report.rows.studies import studies
-from mddbench.report.tables.formats import markdown
-from mddbench.report.tables.numbers import numbers
+from mddbench.report.tables.markdown import markdown
+from mddbench.report.tables.results import Results
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
 from mddbench.runs.card import UPPER_BOUND
@@ -241,7 +241,7 @@ def test_an_upper_bound_keeps_its_mark_and_is_never_best(items: Ablation) -> Non
     assert [group.label for group in study.groups] == ["8", "32", "128, test labels given (upper bound)"]
     assert study.values == [8, 32, 128]
     spec = load_table("ablation")
-    text = markdown(spec, "t", numbers(spec, study.groups), [])
+    text = markdown(Results(spec, "t", tuple(study.groups)).table())
     assert "**60.0**" in text
     assert "**90.0**" not in text
 

@@ -22,14 +22,16 @@ from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, refusals, sheets
 from mddbench.report.tables.differences import (
     differences_csv,
-    differences_markdown,
+    differences_table,
     interval,
     paired_differences,
     statement,
 )
-from mddbench.report.tables.formats import latex, markdown
-from mddbench.report.tables.numbers import numbers, protocol_notes
-from mddbench.report.tables.selection import best_gap, chosen_gap, selection_markdown, with_curves
+from mddbench.report.tables.latex import latex
+from mddbench.report.tables.markdown import markdown
+from mddbench.report.tables.notes import protocol_notes
+from mddbench.report.tables.results import Results
+from mddbench.report.tables.selection import best_gap, chosen_gap, selection_table, with_curves
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
 from mddbench.runs.card import CARD_FIELDS, Role, Setting
@@ -101,7 +103,7 @@ def test_a_category_that_is_not_defined_leaves_its_metric_and_no_other() -> None
             one.metrics[name]["p_ap"] = None
     (pair,) = paired_differences(groups(nothing, WORSE))
     assert math.isnan(pair.differences["p_ap"].mean)
-    assert " | – | " in differences_markdown("d", [pair])
+    assert " | – | " in markdown(differences_table("d", [pair]))
 
 
 @pytest.mark.parametrize(
@@ -190,13 +192,13 @@ def test_a_row_under_another_protocol_is_marked_and_never_best() -> None:
     third = rows({"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 0.1, "b": 0.1, "c": 0.1}, method="three")
     (sheet,) = sheets([*BETTER, *third, *other], allow_mixed=True)
     spec = load_table("main")
-    notes = protocol_notes(sheet.groups)
-    text = markdown(spec, "t", numbers(spec, sheet.groups), notes)
+    table = Results(spec, "t", sheet.groups).table()
+    text = markdown(table)
     assert "| TWO † | 1 | 100.0 |" in text
     assert "**100.0**" not in text
     assert "**80.0 ± 0.0**" in text
     assert "† TWO: another protocol (epochs 900)." in text
-    assert r"TWO $\dagger$ & 1" in latex(spec, "t", numbers(spec, sheet.groups), [])
+    assert r"TWO $\dagger$ & 1" in latex(table)
 
 
 def test_the_main_table_has_costs() -> None:
@@ -237,7 +239,7 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
     assert chosen_gap(other, "p_auroc") == pytest.approx(0.7)
     found = with_curves(groups(looked, WORSE))
     assert [group.label for group in found] == ["ONE"]
-    text = selection_markdown("mini", found)
+    text = markdown(selection_table("mini", found))
     assert "| ONE | each metric's best epoch | 2 | +5.0 ± 7.1 |" in text
     assert "3 looks at the **test set**" in text
     report = build_report([Entry(one, tuple) for one in (*looked, *WORSE)], [])
@@ -253,7 +255,7 @@ def test_a_metric_that_is_not_defined_has_no_gap(tmp_path: Path) -> None:
     points = [point.model_copy(update={"metrics": {**point.metrics, "aupro": None}}) for point in curve(0.1, 0.2)]
     looked = [BETTER[0].model_copy(update={"test_curve": points})]
     assert math.isnan(best_gap(looked[0], "aupro"))
-    assert " | – | " in selection_markdown("mini", groups(looked))
+    assert " | – | " in markdown(selection_table("mini", groups(looked)))
     draw_test_curves("mini", groups(looked), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
 

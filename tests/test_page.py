@@ -13,11 +13,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from page_examples import HOSTILE, gallery, hostile_page, page, panel, table
+from page_examples import HOSTILE, gallery, heads, hostile_page, page, panel, seeds, table
 from PIL import Image
 
-from mddbench.report.page.page import Cell, Figure, Gallery, Page, PageRow, PageTable, RunLink, Section, render_page
+from mddbench.report.page.page import Figure, Gallery, Page, Section, render_page
 from mddbench.report.page.tiles import WIDTH, gallery_of, merged
+from mddbench.report.tables.table import Cell, Row, Run, Table
 
 VOID = {"br", "img", "input", "link", "meta"}
 
@@ -50,7 +51,7 @@ class Parsed(HTMLParser):
         return [attributes for tag, attributes in self.found if tag in tags]
 
 
-def one_table(table: PageTable) -> str:
+def one_table(table: Table) -> str:
     return render_page(Page("t", (Section("a", "A", tables=(table,)),)))
 
 
@@ -69,17 +70,17 @@ def test_labels_from_outside_are_text_and_nothing_else() -> None:
     ["javascript:alert(1)", " javascript:alert(1)", "data:text/html,x", "//elsewhere/x", "a b", "", "ftp://x", "x:y"],
 )
 def test_a_link_that_is_none_is_only_told(href: str) -> None:
-    row = PageRow("r", 1, (), runs=(RunLink("0123abcd", 0, href),))
-    text = one_table(PageTable("t", "Method", (), (row,)))
+    row = Row("r", seeds(1), runs=(Run("0123abcd", 0, href),))
+    text = one_table(Table("t", "Method", heads(), (row,)))
     assert "<code>0123abcd</code>" in text
     assert "<a href" not in text.partition("<main")[2]
 
 
 @pytest.mark.parametrize("href", ["http://localhost:5000/#/experiments/1/runs/0123", "cells/a-seed0/record.json"])
 def test_a_run_is_linked(href: str) -> None:
-    row = PageRow("r", 1, (), runs=(RunLink("0123abcd", 0, href),))
+    row = Row("r", seeds(1), runs=(Run("0123abcd", 0, href),))
     assert f'<a href="{href}" rel="noreferrer"><code>0123abcd</code></a>' in one_table(
-        PageTable("t", "Method", (), (row,))
+        Table("t", "Method", heads(), (row,))
     )
 
 
@@ -129,7 +130,7 @@ def test_a_page_with_nothing_on_it() -> None:
     empty = Section("a", "A", gallery=merged([Gallery(), gallery_of([], "mini", "M")]))
     parsed = Parsed(render_page(Page("t", (empty, replace(empty, anchor="b")))))
     assert not parsed.all("dialog", "table", "figure", "img", "select")
-    assert "<tbody>" in one_table(PageTable("t", "Method", ("x",), ()))
+    assert "<tbody>" in one_table(Table("t", "Method", heads("x"), ()))
 
 
 def test_published_rows_are_marked_and_can_be_hidden() -> None:
@@ -144,8 +145,8 @@ def test_published_rows_are_marked_and_can_be_hidden() -> None:
 
 def test_what_sorts_is_a_number_or_nothing() -> None:
     values = (0.1 + 0.2, None, float("nan"), float("inf"), -1e-9)
-    row = PageRow("r", None, tuple(Cell("x", value) for value in values))
-    text = one_table(PageTable("t", "Method", ("h",) * 5, (row,)))
+    row = Row("r", seeds(None) + tuple(Cell("x", value) for value in values))
+    text = one_table(Table("t", "Method", heads(*("h",) * 5), (row,)))
     assert re.findall(r'<td data-value="(.*?)"', text) == ["0.30000000000000004", "-1e-09"]
 
 
@@ -156,7 +157,7 @@ def test_a_mean_stays_below_the_rest() -> None:
 
 def test_what_cannot_be_a_page() -> None:
     with pytest.raises(ValueError, match="row 'r' has 1 cells, not 2"):
-        PageTable("t", "Method", ("a", "b"), (PageRow("r", 1, (Cell("x"),)),))
+        Table("t", "Method", heads("a", "b"), (Row("r", (*seeds(1), Cell("x"))),))
     for anchors in (("a", "a"), ("a b",), ("",)):
         with pytest.raises(ValueError, match="cannot be the anchor of a section"):
             render_page(Page("t", tuple(Section(anchor, "A") for anchor in anchors)))

@@ -17,7 +17,8 @@ from mddbench.errors import InputError
 from mddbench.report.build import build_report, trace
 from mddbench.report.manifest import MANIFEST, Manifest
 from mddbench.report.rows.entries import Entry
-from mddbench.report.tables.formats import csv_text, markdown_text
+from mddbench.report.tables.csv import csv_text
+from mddbench.report.tables.markdown import escaped
 from mddbench.report.write import write_report, write_texts
 from mddbench.runs.records import Record, as_json, parse_record, read_record, write_record
 from support import ROOT, Done, record
@@ -405,7 +406,7 @@ def test_markdown_holds_no_html_and_no_link(text: str) -> None:
             rows = [line for line in written.splitlines() if line.startswith("|")]
             counts = {line.replace(r"\\", "").replace(r"\|", "").count("|") for line in rows}
             assert len(counts) <= 1
-    assert markdown_text("RD4AD > 127 & more") == "RD4AD > 127 & more"
+    assert escaped("RD4AD > 127 & more") == "RD4AD > 127 & more"
 
 
 def test_names_beyond_any_font_are_told_apart_in_pictures(tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ from mddbench.report.build import build_report, differences, trace
 from mddbench.report.figures.gallery import colour_limits, draw_gallery
 from mddbench.report.fill import fill_differences, filled
 from mddbench.report.rows.entries import Entry, entries_from_folder
-from mddbench.report.rows.groups import group_by_protocol
+from mddbench.report.rows.groups import Group, group_by_protocol
 from mddbench.report.rows.published import FIELDS, parse_efficiency
-from mddbench.report.tables.formats import latex, markdown
-from mddbench.report.tables.numbers import numbers, protocol_notes
+from mddbench.report.tables.latex import latex
+from mddbench.report.tables.markdown import markdown
+from mddbench.report.tables.notes import protocol_notes
+from mddbench.report.tables.results import Results
 from mddbench.report.tables.spec import load_table
+from mddbench.report.tables.table import Table
 from mddbench.report.write import write_report
 from mddbench.runs.card import UPPER_BOUND
 from mddbench.runs.panels import Panel, load_panels, save_panels
@@ -76,13 +79,19 @@ def test_a_folder_without_records(tmp_path: Path) -> None:
         read_records(tmp_path)
 
 
+def table(name: str, groups: list[Group], title: str = "t") -> Table:
+    return Results(load_table(name), title, tuple(groups)).table()
+
+
 def test_the_mean_and_spread_over_seeds() -> None:
     groups = group_by_protocol([record(0, 0.5), record(1, 0.6), record(2, 0.7)])["mini"]
-    frame = numbers(load_table("main"), groups)
-    assert frame["n"].tolist() == [3]
-    assert frame["i_auroc"].tolist() == pytest.approx([0.6])
-    assert frame["i_auroc_std"].tolist() == pytest.approx([0.1])
-    assert "| RD4AD | 3 | 60.0 ± 10.0 |" in markdown(load_table("main"), "t", frame, [])
+    shown = table("main", groups)
+    seeds, i_auroc, *_ = shown.rows[0].cells
+    assert seeds.value == 3
+    assert shown.columns[1].key == "i_auroc"
+    assert i_auroc.value == pytest.approx(0.6)
+    assert i_auroc.deviation == pytest.approx(0.1)
+    assert "| RD4AD | 3 | 60.0 ± 10.0 |" in markdown(shown)
 
 
 def test_an_upper_bound_is_marked() -> None:
@@ -100,7 +109,7 @@ def test_protocols_never_share_a_row() -> None:
         "RD4AD (mini/rd4ad, epochs=9, bbbbbbbb)",
         "RD4AD (mini/rd4ad, epochs=9, cccccccc)",
     ]
-    text = markdown(load_table("main"), "t", numbers(load_table("main"), groups), [])
+    text = markdown(table("main", groups))
     assert "**90.0**" in text
     assert "**70.0**" not in text
 
@@ -127,20 +136,19 @@ def test_records_of_one_protocol_may_know_other_categories() -> None:
     other = record(1)
     other = other.model_copy(update={"metrics": {"mean": other.metrics["mean"], "gear": other.metrics["bolt"]}})
     groups = group_by_protocol([record(), other])["mini"]
-    assert "| bolt | 2 | – |" in markdown(load_table("categories"), "t", numbers(load_table("categories"), groups), [])
+    assert "| bolt | 2 | – |" in markdown(table("categories", groups))
 
 
 def test_what_is_not_defined_is_a_dash_and_never_best() -> None:
     groups = group_by_protocol([record()])["mini"]
-    frame = numbers(load_table("categories"), groups)
-    text = markdown(load_table("categories"), "t", frame, [])
+    text = markdown(table("categories", groups))
     assert "| nut_100% | 1 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | – |" in text
     assert "**" not in text
 
 
 def test_latex_is_escaped_and_balanced() -> None:
     groups = group_by_protocol([record()])["mini"]
-    text = latex(load_table("categories"), r"100% of a_b \x{} ~^$", numbers(load_table("categories"), groups), ["note"])
+    text = latex(table("categories", groups, r"100% of a_b \x{} ~^$"))
     assert r"nut\_100\% & 1 &" in text
     assert r"100\% of a\_b \textbackslash{}x\{\} \textasciitilde{}\textasciicircum{}\$" in text
     for kind in ("table*", "tabular"):
@@ -308,9 +316,8 @@ def ranked(*scores: float) -> tuple[str, str]:
     records = [
         record(0, score, method=f"m{n}", label=f"M{n}", protocol=f"{n:x}" * 12) for n, score in enumerate(scores)
     ]
-    spec, groups = load_table("main"), group_by_protocol(records)["mini"]
-    frame = numbers(spec, groups)
-    return markdown(spec, "t", frame, []), latex(spec, "t", frame, [])
+    shown = table("main", group_by_protocol(records)["mini"])
+    return markdown(shown), latex(shown)
 
 
 def test_the_best_is_bold_and_of_three_the_second_is_underlined() -> None:

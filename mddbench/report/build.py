@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from csv import writer
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-
-import pandas as pd
 
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
@@ -19,14 +15,15 @@ from mddbench.report.figures.sheet import file_names, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet, group_by_protocol, refusals, sheets
-from mddbench.report.rows.published import PublishedRow, published_rows, source_notes
+from mddbench.report.rows.published import PublishedRow, published_rows
 from mddbench.report.rows.studies import Study, only_of_ablation, studies
 from mddbench.report.tables.confidence import confidence_table
-from mddbench.report.tables.costs import cost_note
-from mddbench.report.tables.differences import differences_csv, differences_markdown, paired_differences
-from mddbench.report.tables.formats import csv, csv_text, latex, markdown
-from mddbench.report.tables.numbers import numbers, protocol_notes
-from mddbench.report.tables.selection import selection_markdown, with_curves
+from mddbench.report.tables.csv import csv, csv_lines
+from mddbench.report.tables.differences import differences_csv, differences_table, paired_differences
+from mddbench.report.tables.latex import latex
+from mddbench.report.tables.markdown import markdown
+from mddbench.report.tables.results import Results
+from mddbench.report.tables.selection import selection_table, with_curves
 from mddbench.report.tables.spec import TableSpec, load_table, table_names
 from mddbench.runs.records import Record
 
@@ -37,48 +34,21 @@ SELECTION = "selection"
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table before it is text. groups: of its measured rows; published: its rows behind them; notes: of its protocol."""
-
-    spec: TableSpec
-    title: str
-    frame: pd.DataFrame
-    notes: tuple[str, ...]
-    groups: tuple[Group, ...]
-    published: tuple[PublishedRow, ...] = ()
-
-    @property
-    def slim(self) -> TableSpec:
-        """The spec for narrow places: a table of metrics without costs, which have a table of their own."""
-        return self.spec.model_copy(update={"costs": ()}) if self.spec.columns else self.spec
-
-    def texts(self, place: Path) -> dict[Path, str]:
-        """The table in three formats. place: of its files, without a suffix."""
-        label = f"{place.parent.name}-{place.name}"
-        return {
-            place.with_name(f"{place.name}.md"): markdown(
-                self.spec, self.title, self.frame, self._all_notes(self.spec)
-            ),
-            place.with_name(f"{place.name}.tex"): latex(
-                self.slim, self.title, self.frame, self._all_notes(self.slim), label
-            ),
-            place.with_name(f"{place.name}.csv"): csv(self.frame),
-        }
-
-    def _all_notes(self, spec: TableSpec) -> list[str]:
-        costs = [cost_note(self.groups)] if spec.costs else []
-        return [*self.notes, *costs, *source_notes(self.published, bool(spec.costs))]
-
-
-@dataclass(frozen=True)
 class Section:
-    """What is told of one sheet, or of the ablations of a dataset. tables, texts, pictures: by their files, tables' without a
-    suffix, other texts' with; main: the tables for a terminal, by name.
+    """What a report says of one sheet, or of the ablations of a dataset.
+
+    Attributes:
+        title: Its title.
+        groups: The rows of the sheet.
+        results: Tables of results by their files without a suffix, relative to the report.
+        pictures: Functions that draw the figures, by their files.
+        main: The tables for a terminal: name -> key of `results`.
+        texts: Other files of text, by their files.
     """
 
     title: str
     groups: tuple[Group, ...]
-    tables: dict[Path, Table]
+    results: dict[Path, Results]
     pictures: dict[Path, Draw]
     main: dict[str, Path]
     texts: dict[Path, str] = field(default_factory=dict)
@@ -97,8 +67,8 @@ class Report:
         """All files of text below the report's folder."""
         texts: dict[Path, str] = {}
         for section in self.sections:
-            for place, table in section.tables.items():
-                texts.update(table.texts(place))
+            for file, results in section.results.items():
+                texts.update(_texts(results, file))
             texts.update(section.texts)
         return texts
 
@@ -135,23 +105,39 @@ def build_report(
     return Report(tuple(sections), by_identity, tuple(refusals(found)))
 
 
+def _texts(results: Results, file: Path) -> dict[Path, str]:
+    """A table in three formats. file: without a suffix."""
+    table = results.table()
+    return {
+        file.with_name(f"{file.name}.md"): markdown(table),
+        file.with_name(f"{file.name}.tex"): latex(results.narrow().table(), f"{file.parent.name}-{file.name}"),
+        file.with_name(f"{file.name}.csv"): csv(table),
+    }
+
+
 def trace(report: Report) -> str:
     """CSV: which runs each row of the main tables and of ablations is made of, a line a run; those in no table last."""
     found: list[tuple[str, str, Record]] = []
     for section in report.sections:
         for place in section.main.values():
-            groups = section.tables[place].groups
+            groups = section.results[place].groups
             found += [(place.as_posix(), group.shown, record) for group in groups for record in group.records]
     shown = {record.identity for _, _, record in found}
     found += [("", "", entry.record) for identity, entry in report.entries.items() if identity not in shown]
-    text = io.StringIO()
-    table = writer(text, lineterminator="\n")
-    table.writerow(("table", "row", "seed", "experiment", "identity", "protocol", "run"))
-    for place_, row, one in found:
-        run = report.entries[one.identity].run
-        cells = (place_, row, one.seed, one.experiment, one.identity, one.protocol, run)
-        table.writerow([csv_text(cell) for cell in cells])
-    return text.getvalue()
+    heads = ("table", "row", "seed", "experiment", "identity", "protocol", "run")
+    lines = [
+        (
+            table,
+            row,
+            record.seed,
+            record.experiment,
+            record.identity,
+            record.protocol,
+            report.entries[record.identity].run,
+        )
+        for table, row, record in found
+    ]
+    return csv_lines([heads, *lines])
 
 
 def differences(report: Report, folder: Path) -> list[str]:
@@ -176,22 +162,22 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
     pictures = {place / name: draw for name, draw in sheet_pictures(sheet, entries).items()}
     intervals = confidence_table(sheet.dataset, sheet.groups)
     if intervals is not None:
-        texts[place / CONFIDENCE] = intervals
+        texts[place / CONFIDENCE] = markdown(intervals)
     pairs = paired_differences(sheet.groups)
     if pairs:
-        texts[place / f"{DIFFERENCES}.md"] = differences_markdown(sheet.dataset, pairs)
+        texts[place / f"{DIFFERENCES}.md"] = markdown(differences_table(sheet.dataset, pairs))
         texts[place / f"{DIFFERENCES}.csv"] = differences_csv(pairs)
         pictures[place / f"{DIFFERENCES}.png"] = partial(draw_differences, sheet.dataset, pairs)
     curves = with_curves(sheet.groups)
     if curves:
-        texts[place / f"{SELECTION}.md"] = selection_markdown(sheet.dataset, curves)
+        texts[place / f"{SELECTION}.md"] = markdown(selection_table(sheet.dataset, curves))
         pictures[place / f"{SELECTION}.png"] = partial(draw_test_curves, sheet.dataset, curves)
     tables, main = _tables(sheet, rank_published), {sheet.place: place / "main"}
     return Section(sheet.dataset, sheet.groups, tables, pictures, main, texts)
 
 
-def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Table]:
-    tables: dict[Path, Table] = {}
+def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Results]:
+    tables: dict[Path, Results] = {}
     names = file_names(sheet.groups)
     for name in table_names():
         spec = load_table(name)
@@ -227,9 +213,8 @@ def _table(
     ablation: str = "",
     published: Sequence[PublishedRow] = (),
     rank_published: bool = False,
-) -> Table:
+) -> Results:
     first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
     method = first.label if ablation else groups[0].label  # a variant's label is what it varies
     title = spec.title.format(dataset=dataset, setting=first.card.setting, method=method, ablation=ablation)
-    frame = numbers(spec, groups, published, rank_published)
-    return Table(spec, title, frame, tuple(protocol_notes(groups)), groups, tuple(published))
+    return Results(spec, title, groups, tuple(published), rank_published)

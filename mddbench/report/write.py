@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from mddbench.locks import lock_for
 from mddbench.progress import Reporter, SilentReporter
-from mddbench.report.build import PAGE, Report, Section, Table
+from mddbench.report.build import PAGE, Report, Section
 from mddbench.report.figures.draw import draw_all
 from mddbench.report.figures.sheet import file_names, picture_title
 from mddbench.report.manifest import Manifest
-from mddbench.report.page.page import Card, Cell, Figure, Page, PageRow, PageTable, RunLink, render_page
+from mddbench.report.page.page import Card, Figure, Page, render_page
 from mddbench.report.page.page import Section as PageSection
 from mddbench.report.page.tiles import gallery_of, merged
 from mddbench.report.rows.entries import Entry
-from mddbench.report.rows.groups import Group
-from mddbench.report.rows.published import MARK
-from mddbench.report.tables.costs import cost_note
-from mddbench.report.tables.formats import heads, printed
-from mddbench.report.tables.numbers import MEAN
+from mddbench.report.tables.table import Run
+from mddbench.runs.records import Record
 
 TEXTS = frozenset({".md", ".tex", ".csv"})
 LEAD = (
@@ -90,7 +87,8 @@ def page_of(report: Report, out: Path) -> Page:
 
 
 def _section(number: int, section: Section, entries: Mapping[str, Entry], out: Path) -> PageSection:
-    places = dict.fromkeys((*section.main.values(), *section.tables))  # those for a terminal first
+    files = dict.fromkeys((*section.main.values(), *section.results))  # those for a terminal first
+    run_of = partial(_run_of, entries=entries)
     names = file_names(section.groups)
     labels = {names[group.label]: group.shown for group in section.groups}
     drawn = [name for name in section.pictures if (out / name).exists() and not name.name.startswith("gallery-")]
@@ -99,42 +97,12 @@ def _section(number: int, section: Section, entries: Mapping[str, Entry], out: P
     return PageSection(
         anchor=f"section-{number}",
         title=section.title,
-        tables=tuple(_table(section.tables[place], entries) for place in places),
+        tables=tuple(section.results[file].page_table(run_of) for file in files),
         figures=tuple(figures),
         cards=tuple(Card(group.shown, tuple(group.first.card.rows())) for group in section.groups),
     )
 
 
-def _table(table: Table, entries: Mapping[str, Entry]) -> PageTable:
-    spec = table.slim
-    keys = (*spec.columns, *spec.costs)
-    rows = []
-    for number, row in enumerate(printed(spec, table.frame)):
-        values = [float(table.frame[key].iloc[number]) for key in keys]
-        cells = [
-            Cell(text, None if math.isnan(value) else value, rank)
-            for (text, rank), value in zip(row.cells, values, strict=True)
-        ]
-        behind = number - len(table.groups)
-        source = table.published[behind].source if row.n == 0 else ""
-        by_row = table.spec.rows != "category" and row.n
-        rows.append(
-            PageRow(
-                label=row.label.partition(f" {MARK}")[0],
-                n=row.n or None,
-                cells=tuple(cells),
-                published=row.n == 0,
-                source=source,
-                runs=_runs(table.groups[number], entries) if by_row else (),
-                last=table.spec.rows == "category" and row.label == MEAN,
-            )
-        )
-    notes = table.notes[1:] + (
-        (cost_note(table.groups),) if spec.costs else ()
-    )  # cards tell the protocol, rows their sources
-    return PageTable(table.title, table.spec.rows.capitalize(), tuple(heads(spec)), tuple(rows), notes)
-
-
-def _runs(group: Group, entries: Mapping[str, Entry]) -> tuple[RunLink, ...]:
-    found = [(record, entries[record.identity]) for record in group.records]
-    return tuple(RunLink(entry.run or record.identity, record.seed, entry.link) for record, entry in found)
+def _run_of(record: Record, entries: Mapping[str, Entry]) -> Run:
+    entry = entries[record.identity]
+    return Run(entry.run or record.identity, record.seed, entry.link)

@@ -28,7 +28,7 @@ from mddbench.report.figures.canvas import (
 from mddbench.report.rows.groups import Group
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS, Pair
-from mddbench.report.tables.numbers import MEAN
+from mddbench.report.tables.results import MEAN
 
 SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
 """The metrics that a plot shows, one panel each; the table has all."""

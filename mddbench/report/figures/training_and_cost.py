@@ -27,7 +27,7 @@ from mddbench.report.figures.canvas import (
 )
 from mddbench.report.rows.groups import Group
 from mddbench.report.tables.costs import COSTS, cost_place, mean_cost
-from mddbench.report.tables.numbers import MEAN
+from mddbench.report.tables.results import MEAN
 from mddbench.runs.records import EpochLog
 
 DOTTED = (MAD.key, "i_auroc", "aupro", "p_ap")

@@ -7,90 +7,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 import struct
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Literal
 
-PUBLISHED = "‡"
-"""Marks a row that is quoted from a publication and was not measured here."""
+from mddbench.report.rows.groups import PUBLISHED
+from mddbench.report.tables.table import Table
+
 SAFE_LINK = re.compile(r"https?://[^\s/@]+(/\S*)?|(?!//)[\w./#?=&%~+-]+")
 """A web address, or a path beside the page; nothing that names another scheme."""
-DASH = "–"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table. sort_value: None, which sorts last, where there is no number; mark: how it did among the rows."""
-
-    text: str
-    sort_value: float | None = None
-    mark: Literal["", "best", "second"] = ""
-
-    @property
-    def number(self) -> str:
-        """The value by which the cell is sorted, as an attribute; '' where there is none."""
-        return "" if self.sort_value is None or not math.isfinite(self.sort_value) else repr(float(self.sort_value))
-
-
-@dataclass(frozen=True)
-class RunLink:
-    """A run that a row is made of. href: where it can be seen; '' if nowhere, and the id is only told."""
-
-    run_id: str
-    seed: int
-    href: str = ""
-
-    @property
-    def link(self) -> str:
-        """The address if it is one that a page may lead to, else ''."""
-        return self.href if SAFE_LINK.fullmatch(self.href) else ""
-
-
-@dataclass(frozen=True)
-class PageRow:
-    """A row. n: its number of seeds, None where that has no meaning; source: of a published row, in words; last: it stays
-    below the others however they are sorted, as a mean does.
-    """
-
-    label: str
-    n: int | None
-    cells: tuple[Cell, ...]
-    published: bool = False
-    source: str = ""
-    runs: tuple[RunLink, ...] = ()
-    last: bool = False
-
-
-@dataclass(frozen=True)
-class PageTable:
-    """A table. row_head: what a row is; heads: of the columns of cells.
-
-    Raises ValueError if a row has another number of cells.
-    """
-
-    title: str
-    row_head: str
-    heads: tuple[str, ...]
-    rows: tuple[PageRow, ...]
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row.cells) != len(self.heads):
-                raise ValueError(f"{self.title}: row '{row.label}' has {len(row.cells)} cells, not {len(self.heads)}")
-
-    @property
-    def published(self) -> bool:
-        """Whether some row is published."""
-        return any(row.published for row in self.rows)
-
-    @property
-    def traced(self) -> bool:
-        """Whether some row says where it comes from."""
-        return any(row.runs or row.source for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -174,7 +100,7 @@ class Section:
     anchor: str
     title: str
     lead: str = ""
-    tables: tuple[PageTable, ...] = ()
+    tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     cards: tuple[Card, ...] = ()
     gallery: Gallery = field(default_factory=Gallery)
@@ -216,9 +142,14 @@ def render_page(page: Page) -> str:
         style=style,
         script=script,
         published_mark=PUBLISHED,
-        dash=DASH,
+        safe_link=safe_link,
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # names of files can hold what is no character
+
+
+def safe_link(address: str) -> str:
+    """The address if a page may lead there: to a web server or a file beside the page; else an empty text."""
+    return address if SAFE_LINK.fullmatch(address) else ""
 
 
 def data_uri(content: bytes) -> str:

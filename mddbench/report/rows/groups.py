@@ -12,6 +12,9 @@ from mddbench.runs.card import ProtocolCard, Setting, label
 from mddbench.runs.records import Record
 
 OTHER = "†"
+"""Marks a row under another protocol."""
+PUBLISHED = "‡"
+"""Marks a row that is quoted from a publication and was not measured here."""
 MARK = ", test labels given (upper bound)"
 
 

@@ -13,10 +13,10 @@ import pandas as pd
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import MAD, SEVEN
+from mddbench.report.rows.groups import PUBLISHED
 from mddbench.report.rows.reported import Published, category_count, means
 from mddbench.runs.records import Record
 
-MARK = "‡"
 FIELDS = ("dataset", "method", "epochs", "parameters_million", "multiply_adds_billion", "train_seconds", "source")
 UNITS = {
     "parameters_million": ("parameters_total", 1e6),
@@ -25,15 +25,22 @@ UNITS = {
 }
 """Of a field of the file: the cost that it is, and how many of the record's units make one of its own."""
 NOTE = (
-    f"{MARK} published, not measured here: with the image size, encoder and metric code of their sources, and not ranked with "
+    f"{PUBLISHED} published, not measured here: with the image size, encoder and metric code of their sources, and not ranked with "
     "the other rows unless somebody asks."
 )
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A row as tables take it. label: with the mark and the number of its source in the table; values: metric -> value in
-    [0, 1]; costs: in the units of records, of cost_source.
+    """A published row as tables take it.
+
+    Attributes:
+        label: The method, with its number of epochs where a table needs it.
+        values: Metric -> value in [0, 1].
+        costs: Cost -> value in the unit of records.
+        source: Where the values come from.
+        cost_source: Where the costs come from; empty if there are none.
+        source_number: Number of the source in the table, from 1.
     """
 
     label: str
@@ -41,6 +48,7 @@ class PublishedRow:
     costs: dict[str, float]
     source: str
     cost_source: str = ""
+    source_number: int = 0
 
 
 def published_rows(record: Record, which: str, with_costs: bool) -> list[PublishedRow]:
@@ -58,7 +66,7 @@ def published_rows(record: Record, which: str, with_costs: bool) -> list[Publish
     found = [_row(row, which == "all") for row in rows]
     found = [row for row in found if row.costs or not with_costs]
     numbers = {source: place for place, source in enumerate(dict.fromkeys(row.source for row in found), 1)}
-    return [replace(row, label=f"{row.label} {MARK}{numbers[row.source]}") for row in found]
+    return [replace(row, source_number=numbers[row.source]) for row in found]
 
 
 def source_notes(rows: Sequence[PublishedRow], with_costs: bool) -> list[str]:
@@ -66,11 +74,13 @@ def source_notes(rows: Sequence[PublishedRow], with_costs: bool) -> list[str]:
     if not rows:
         return []
     notes = [NOTE]
-    notes += [f"{MARK}{number} {source}." for number, source in enumerate(dict.fromkeys(row.source for row in rows), 1)]
+    notes += [
+        f"{PUBLISHED}{number} {source}." for number, source in enumerate(dict.fromkeys(row.source for row in rows), 1)
+    ]
     costs = sorted({row.cost_source for row in rows if row.cost_source}) if with_costs else []
     if costs:
         notes.append(
-            f"{MARK} costs are published, too, measured on another machine (one NVIDIA L40S), training with its evaluations; "
+            f"{PUBLISHED} costs are published, too, measured on another machine (one NVIDIA L40S), training with its evaluations; "
             f"times cannot be compared with measured ones: {'; '.join(costs)}."
         )
     return notes

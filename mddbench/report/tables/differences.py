@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mddbench.metrics.names import COLUMNS, LABELS, MAD
 from mddbench.report.rows.groups import Group
-from mddbench.report.tables.formats import csv, markdown_text
+from mddbench.report.tables.csv import csv_lines
+from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number
 
 RESAMPLES, LEVEL = 10_000, 0.95
 ENOUGH_CATEGORIES = 5
@@ -91,35 +91,34 @@ def statement(pairs: Sequence[Pair]) -> list[str]:
     return lines
 
 
-def differences_markdown(dataset: str, pairs: Sequence[Pair]) -> str:
-    """A Markdown table of the pairs, with its statement below."""
+def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
+    """The differences of all pairs, with what may be said of them below.
+
+    Args:
+        dataset: Its name, for the title.
+        pairs: At least one.
+
+    Returns:
+        A table with a row for each pair.
+    """
     rows = []
     for pair in pairs:
-        cells = " | ".join(_cell(pair.differences[key]) for key in COLUMNS)
-        rows.append(f"| {markdown_text(pair.one)} {MINUS} {markdown_text(pair.other)} | {len(pair.seeds)} | {cells} |")
-    head = f"| Difference | n | {' | '.join(LABELS[key] for key in COLUMNS)} |"
-    title = f"### {markdown_text(dataset)}: paired differences"
-    notes = (f"{markdown_text(line)}  " for line in statement(pairs))
-    return "\n".join([title, "", head, f"|:--|--:|{'--:|' * len(COLUMNS)}", *rows, "", *notes]).rstrip() + "\n"
+        cells = (Cell(_shown(pair.differences[key])) for key in COLUMNS)
+        seeds = Cell(str(len(pair.seeds)), len(pair.seeds))
+        rows.append(Row(f"{pair.one} {MINUS} {pair.other}", (seeds, *cells)))
+    columns = (Column("n", "n", "count"), *(Column(LABELS[key], key) for key in COLUMNS))
+    return Table(f"{dataset}: paired differences", "Difference", columns, tuple(rows), tuple(statement(pairs)))
 
 
 def differences_csv(pairs: Sequence[Pair]) -> str:
-    """All digits, in [-1, 1]: one line a pair and metric."""
-    rows = [
-        {
-            "one": pair.one,
-            "other": pair.other,
-            "metric": key,
-            "seeds": len(pair.seeds),
-            "categories": found.categories,
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
-        }
+    """All digits, in [-1, 1]: one line for each pair and metric."""
+    heads = ("one", "other", "metric", "seeds", "categories", "mean", "low", "high")
+    lines = [
+        (pair.one, pair.other, key, len(pair.seeds), each.categories, *map(number, (each.mean, each.low, each.high)))
         for pair in pairs
-        for key, found in pair.differences.items()
+        for key, each in pair.differences.items()
     ]
-    return csv(pd.DataFrame(rows))
+    return csv_lines([heads, *lines])
 
 
 def _pair(one: Group, other: Group) -> list[Pair]:
@@ -153,7 +152,7 @@ def _enough() -> int:
     return 1 + math.ceil(-math.log2(1 - LEVEL))
 
 
-def _cell(found: Difference) -> str:
+def _shown(found: Difference) -> str:
     if math.isnan(found.mean):
-        return "–"
+        return DASH
     return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from mddbench.metrics.names import COLUMNS, LABELS
 from mddbench.report.rows.groups import Group
-from mddbench.report.tables.formats import markdown_text
+from mddbench.report.tables.table import DASH, Cell, Column, Row, Table
 from mddbench.runs.records import Record
 
 CRITERION = "p_auroc"
@@ -35,34 +35,40 @@ def chosen_gap(record: Record, key: str) -> float:
     return max(points, key=lambda point: point.value(CRITERION)).value(key) - points[-1].value(key)
 
 
-def selection_markdown(dataset: str, groups: Sequence[Group]) -> str:
-    """A Markdown table of the gaps, two rows a method."""
+def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
+    """How much metrics gain if an epoch is chosen on the test set.
+
+    Args:
+        dataset: Its name, for the title.
+        groups: Rows with a test curve.
+
+    Returns:
+        A table with two rows a method: one epoch for all metrics, and each metric's own best epoch.
+    """
     rows = []
     for group in groups:
-        label = markdown_text(group.shown)
         for words, gap in (
             (f"one epoch, best {LABELS[CRITERION]}", chosen_gap),
             ("each metric's best epoch", best_gap),
         ):
-            cells = " | ".join(_cell([gap(record, key) for record in group.records]) for key in COLUMNS)
-            rows.append(f"| {label} | {words} | {len(group.records)} | {cells} |")
+            gaps = [Cell(_shown([gap(record, key) for record in group.records])) for key in COLUMNS]
+            rows.append(Row(group.shown, (Cell(words), Cell(str(len(group.records)), len(group.records)), *gaps)))
     looks = " or ".join(map(str, sorted({len(record.test_curve) for group in groups for record in group.records})))
-    return "\n".join([
-        f"### {markdown_text(dataset)}: selection gap",
-        "",
-        f"| Method | Chosen on the test set | n | {' | '.join(LABELS[key] for key in COLUMNS)} |",
-        f"|:--|:--|--:|{'--:|' * len(COLUMNS)}",
-        *rows,
-        "",
-        f"Percent points that metrics gain if an epoch is chosen by {looks} looks at the **test set** and not the last one",
-        "reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is the",
-        "standard deviation over n seeds.",
-        "",
-    ])
+    columns = (
+        Column("Chosen on the test set", "chosen", "text"),
+        Column("n", "n", "count"),
+        *(Column(LABELS[key], key) for key in COLUMNS),
+    )
+    note = (
+        f"Percent points that metrics gain if an epoch is chosen by {looks} looks at the **test set** and not the last one "
+        "reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is the "
+        "standard deviation over n seeds."
+    )
+    return Table(f"{dataset}: selection gap", "Method", columns, tuple(rows), (note,))
 
 
-def _cell(gaps: list[float]) -> str:
+def _shown(gaps: list[float]) -> str:
     if any(map(math.isnan, gaps)):
-        return "–"
+        return DASH
     spread = f" ± {100 * stdev(gaps):.1f}" if len(gaps) > 1 else ""
     return f"{100 * mean(gaps):+.1f}{spread}"

@@ -1,55 +1,24 @@
-"""Tables from records: their numbers, as a frame, and what must be said below them."""
+"""What must be said below a table of results."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import pandas as pd
-
 from mddbench.metrics.names import LABELS, SEVEN
 from mddbench.report.rows.groups import OTHER, Group
-from mddbench.report.rows.published import PublishedRow
-from mddbench.report.tables.costs import mean_cost
-from mddbench.report.tables.spec import TableSpec
-
-MEAN = "mean"
-APART = "apart"
-"""Rows that are not ranked with the others: upper bounds, other protocols, published numbers."""
-
-
-def numbers(
-    spec: TableSpec, groups: Sequence[Group], published: Sequence[PublishedRow] = (), rank_published: bool = False
-) -> pd.DataFrame:
-    """One row a method or variant (of 'mean') or a category (of one group), then the published ones: columns 'row', 'n', KEY
-    and KEY_std in [0, 1], and costs in the units of records.
-
-    The standard deviation is that of a sample over the seeds; NaN for a single one. n is 0 in published rows, which are ranked
-    with the others if that is asked for.
-    """
-    if spec.rows != "category":
-        places = [(group.shown, group, MEAN) for group in groups]
-    else:
-        places = [(place, group, place) for group in groups for place in (*group.first.categories, MEAN)]
-    rows = []
-    for label, group, place in places:
-        row: dict[str, object] = {"row": label, "n": len(group.records)}
-        for key in spec.columns:
-            values = pd.Series([record.value(place, key) for record in group.records], dtype=float)
-            row[key], row[f"{key}_std"] = values.mean(skipna=False), values.std(skipna=False)
-        rows.append(row | {key: mean_cost(group.records, key) for key in spec.costs})
-    for other in published:
-        known = {key: other.values.get(key, math.nan) for key in spec.columns}
-        costs = {key: other.costs.get(key, math.nan) for key in spec.costs}
-        rows.append({"row": other.label, "n": 0, **known, **{f"{key}_std": math.nan for key in known}, **costs})
-    frame: pd.DataFrame = pd.DataFrame(rows)
-    own = [group.first.card.upper_bound or bool(group.differs) for _, group, _ in places]
-    frame.attrs[APART] = [*own, *([not rank_published] * len(published))]
-    return frame
+from mddbench.report.tables.table import DASH
 
 
 def protocol_notes(groups: Sequence[Group]) -> list[str]:
-    """The protocol under a table: what all rows share on one line, then what differs, row by row."""
+    """The protocol of a table and its remarks.
+
+    Args:
+        groups: The measured rows.
+
+    Returns:
+        First the line of what all rows share, then a line for each row with what differs, then remarks.
+    """
     cards = [group.first.card for group in groups]
     rows = [dict(card.rows()) for card in cards]
     common = [f"{name} {value}" for name, value in rows[0].items() if all(row.get(name) == value for row in rows)]
@@ -60,7 +29,7 @@ def protocol_notes(groups: Sequence[Group]) -> list[str]:
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
     notes += [f"{OTHER} {group.label}: another protocol ({group.differs})." for group in groups if group.differs]
     notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
-    notes.append(f"Percent. ± is the standard deviation over n seeds; {chr(0x2013)} is not defined or not measured.")
+    notes.append(f"Percent. ± is the standard deviation over n seeds; {DASH} is not defined or not measured.")
     return notes
 
 

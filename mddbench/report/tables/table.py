@@ -1,0 +1,164 @@
+"""The one model of a table: Markdown, LaTeX, CSV and the page show the same cells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mddbench.report.rows.groups import PUBLISHED
+
+DASH = "–"
+"""Shown where there is no number."""
+PLUS_MINUS = " ± "
+Kind = Literal["text", "count", "percent", "cost"]
+Mark = Literal["", "best", "second"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column behind the labels of the rows.
+
+    Attributes:
+        head: Its name in words.
+        key: Its name in CSV.
+        kind: What its cells hold. CSV has a second column with standard deviations behind one of percentages.
+    """
+
+    head: str
+    key: str
+    kind: Kind = "percent"
+
+    @property
+    def is_number(self) -> bool:
+        """True if the column is aligned and sorted as numbers are."""
+        return self.kind != "text"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: As it is printed.
+        value: The number behind the text, in [0, 1] for percentages; None where there is none.
+        deviation: Standard deviation of the value; None where there is none.
+        mark: Its rank among the cells of its column.
+    """
+
+    text: str
+    value: float | None = None
+    deviation: float | None = None
+    mark: Mark = ""
+
+    @property
+    def sort_value(self) -> str:
+        """The value by which a page sorts the cell; empty where there is none."""
+        return "" if self.value is None or not math.isfinite(self.value) else repr(self.value)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that a row is made of.
+
+    Attributes:
+        run_id: Its id in the store, or its file.
+        seed: Its seed.
+        link: Where it can be seen; empty if that is not known.
+    """
+
+    run_id: str
+    seed: int
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        label: What the row is about.
+        cells: One for each column of the table.
+        source: Where a published row comes from; empty for a measured one.
+        source_number: Number of that source in the table, from 1; 0 for a measured row.
+        runs: The runs that the row is made of.
+        is_mean: True if the row stays below the others however a page sorts them.
+    """
+
+    label: str
+    cells: tuple[Cell, ...]
+    source: str = ""
+    source_number: int = 0
+    runs: tuple[Run, ...] = ()
+    is_mean: bool = False
+
+    @property
+    def is_published(self) -> bool:
+        """True if the row is quoted from a publication."""
+        return bool(self.source)
+
+    @property
+    def marked_label(self) -> str:
+        """The label, with the number of its source behind that of a published row."""
+        return f"{self.label} {PUBLISHED}{self.source_number}" if self.source_number else self.label
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it is text.
+
+    Attributes:
+        title: What it shows.
+        row_head: What a row is.
+        columns: Those behind the labels of the rows.
+        rows: In the order in which they are shown.
+        notes: Lines below the table.
+
+    Raises:
+        ValueError: If a row has another number of cells than there are columns.
+    """
+
+    title: str
+    row_head: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row.cells) != len(self.columns):
+                raise ValueError(f"{self.title}: row '{row.label}' has {len(row.cells)} cells, not {len(self.columns)}")
+
+    @property
+    def has_published(self) -> bool:
+        """True if a row is published."""
+        return any(row.is_published for row in self.rows)
+
+    @property
+    def has_origins(self) -> bool:
+        """True if a row says where it comes from."""
+        return any(row.runs or row.source for row in self.rows)
+
+    def without(self, kind: Kind) -> Table:
+        """The table without the columns of a kind."""
+        keep = [number for number, column in enumerate(self.columns) if column.kind != kind]
+        rows = tuple(replace(row, cells=tuple(row.cells[number] for number in keep)) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[number] for number in keep), rows=rows)
+
+
+def one_line(text: str) -> str:
+    """Text from a record or a file without line breaks and control characters."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
+def percent(value: float, deviation: float = math.nan) -> str:
+    """A value in [0, 1] as a percentage with one decimal, with its standard deviation if that is not NaN."""
+    if math.isnan(value):
+        return DASH
+    spread = "" if math.isnan(deviation) else f"{PLUS_MINUS}{100 * deviation:.1f}"
+    return f"{100 * value:.1f}{spread}"
+
+
+def number(value: float) -> float | None:
+    """A number as a cell holds it: None for NaN."""
+    return None if math.isnan(value) else value
