@@ -79,8 +79,8 @@ def image_replicates(images: ImageScores, draws: Draws) -> dict[str, NDArray[np.
     above = negatives - cumulative[:, np.searchsorted(normals, distinct, side="right")]
     at_least = negatives - cumulative[:, np.searchsorted(normals, distinct, side="left")]
     counts = (hits[:, ::-1], above[:, ::-1], at_least[:, ::-1], np.zeros_like(hits))
-    metrics = dict(zip(IMAGE_LEVEL, (auroc, average_precision, f1_max), strict=True))
-    return _metrics_of_samples(counts, negatives[:, 0], metrics)
+    metrics = (auroc, average_precision, f1_max)
+    return _metrics_of_samples(counts, negatives[:, 0], dict(zip(IMAGE_LEVEL, metrics, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,9 @@ class PixelGrid:
         at_least = normals.cumsum(axis=1)
         regions = np.maximum(draws @ self.regions, 1.0)[:, None]
         counts = (draws @ self.anomalous, at_least - normals, at_least, draws @ self.overlap / regions)
-        metrics = dict(zip(PIXEL_LEVEL, (auroc, _mixed, f1_max, area_under_pro), strict=True))
-        return _metrics_of_samples(counts, at_least[:, -1] + draws @ self.below, metrics)
+        negatives = at_least[:, -1] + draws @ self.below
+        metrics = (auroc, _mixed, f1_max, area_under_pro)
+        return _metrics_of_samples(counts, negatives, dict(zip(PIXEL_LEVEL, metrics, strict=True)))
 
 
 def confidence(

@@ -43,8 +43,8 @@ def region_overlap(steps: Steps, limit: float = LIMIT) -> NDArray[np.float64]:
         limit: Highest false-positive rate, in (0, 1].
 
     Returns:
-        (2, POINTS) false-positive rate from 0 to `limit`, and the mean share of a region that is detected at this rate;
-        NaN unless both kinds of pixel exist.
+        (2, POINTS) false-positive rate from 0 to `limit`, and the mean share of a region that is detected there.
+        All values are NaN unless both kinds of pixel exist.
     """
     if not steps.defined:
         return np.full((2, POINTS), np.nan)

@@ -78,7 +78,8 @@ def intervals(steps: Steps) -> dict[str, tuple[float, float]]:
 def slack_of(steps: Steps) -> dict[str, float]:
     """Bound the error that rounding can cause in each pixel metric.
 
-    For AUPRO it includes the rounding of the sum of overlaps within a bin, which grows with the number of its pixels.
+    For AUPRO it includes rounding in the sum of the overlaps within a bin.
+    This part grows with the number of pixels of the bin.
 
     Args:
         steps: Counts of all pixels, one step for each bin with anomalous pixels.

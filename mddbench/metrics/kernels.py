@@ -225,7 +225,7 @@ def count_bins(bits, start, dropped, page_bits, page_of_run, used, pixels):  # t
         pixels: (pages, 2^page_bits) int64 number of pixels in each bin; changed in place.
 
     Returns:
-        The index of the first pixel that was not counted, which is n at the end, and the number of pages in use.
+        (index, used): index of the first pixel that was not counted (n if there is none), and number of pages in use.
     """
     bin_shift, run_shift = np.uint32(dropped), np.uint32(dropped + page_bits)
     within = np.uint32((1 << page_bits) - 1)

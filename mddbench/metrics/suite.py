@@ -238,7 +238,7 @@ def mean_over_categories(per_category: dict[str, dict[str, float]]) -> dict[str,
 def with_nan(values: Any) -> NDArray[np.bool_]:
     """Find the images whose values hold NaN.
 
-    An array is tested by its largest values, since the largest value of an image is NaN if any of its values is.
+    For an array, only the largest value of each image is tested. It is NaN if any value of the image is NaN.
 
     Args:
         values: (N, ...) floats, an array or a tensor.
