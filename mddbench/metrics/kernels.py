@@ -200,9 +200,8 @@ def rank(keys, sizes, table, between, equal):  # type: ignore[no-untyped-def]
                         index = np.uint32(middle + ONE)
                     else:
                         end = middle
-            index = np.uint32(
-                index + np.uint32(thresholds[index] < key)
-            )  # mostly this step, without a branch, is enough
+            # In most cases this step, which has no branch, is enough.
+            index = np.uint32(index + np.uint32(thresholds[index] < key))
             while thresholds[index] < key:
                 index = np.uint32(index + ONE)
             if thresholds[index] == key:
@@ -261,7 +260,7 @@ def areas_of_regions(masks, pixels, areas, regions):  # type: ignore[no-untyped-
     for image in range(images):
         if pixels[image] == 0:
             continue
-        row_before, this_row, runs = 0, 0, 0  # two first runs, and the number of runs
+        row_before, this_row, runs = 0, 0, 0  # first run of each row, and number of runs
         for row in range(height):
             row_before, this_row = this_row, runs
             runs = _runs_of_row(masks[image, row], runs, left, right, parent)

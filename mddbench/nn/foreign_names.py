@@ -17,7 +17,7 @@ from torch import Tensor
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.tensor_files import State, described
-from mddbench.nn.weights import as_timm, named_as_efficientnet
+from mddbench.nn.weights import as_timm, efficientnet_prefix
 
 Rules = Sequence[tuple[str, str]]
 """Pairs of a regular expression, which matches in our names, and its replacement in the authors' names."""
@@ -81,7 +81,7 @@ def check_backbone(given: State, encoder: FrozenEncoder, file: str) -> None:
     """
     backbone = {name: value for name, value in given.items() if name.startswith("backbone.")}
     own = encoder.weights()
-    if named_as_efficientnet(backbone) is None:
+    if efficientnet_prefix(backbone) is None:
         return
     expected = as_timm(backbone)
     for name, value in own.items():

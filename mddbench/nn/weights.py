@@ -134,7 +134,7 @@ def digest(state: State) -> str:
     return total.hexdigest()
 
 
-def named_as_efficientnet(state: State) -> str | None:
+def efficientnet_prefix(state: State) -> str | None:
     """Return the prefix of the names that are those of `efficientnet_pytorch`; None if there are no such names."""
     return next((name.removesuffix(_STEM) for name in state if f".{name}".endswith(f".{_STEM}")), None)
 
@@ -149,7 +149,7 @@ def as_timm(state: State) -> State:
         Only the tensors of the `efficientnet_pytorch` model, under timm's names.
         If there is no such model, all tensors as they are.
     """
-    prefix = named_as_efficientnet(state)
+    prefix = efficientnet_prefix(state)
     if prefix is None:
         return state
     tensors = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(f"{prefix}_")}
