@@ -93,7 +93,7 @@ def evaluate(
             started = time.perf_counter()
             metrics[category] = found.compute()
             if split.items is not None:
-                metrics[category][ITEM.key] = found.images.of_items(split.items)
+                metrics[category][ITEM.key] = found.images.item_auroc(split.items)
             if options.engine == "histogram":
                 bounds[category] = found.bounds()
             if options.resamples:
@@ -147,7 +147,7 @@ class _Taker:
         except BrokenScoreError as fault:
             sample = split.samples[fault.image]
             raise CellError(
-                f"evaluating {self.choice.category}: the {fault.what} of {sample.image.name} ({sample.defect}) holds NaN"
+                f"evaluating {self.choice.category}: the {fault.kind} of {sample.image.name} ({sample.defect}) holds NaN"
             ) from None
         seconds = time.perf_counter() - started
         if self.keeper is not None:

@@ -23,7 +23,7 @@ from mddbench.engine.loss_watch import LossWatch
 from mddbench.engine.optimizer import make_optimizer, rate_factor
 from mddbench.errors import CellError, InputError
 from mddbench.experiments.schema import Experiment, ScheduleSettings
-from mddbench.nn.remembered import GIB, RememberedFeatures, features_bytes, free_room
+from mddbench.nn.feature_cache import GIB, FeatureCache, features_bytes, free_room
 from mddbench.progress import Reporter, Task
 from mddbench.runs.records import CurvePoint, EpochLog
 from mddbench.seeding import derived_seed, seed_everything
@@ -161,7 +161,7 @@ class Trainer:
         with autocast(self.device, self.experiment.precision):
             return images * features_bytes(self.detector.encoder, as_images(data.images[:1], self.device))
 
-    def _remembered(self, data: TrainingImages, reporter: Reporter) -> RememberedFeatures | None:
+    def _remembered(self, data: TrainingImages, reporter: Reporter) -> FeatureCache | None:
         """Where the teacher's features are remembered; None for a method that would not ask, or if they take too much room."""
         room = self.conditions.feature_room
         if not self.detector.asks_teacher or not room or self.experiment.epochs == 1:
@@ -174,9 +174,9 @@ class Trainer:
             if fits
             else f"{told}: computed in every epoch, there being room for {room:g} GiB (--feature-cache)"
         )
-        return RememberedFeatures(self.detector.encoder, len(data.images), self.experiment.batch_size) if fits else None
+        return FeatureCache(self.detector.encoder, len(data.images), self.experiment.batch_size) if fits else None
 
-    def _epoch(self, epoch: int, data: TrainingImages, task: Task, remembered: RememberedFeatures | None) -> EpochLog:
+    def _epoch(self, epoch: int, data: TrainingImages, task: Task, remembered: FeatureCache | None) -> EpochLog:
         started = time.perf_counter()
         seed_everything(derived_seed(self.seed, "epoch", epoch))
         self.detector.train()
@@ -279,7 +279,7 @@ def epoch_batches(
     experiment: Experiment,
     seed: int,
     device: torch.device,
-    remembered: RememberedFeatures | None = None,
+    remembered: FeatureCache | None = None,
 ) -> Iterator[Batch]:
     """One epoch's batches in an order drawn from `seed`, with the teacher's features if they are to be remembered."""
     generator = np.random.default_rng(seed)
@@ -294,5 +294,5 @@ def epoch_batches(
         features = None
         if remembered is not None:
             with autocast(device, experiment.precision):
-                features = tuple(remembered.of(chosen, images))
+                features = tuple(remembered.features(chosen, images))
         yield Batch(images, categories, textures, features)

@@ -15,7 +15,7 @@ from mddbench.execution.cells import Cell
 from mddbench.execution.plan import RunOptions, distinct_experiments, image_counts
 from mddbench.experiments.schema import Experiment
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.remembered import GIB
+from mddbench.nn.feature_cache import GIB
 from mddbench.progress import Reporter
 
 CATEGORIES = 15

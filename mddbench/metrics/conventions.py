@@ -1,6 +1,6 @@
 """The metrics as other code computes them, by name, so that a gap to a published number can be explained.
 
-They never share a column with the exact ones. Written from descriptions of what the code does, not from the code.
+They never share a column with the exact metrics. They were written from descriptions of that code, not from the code.
 """
 
 from __future__ import annotations
@@ -16,27 +16,40 @@ from mddbench.metrics.steps import LIMIT, auroc, average_precision, f1_max, step
 from mddbench.metrics.suite import check_shapes, floating
 
 VERSION = "conventions-1"
-"""Changes whenever the same maps give a value that differs by more than 1e-12 in one of them."""
+"""Changes whenever a value of one of them differs by more than 1e-12 for the same maps."""
 ADER_BINS, ADER_THRESHOLDS, RD4AD_THRESHOLDS = 50, 21, 200
 Scores = NDArray[np.floating]
 Masks = NDArray[np.bool_]
 
 
 def evaluate(convention: str, *, maps: Scores, masks: Masks, image_scores: Scores) -> dict[str, float]:
-    """The seven metrics of one category in a convention of CONVENTIONS; NaN where a metric is not defined.
+    """Compute the seven metrics of one category in a convention.
 
-    maps: (N, H, W) finite floats; masks: (N, H, W), not zero on defects; image_scores: (N,). There are no image labels: in
-    these conventions an image is defective if its mask, made smaller with it, still shows something. Raises ValueError for an
-    unknown convention, for shapes that disagree and for the first image with a score that is not finite.
+    There are no image labels. In these conventions an image is defective if its resized mask is not empty.
+
+    Args:
+        convention: A key of CONVENTIONS.
+        maps: (N, H, W) finite floats, higher is more anomalous.
+        masks: (N, H, W), not zero on defects.
+        image_scores: (N,) finite floats, higher is more anomalous.
+
+    Returns:
+        Metric key -> value in [0, 1], NaN where a metric is not defined.
+
+    Raises:
+        ValueError: If the convention is unknown, shapes disagree or a score is not finite.
+            The message names the first image with a score that is not finite.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention '{convention}': expected one of {', '.join(CONVENTIONS)}")
     maps, masks = floating(np.asarray(maps)), np.asarray(masks).astype(bool, copy=False)
     labels = np.asarray(masks.any(axis=tuple(range(1, masks.ndim))))
     check_shapes(maps, masks, image_scores, labels)
-    wild = ~(np.isfinite(maps).all(axis=(1, 2)) & np.isfinite(image_scores))
-    if wild.any():
-        raise ValueError(f"image {int(np.argmax(wild))}: a score is not finite, for which this convention has no rule")
+    not_finite = ~(np.isfinite(maps).all(axis=(1, 2)) & np.isfinite(image_scores))
+    if not_finite.any():
+        raise ValueError(
+            f"image {int(np.argmax(not_finite))}: a score is not finite, for which this convention has no rule"
+        )
     steps = steps_of_items(image_scores, labels)
     images = dict(zip(IMAGE_LEVEL, (auroc(steps), average_precision(steps), f1_max(steps)), strict=True))
     pixels = dict.fromkeys(PIXEL_LEVEL, float("nan"))
@@ -46,26 +59,35 @@ def evaluate(convention: str, *, maps: Scores, masks: Masks, image_scores: Score
 
 
 def _ader(maps: Scores, masks: Masks) -> dict[str, float]:
-    """ADer: AUROC, AP and AUPRO by trapezoids over 50 bins of equal width from the lowest to the highest score; F1 at 21
-    thresholds.
+    """Compute the pixel metrics as ADer does.
+
+    AUROC, AP and AUPRO use trapezoids over 50 bins of equal width from the lowest to the highest score.
+    F1 is the best of 21 thresholds.
+
+    Args:
+        maps: (N, H, W) finite floats.
+        masks: (N, H, W) True on defects, with both kinds of pixel.
+
+    Returns:
+        Metric key -> value; NaN if all scores are equal.
 
     Source: ADEval, as ADer calls it, for the bins; ADer's own metric for F1.
     """
     low, high = float(maps.min()), float(maps.max())
     if low == high:
         return dict.fromkeys(PIXEL_LEVEL, float("nan"))
-    weights = np.zeros(masks.shape)
+    shares = np.zeros(masks.shape)
     pixels = ExactPixels()
     pixels.add(maps, masks, copy=False)
-    weights[masks] = 1.0 / np.concatenate(pixels.areas)
+    shares[masks] = 1.0 / np.concatenate(pixels.areas)
     edges = np.linspace(low, high, ADER_BINS + 1)
     hits, normals, overlap = (
-        _at_or_above(edges, maps[chosen], None if shares is None else shares[chosen])
-        for chosen, shares in ((masks, None), (~masks, None), (masks, weights))
+        _at_or_above(edges, maps[selection], None if weights is None else weights[selection])
+        for selection, weights in ((masks, None), (~masks, None), (masks, shares))
     )
     recall, rate = hits / hits[-1], normals / normals[-1]
-    found = hits + normals
-    precision = np.divide(hits, found, out=np.ones_like(hits), where=found > 0)
+    detected = hits + normals
+    precision = np.divide(hits, detected, out=np.ones_like(hits), where=detected > 0)
     return {
         "p_auroc": _trapezoids(rate, recall),
         "p_ap": _trapezoids(recall, precision),
@@ -75,28 +97,38 @@ def _ader(maps: Scores, masks: Masks) -> dict[str, float]:
 
 
 def _rd4ad(maps: Scores, masks: Masks) -> dict[str, float]:
-    """RD4AD: AUPRO within each defective image, then the mean over them; its other metrics are exact.
+    """Compute the pixel metrics as RD4AD does: the mean AUPRO of defective images; its other metrics are exact.
 
-    200 thresholds from an image's lowest to its highest score; points with a false-positive rate of 0.3 or more are dropped
-    and the rest is stretched to [0, 1], without interpolation at the limit.
+    Each image has 200 thresholds from its lowest to its highest score.
+    Points with a false-positive rate of 0.3 or more are dropped, without interpolation at the limit.
+    The remaining rates are stretched to [0, 1].
+
+    Args:
+        maps: (N, H, W) finite floats.
+        masks: (N, H, W) True on defects, with both kinds of pixel.
+
+    Returns:
+        Metric key -> value, NaN where AUPRO is not defined.
     """
     pixels = ExactPixels()
     pixels.add(maps, masks, copy=False)
     values = [
-        _aupro_of_image(values, mask, areas, number)
-        for (values, _, areas), mask, number in zip(pixels.by_image(), masks, pixels.regions[0], strict=True)
+        _aupro_of_image(scores, mask, areas, regions)
+        for (scores, _, areas), mask, regions in zip(pixels.by_image(), masks, pixels.regions[0], strict=True)
         if mask.any() and not mask.all()
     ]
     return {**pixels.values(), "aupro": float(np.mean(values)) if values else float("nan")}
 
 
 CONVENTIONS: dict[str, Callable[[Scores, Masks], dict[str, float]]] = {"ader": _ader, "rd4ad": _rd4ad}
-"""By name; each gives the four pixel metrics of maps with both kinds of pixels."""
+"""Name -> function that computes the four pixel metrics of maps with both kinds of pixel."""
 
 
-def _at_or_above(edges: NDArray[np.float64], scores: Scores, shares: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """For each edge, from the highest down, the number of scores at or above it, or the sum of their shares."""
-    counts, _ = np.histogram(scores, bins=np.append(edges, np.inf), weights=shares)
+def _at_or_above(
+    edges: NDArray[np.float64], scores: Scores, weights: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return the number (or the summed weights) of scores at or above each edge, from the highest edge down."""
+    counts, _ = np.histogram(scores, bins=np.append(edges, np.inf), weights=weights)
     return np.cumsum(counts[::-1], dtype=np.float64)
 
 
@@ -105,21 +137,23 @@ def _trapezoids(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _cut(rate: NDArray[np.float64], overlap: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The curve up to the limit, its last piece interpolated."""
+    """Cut the curve at the limit and interpolate its last point."""
     within = rate <= LIMIT
     return np.append(rate[within], LIMIT), np.append(overlap[within], np.interp(LIMIT, rate, overlap))
 
 
 def _f1_at_thresholds(scaled: Scores, masks: Masks) -> float:
-    """The best F1 at thresholds 0, 0.05, ..., 1 of scores in [0, 1], a pixel being found if it scores higher."""
+    """Return the best F1 at the thresholds 0, 0.05, ..., 1; a pixel counts as anomalous if it scores higher."""
     best = 0.0
     for threshold in np.linspace(0.0, 1.0, ADER_THRESHOLDS):
-        found = scaled > threshold
-        best = max(best, 2.0 * np.count_nonzero(found & masks) / (np.count_nonzero(found) + np.count_nonzero(masks)))
+        detected = scaled > threshold
+        hits = np.count_nonzero(detected & masks)
+        best = max(best, 2.0 * hits / (np.count_nonzero(detected) + np.count_nonzero(masks)))
     return float(best)
 
 
 def _aupro_of_image(values: Scores, mask: Masks, areas: NDArray[np.uint32], regions: int) -> float:
+    """Return the AUPRO of one image; NaN if all scores are equal or all rates below the limit are."""
     scores, flat = values.astype(np.float64), mask.reshape(-1)
     low, high = scores.min(), scores.max()
     if low == high:
@@ -130,8 +164,8 @@ def _aupro_of_image(values: Scores, mask: Masks, areas: NDArray[np.uint32], regi
     order = np.argsort(scores[flat])
     shares = np.append(np.cumsum((1.0 / areas)[order][::-1])[::-1], 0.0) / regions
     overlap = shares[np.searchsorted(scores[flat][order], thresholds, side="right")]
-    kept = rate < LIMIT
-    if np.ptp(rate[kept]) == 0:
+    within = rate < LIMIT
+    if np.ptp(rate[within]) == 0:
         return float("nan")
-    rate, overlap = rate[kept][::-1], overlap[kept][::-1]
+    rate, overlap = rate[within][::-1], overlap[within][::-1]
     return _trapezoids((rate - rate.min()) / np.ptp(rate), overlap)

@@ -1,4 +1,4 @@
-"""Maps that are torch tensors: their pixels are ranked on the device they lie on, to the same counts as on the host."""
+"""Maps that are torch tensors: their pixels are ranked on their own device, with the same counts as on the host."""
 
 from __future__ import annotations
 
@@ -12,34 +12,49 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 24
-"""Pixels sorted at a time, which takes some 300 MB on the device."""
+"""Number of pixels sorted at a time, which takes some 300 MB on the device."""
 
 
 def is_tensor(values: object) -> TypeGuard[Tensor]:
-    """Whether these are a torch tensor; torch is not imported to find out."""
+    """Return whether the values are a torch tensor, without importing torch."""
     return type(values).__module__.partition(".")[0] == "torch"
 
 
 def on_host(values: Any) -> NDArray[Any]:
-    """The values as an array; those of a type that NumPy lacks as float32."""
+    """Return the values as a NumPy array.
+
+    Args:
+        values: An array, a tensor on any device, or anything that NumPy can convert.
+
+    Returns:
+        The array, of the same shape. Tensors of 16-bit types become float32, since NumPy has no bfloat16.
+    """
     if not is_tensor(values):
         return np.asarray(values)
     detached = values.detach().cpu()
     return np.asarray((detached.float() if detached.dtype.itemsize == 2 else detached).numpy())
 
 
-def is_elsewhere(values: object) -> TypeGuard[Tensor]:
-    """Whether these are a tensor whose pixels do not lie in the host's memory."""
+def is_device_tensor(values: object) -> TypeGuard[Tensor]:
+    """Return whether the values are a tensor outside the host's memory."""
     return is_tensor(values) and values.device.type != "cpu"
 
 
 def as_floats(maps: Tensor) -> Tensor:
-    """Maps as they are if they are floats of up to 32 bits, or else as float64."""
+    """Return maps of floats of up to 32 bits as they are, and all others as float64."""
     return maps if maps.is_floating_point() and maps.dtype.itemsize <= 4 else maps.double()
 
 
-def selected(maps: Tensor, masks: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """The scores of the masked pixels, on the host. maps: (N, H, W) on any device; masks: (N, H, W)."""
+def masked_scores(maps: Tensor, masks: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Copy the scores of the masked pixels to the host.
+
+    Args:
+        maps: (N, H, W) on any device.
+        masks: (N, H, W) bool.
+
+    Returns:
+        (masked pixels,) scores in the order of the masks.
+    """
     import torch
 
     return on_host(maps[torch.from_numpy(np.array(masks)).to(maps.device)])
@@ -48,34 +63,43 @@ def selected(maps: Tensor, masks: NDArray[np.bool_]) -> NDArray[np.floating]:
 def count_on_device(
     scores: list[Tensor], thresholds: NDArray[np.floating]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each threshold the pixels that score higher, and those that score at least as high, as `ranking.count_pixels`."""
+    """Count the pixels above and at each threshold, as `ranking.count_pixels` does on the host.
+
+    Args:
+        scores: (n,) tensors without NaN, all on one device.
+        thresholds: (M,) float32 or float64, strictly increasing, M > 0.
+
+    Returns:
+        For each threshold the number of pixels that score higher, and the number that score at least as high:
+        (M,) int64 each.
+    """
     import torch
 
     limits = torch.from_numpy(thresholds).to(scores[0].device)
-    counted = torch.zeros(2, len(limits), dtype=torch.int64, device=limits.device)
+    counts = torch.zeros(2, len(limits), dtype=torch.int64, device=limits.device)
     for group in _groups(scores):
-        ordered = torch.sort(torch.cat([part.to(limits) for part in group])).values
+        ordered = torch.sort(torch.cat([piece.to(limits) for piece in group])).values
         for row, right in enumerate((True, False)):
-            counted[row] += len(ordered) - torch.searchsorted(ordered, limits, right=right)
-    above, at_least = counted.cpu().numpy()
+            counts[row] += len(ordered) - torch.searchsorted(ordered, limits, right=right)
+    above, at_least = counts.cpu().numpy()
     return above, at_least
 
 
 def images_with_nan(maps: Tensor) -> NDArray[np.bool_]:
-    """(N,) whether each map holds NaN."""
+    """Return (N,) whether each map holds NaN."""
     return on_host(maps.detach().flatten(1).isnan().any(dim=1))
 
 
 def _groups(scores: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The scores in groups of at most CHUNK pixels: each is searched for all thresholds, so there had better be few."""
+    """Yield the scores in few groups of at most CHUNK pixels, since each group is searched for all thresholds."""
     group: list[Tensor] = []
     size = 0
     for flat in scores:
         for start in range(0, len(flat), CHUNK):
-            part = flat.detach()[start : start + CHUNK]
-            if group and size + len(part) > CHUNK:
+            piece = flat.detach()[start : start + CHUNK]
+            if group and size + len(piece) > CHUNK:
                 yield group
                 group, size = [], 0
-            group.append(part)
-            size += len(part)
+            group.append(piece)
+            size += len(piece)
     yield group

@@ -1,12 +1,16 @@
-"""Numba kernels: pixels ranked among thresholds without sorting them, and connected regions from runs.
+"""Numba kernels: they rank pixels among thresholds without sorting them, and find connected regions from runs.
 
-Ranking: a float32 becomes an unsigned integer of the same order (its key). The keys' range is cut into windows of equal
-width, and a window into slots, as many as its thresholds ask for, so that a slot leads to the few thresholds beside a key.
-Pixels are first gathered window by window, so that the thresholds and counters in use stay in the processor's cache however
-many there are. The cost hardly depends on the processor; that of NumPy's vectorised sort, the obvious other way, differs
-sevenfold.
+Ranking: each float32 becomes an unsigned integer of the same order, its key.
+The range of the keys is divided into windows of equal width.
+Each window is divided into slots, and windows with more thresholds have more slots.
+So a slot leads to the few thresholds beside a key.
+Pixels are first gathered window by window.
+So the thresholds and counters in use stay in the processor's cache, however many there are.
 
-Indices are unsigned throughout: a signed one is tested for being negative at every access, which doubles the time.
+The cost hardly depends on the processor.
+The cost of NumPy's vectorised sort, the obvious alternative, differs sevenfold between processors.
+
+All indices are unsigned. A signed index is tested for being negative at every access, which doubles the time.
 """
 
 from __future__ import annotations
@@ -21,10 +25,13 @@ from numpy.typing import NDArray
 from mddbench.metrics.keys import PAST_ALL_KEYS
 
 WINDOWS = 1 << 14
-"""At most; more would be too many places to gather to at once."""
+"""Largest number of windows. With more, keys would be written to too many places at once."""
 SLOTS_PER_THRESHOLD = 1
 CROWDED = 8
-"""A window with more thresholds than this in one slot is searched by halving."""
+"""Largest number of thresholds in a slot for a linear search.
+
+A window with a fuller slot is searched by bisection.
+"""
 ZERO, ONE = np.uint32(0), np.uint32(1)
 SIGN = np.uint32(0x80000000)
 SHIFT_OF_SIGN = np.uint32(31)
@@ -34,25 +41,38 @@ Kernel = Callable[..., Any]
 
 
 def compiled(function: Kernel, **options: Any) -> Kernel:
-    """The function compiled, kept on disk for the next process where a folder for that can be written."""
+    """Compile a function, and cache the result on disk for the next process if a folder for that is writable.
+
+    Args:
+        function: Function in the subset of Python that Numba compiles.
+        **options: Options of `numba.njit`.
+
+    Returns:
+        The compiled function.
+    """
     try:
         return cast(Kernel, njit(nogil=True, cache=True, **options)(function))
-    except RuntimeError:  # Numba found no place for its cache
+    except RuntimeError:  # Numba found no writable folder for its cache
         return cast(Kernel, njit(nogil=True, **options)(function))
 
 
 def compiled_in_place(function: Kernel) -> Kernel:
-    """The function compiled, to be put into its callers."""
+    """Compile a function and insert its code into its callers."""
     return compiled(function, inline="always")
 
 
 class Table(NamedTuple):
-    """The way from a key to the thresholds beside it.
+    """Look-up table that leads from a key to the thresholds beside it.
 
-    thresholds: (M + 1,) uint32 keys, strictly increasing, the last being PAST_ALL_KEYS; width: the bits of a window;
-    cut: (windows,) uint32 the bits of a slot in each window; slot: (windows + 1,) uint32 each window's first slot;
-    first: (slots + 1,) uint32 each slot's first threshold; crowded: (windows,) bool.
-    Window 0 lies below all thresholds and the last one above them.
+    Window 0 lies below all thresholds and the last window lies above them.
+
+    Attributes:
+        thresholds: (M + 1,) uint32 keys, strictly increasing; the last is PAST_ALL_KEYS.
+        width: Number of key bits within a window.
+        cut: (windows,) uint32 number of key bits within a slot of each window.
+        slot: (windows + 1,) uint32 first slot of each window.
+        first: (slots + 1,) uint32 first threshold of each slot.
+        crowded: (windows,) bool, True if a slot of the window has more than CROWDED thresholds.
     """
 
     thresholds: NDArray[np.uint32]
@@ -64,15 +84,23 @@ class Table(NamedTuple):
 
 
 def build_table(thresholds: NDArray[np.uint32]) -> Table:
-    """The table of (M,) thresholds, M > 0, strictly increasing."""
+    """Build the look-up table of thresholds.
+
+    Args:
+        thresholds: (M,) uint32 keys, strictly increasing, M > 0.
+
+    Returns:
+        The table.
+    """
     spread = int(thresholds[-1]) - int(thresholds[0])
     width = max((spread // (WINDOWS - 3)).bit_length(), 1)
-    ended = np.append(thresholds, np.uint32(PAST_ALL_KEYS))
-    return Table(ended, np.uint32(width), *_slots(ended, np.uint32(width), (spread >> width) + 3))
+    extended = np.append(thresholds, np.uint32(PAST_ALL_KEYS))
+    return Table(extended, np.uint32(width), *_slots(extended, np.uint32(width), (spread >> width) + 3))
 
 
 @compiled
 def _slots(thresholds, width, windows):  # type: ignore[no-untyped-def]
+    """Return `Table.cut`, `slot`, `first` and `crowded`."""
     last = len(thresholds) - 1
     lowest = np.int64(thresholds[0])
     occupied = np.zeros(windows, np.int64)
@@ -91,26 +119,33 @@ def _slots(thresholds, width, windows):  # type: ignore[no-untyped-def]
     for index in range(last):
         distance = np.int64(thresholds[index]) - lowest
         window = (distance >> width) + 1
-        place = slot[window] + ((distance & ((1 << width) - 1)) >> cut[window]) + 1
-        first[place] += 1
-        crowded[window] |= first[place] > CROWDED
-    for place in range(len(first) - 1):
-        first[place + 1] += first[place]
+        index_in_first = slot[window] + ((distance & ((1 << width) - 1)) >> cut[window]) + 1
+        first[index_in_first] += 1
+        crowded[window] |= first[index_in_first] > CROWDED
+    for index_in_first in range(len(first) - 1):
+        first[index_in_first + 1] += first[index_in_first]
     return cut, slot, first, crowded
 
 
 @compiled_in_place
 def _key(bits):  # type: ignore[no-untyped-def]
-    """The key of a float32 given by its bits, both zeros having one key."""
+    """Return the key of a float32 given by its bits; -0.0 and 0.0 have the same key."""
     bits = ZERO if bits == SIGN else bits
     return np.uint32(~bits) if bits >> SHIFT_OF_SIGN else np.uint32(bits | SIGN)
 
 
 @compiled
 def gather(bits, table, windows, keys):  # type: ignore[no-untyped-def]
-    """Write the keys of pixels into `keys`, window by window; returns (windows,) how many each has.
+    """Write the keys of pixels into `keys`, window by window.
 
-    bits: (n,) uint32 bits of float32 scores; windows: (n,) uint16 scratch; keys: (n,) uint32.
+    Args:
+        bits: (n,) uint32 bits of float32 scores.
+        table: Look-up table of the thresholds.
+        windows: (n,) or longer, uint16 working memory.
+        keys: (n,) or longer, uint32, overwritten with the keys.
+
+    Returns:
+        (windows,) uint32 number of keys in each window.
     """
     width = table.width
     span = np.uint32((1 << width) - 1)
@@ -122,21 +157,26 @@ def gather(bits, table, windows, keys):  # type: ignore[no-untyped-def]
     sizes = np.zeros(len(table.cut), np.uint32)
     for window in windows[: len(bits)]:
         sizes[window] += ONE
-    place = np.zeros(len(sizes), np.uint32)
+    position = np.zeros(len(sizes), np.uint32)
     for window in range(len(sizes) - 1):
-        place[window + 1] = place[window] + sizes[window]
+        position[window + 1] = position[window] + sizes[window]
     for index in range(len(bits)):
         window = windows[index]
-        keys[place[window]] = _key(bits[index])
-        place[window] += ONE
+        keys[position[window]] = _key(bits[index])
+        position[window] += ONE
     return sizes
 
 
 @compiled
 def rank(keys, sizes, table, between, equal):  # type: ignore[no-untyped-def]
-    """Count gathered keys: in between[i] those between thresholds i - 1 and i, in equal[i] those equal to threshold i.
+    """Count gathered keys between and at the thresholds.
 
-    between, equal: (M + 1,) uint32, added to.
+    Args:
+        keys: (n,) or longer, uint32 keys from `gather`.
+        sizes: (windows,) uint32 number of keys in each window, from `gather`.
+        table: Look-up table of the thresholds.
+        between: (M + 1,) uint32; entry i grows by the number of keys between thresholds i - 1 and i.
+        equal: (M + 1,) uint32; entry i grows by the number of keys equal to threshold i.
     """
     thresholds, first = table.thresholds, table.first
     done = np.int64(0)
@@ -150,17 +190,18 @@ def rank(keys, sizes, table, between, equal):  # type: ignore[no-untyped-def]
         start = np.uint32(np.int64(thresholds[0]) + ((np.int64(window) - 1) << np.int64(table.width)))
         crowded = table.crowded[window]
         for key in run:
-            place = np.uint32(slot + np.uint32(np.uint32(key - start) >> cut))
-            index = first[place]
+            slot_of_key = np.uint32(slot + np.uint32(np.uint32(key - start) >> cut))
+            index = first[slot_of_key]
             if crowded:
-                end = first[np.uint32(place + ONE)]
+                end = first[np.uint32(slot_of_key + ONE)]
                 while end > index:
                     middle = np.uint32(np.uint32(index + end) >> ONE)
                     if thresholds[middle] < key:
                         index = np.uint32(middle + ONE)
                     else:
                         end = middle
-            index = np.uint32(index + np.uint32(thresholds[index] < key))  # one step without a branch is mostly enough
+            # In most cases this step, which has no branch, is enough.
+            index = np.uint32(index + np.uint32(thresholds[index] < key))
             while thresholds[index] < key:
                 index = np.uint32(index + ONE)
             if thresholds[index] == key:
@@ -170,31 +211,46 @@ def rank(keys, sizes, table, between, equal):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def count_bins(bits, start, dropped, page_bits, page, used, pixels):  # type: ignore[no-untyped-def]
-    """Count pixels from `start` on in the bins of `histogram.Bins`, making pages as long as there are some.
+def count_bins(bits, start, dropped, page_bits, page_of_run, used, pixels):  # type: ignore[no-untyped-def]
+    """Count pixels in the bins of `histogram.Bins`, and give runs new pages until none is free.
 
-    Returns the pixel at which pages ran out, or the number of pixels, and the number of pages in use.
+    Args:
+        bits: (n,) uint32 bits of float32 scores.
+        start: Index of the first pixel to count.
+        dropped: Number of trailing bits of a key that are left out.
+        page_bits: Number of key bits within a page.
+        page_of_run: (runs,) int32 page of each run, -1 for none; changed in place.
+        used: Number of pages in use.
+        pixels: (pages, 2^page_bits) int64 number of pixels in each bin; changed in place.
+
+    Returns:
+        (index, used): index of the first pixel that was not counted (n if there is none), and number of pages in use.
     """
     bin_shift, run_shift = np.uint32(dropped), np.uint32(dropped + page_bits)
     within = np.uint32((1 << page_bits) - 1)
     for index in range(start, len(bits)):
         key = _key(bits[index])
         run = np.uint32(key >> run_shift)
-        if page[run] < 0:
+        if page_of_run[run] < 0:
             if used == len(pixels):
                 return index, used
-            page[run] = used
+            page_of_run[run] = used
             used += 1
-        pixels[np.uint32(page[run]), np.uint32(np.uint32(key >> bin_shift) & within)] += 1
+        pixels[np.uint32(page_of_run[run]), np.uint32(np.uint32(key >> bin_shift) & within)] += 1
     return len(bits), used
 
 
 @compiled
 def areas_of_regions(masks, pixels, areas, regions):  # type: ignore[no-untyped-def]
-    """Write the area of each masked pixel's 8-connected region, in the masks' order, and each image's number of regions.
+    """Find the 8-connected regions of masks.
 
-    masks: (N, H, W) bool; pixels: (N,) masked pixels of each; areas: (masked pixels,) uint32; regions: (N,) int64, zero before.
-    Runs of a row are joined to those that they touch in the row before.
+    A run is a sequence of masked pixels in a row. Each run is joined to the runs that it touches in the row before.
+
+    Args:
+        masks: (N, H, W) bool.
+        pixels: (N,) int64 number of masked pixels of each mask.
+        areas: (masked pixels,) uint32, overwritten with the area of each pixel's region, in the order of the masks.
+        regions: (N,) int64 zeros, overwritten with the number of regions of each image.
     """
     images, height, width = masks.shape
     most = height * ((width + 1) // 2)
@@ -204,11 +260,11 @@ def areas_of_regions(masks, pixels, areas, regions):  # type: ignore[no-untyped-
     for image in range(images):
         if pixels[image] == 0:
             continue
-        before, here, runs = 0, 0, 0
+        row_before, this_row, runs = 0, 0, 0  # first run of each row, and number of runs
         for row in range(height):
-            before, here = here, runs
+            row_before, this_row = this_row, runs
             runs = _runs_of_row(masks[image, row], runs, left, right, parent)
-            _join_rows(before, here, runs, left, right, parent)
+            _join_rows(row_before, this_row, runs, left, right, parent)
         area[:runs] = 0
         for run in range(runs):
             area[_root(parent, run)] += right[run] - left[run]
@@ -222,7 +278,7 @@ def areas_of_regions(masks, pixels, areas, regions):  # type: ignore[no-untyped-
 
 @compiled
 def _runs_of_row(line, runs, left, right, parent):  # type: ignore[no-untyped-def]
-    """Append the row's runs, from their first column to the one after their last; returns how many there are now."""
+    """Append each run of a row: its first column and the column after its last; return the new number of runs."""
     column = 0
     while column < len(line):
         if line[column]:
@@ -236,20 +292,24 @@ def _runs_of_row(line, runs, left, right, parent):  # type: ignore[no-untyped-de
 
 
 @compiled
-def _join_rows(before, here, runs, left, right, parent):  # type: ignore[no-untyped-def]
-    """Join the runs from `here` on to those of the row before, `before` to `here`, that touch them, also by a corner."""
-    for run in range(here, runs):
-        while before < here and right[before] < left[run]:
-            before += 1
-        touched = before
-        while touched < here and left[touched] <= right[run]:
-            one, other = _root(parent, touched), _root(parent, run)
-            parent[max(one, other)] = min(one, other)
+def _join_rows(row_before, this_row, runs, left, right, parent):  # type: ignore[no-untyped-def]
+    """Join the runs of a row to the runs of the row before that touch them, also at a corner.
+
+    Runs `this_row` to `runs` belong to the row, and runs `row_before` to `this_row` belong to the row before.
+    """
+    for run in range(this_row, runs):
+        while row_before < this_row and right[row_before] < left[run]:
+            row_before += 1
+        touched = row_before
+        while touched < this_row and left[touched] <= right[run]:
+            touched_root, run_root = _root(parent, touched), _root(parent, run)
+            parent[max(touched_root, run_root)] = min(touched_root, run_root)
             touched += 1
 
 
 @compiled
 def _root(parent, run):  # type: ignore[no-untyped-def]
+    """Return the root of a run's tree, and shorten the path to it."""
     while parent[run] != run:
         parent[run] = parent[parent[run]]
         run = parent[run]

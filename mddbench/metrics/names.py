@@ -1,6 +1,8 @@
-"""The seven metrics of the field, and their mean: the one place where they are named.
+"""The names of the seven metrics of the field and of their mean `mad`.
 
-Source: facts of the protocol shared by the multi-class papers; `mad` is the mean of the seven.
+Metrics are named in this file only.
+
+Source: facts of the protocol that the multi-class papers share.
 """
 
 from __future__ import annotations
@@ -10,12 +12,21 @@ from typing import Literal
 
 Engine = Literal["exact", "histogram"]
 METRIC_VERSIONS: dict[Engine, str] = {"exact": "exact-1", "histogram": "histogram-2"}
-"""By engine; stored in every record. A version changes whenever the same maps give a value that differs by more than 1e-12."""
+"""Version of each engine, stored in every record.
+
+A version changes whenever a value differs by more than 1e-12 for the same maps.
+"""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as records and tables know it; every value lies in [0, 1] and higher is better."""
+    """A metric; every value lies in [0, 1] and higher is better.
+
+    Attributes:
+        key: Name in records.
+        label: Name in tables.
+        level: What the metric compares: 'image', 'pixel', 'item', or 'both' for the mean of image and pixel metrics.
+    """
 
     key: str
     label: str
@@ -36,11 +47,21 @@ IMAGE_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.
 PIXEL_LEVEL: tuple[str, ...] = tuple(metric.key for metric in METRICS if metric.level == "pixel")
 MAD = Metric("mad", "mAD", "both")
 ITEM = Metric("s_auroc", "S-AUROC", "item")
-"""The sample-level AUROC of datasets that show an item in several views; no part of the seven, nor of their mean."""
+"""The sample-level AUROC of datasets that show an item in several views.
+
+It belongs neither to the seven metrics nor to their mean.
+"""
 COLUMNS: tuple[str, ...] = (*SEVEN, MAD.key)
 LABELS: dict[str, str] = {metric.key: metric.label for metric in (*METRICS, MAD, ITEM)}
 
 
-def expected_keys(place: str) -> set[str]:
-    """The metrics that a record must have of 'mean' or of a category; it may have ITEM's, too."""
-    return {*SEVEN, MAD.key} if place == "mean" else set(SEVEN)
+def expected_keys(category: str) -> set[str]:
+    """Return the metrics that a record must hold for a category; it may also hold ITEM.
+
+    Args:
+        category: Name of a category, or 'mean' for the mean over categories.
+
+    Returns:
+        Metric keys.
+    """
+    return {*SEVEN, MAD.key} if category == "mean" else set(SEVEN)

@@ -1,4 +1,4 @@
-"""How many pixels score above, and at least as high as, each of many thresholds."""
+"""Counts of the pixels that score above, and at least as high as, each of many thresholds."""
 
 from __future__ import annotations
 
@@ -11,27 +11,39 @@ from mddbench.metrics.keys import keys_of
 from mddbench.metrics.threads import in_threads, use_kernels, workers
 
 PIECE = 1 << 22
-"""Pixels of float32 that one thread works on at a time, 6 bytes each; half as many of another type, which are converted."""
+"""Number of float32 pixels that one thread counts at a time, which takes 6 bytes for each.
 
-Counted = tuple[NDArray[np.int64], NDArray[np.int64]]
+Of other types half as many pixels are counted at a time, since they are converted.
+"""
+
+Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""For each threshold the number of pixels that score higher, and the number that score at least as high."""
 Share = list[NDArray[np.floating]]
+"""Pieces of the scores that one thread counts."""
 
 
-def count_pixels(scores: Sequence[NDArray[np.floating]], thresholds: NDArray[np.floating]) -> Counted:
-    """For each threshold the pixels that score higher, and those that score at least as high: (M,) int64 each.
+def count_pixels(scores: Sequence[NDArray[np.floating]], thresholds: NDArray[np.floating]) -> Counts:
+    """Count the pixels above and at each threshold.
 
-    scores: arrays (n,) without NaN; thresholds: (M,) float32 or float64, strictly increasing, M > 0. The counts are exact
-    integers, so they depend neither on the processor nor on the number of threads, and they are the same with the compiled
-    kernels (for float16 and float32) and without.
+    The counts are exact integers, so they depend neither on the processor nor on the number of threads.
+    They are the same with the compiled kernels (for float16 and float32) and without them.
+
+    Args:
+        scores: Arrays (n,) without NaN.
+        thresholds: (M,) float32 or float64, strictly increasing, M > 0.
+
+    Returns:
+        For each threshold the number of pixels that score higher, and the number that score at least as high:
+        (M,) int64 each.
     """
-    total = sum(len(part) for part in scores)
+    total = sum(len(values) for values in scores)
     if not total:
         return np.zeros(len(thresholds), dtype=np.int64), np.zeros(len(thresholds), dtype=np.int64)
     compiled = thresholds.dtype == np.float32 and use_kernels(total)
-    narrow = all(part.dtype == np.float32 for part in scores)
+    narrow = all(values.dtype == np.float32 for values in scores)
     rounds = -(-total // ((PIECE if narrow else PIECE // 2) * workers()))
-    size = -(-total // (rounds * workers()))  # as large as allowed, and as many for each thread
-    pieces = [part[start : start + size] for part in scores for start in range(0, len(part), size)]
+    size = -(-total // (rounds * workers()))  # as large as allowed, and the same number of pieces for each thread
+    pieces = [values[start : start + size] for values in scores for start in range(0, len(values), size)]
     if not compiled:
         pieces = _joined(pieces, size)
     shares = [pieces[first :: workers()] for first in range(min(workers(), len(pieces)))]
@@ -39,7 +51,7 @@ def count_pixels(scores: Sequence[NDArray[np.floating]], thresholds: NDArray[np.
 
 
 def _joined(pieces: list[NDArray[np.floating]], size: int) -> list[NDArray[np.floating]]:
-    """Small pieces put together to about `size`: each is searched for all thresholds, so there had better be few."""
+    """Join small pieces to about `size`, so that few pieces are searched for all thresholds."""
     joined: list[NDArray[np.floating]] = []
     waiting: list[NDArray[np.floating]] = []
     for piece in pieces:
@@ -50,13 +62,14 @@ def _joined(pieces: list[NDArray[np.floating]], size: int) -> list[NDArray[np.fl
     return joined + ([np.concatenate(waiting)] if waiting else [])
 
 
-def _by_table(shares: list[Share], thresholds: NDArray[np.floating]) -> Counted:
+def _by_table(shares: list[Share], thresholds: NDArray[np.floating]) -> Counts:
+    """Count with the compiled kernels."""
     from mddbench.metrics import kernels
 
     table = kernels.build_table(keys_of(thresholds.astype(np.float32, copy=False)))
     longest = max(len(piece) for share in shares for piece in share)
 
-    def counted(share: Share) -> NDArray[np.uint32]:
+    def count_share(share: Share) -> NDArray[np.uint32]:
         counters = np.zeros((2, len(table.thresholds)), dtype=np.uint32)
         windows, keys = np.empty(longest, dtype=np.uint16), np.empty(longest, dtype=np.uint32)
         for piece in share:
@@ -65,21 +78,23 @@ def _by_table(shares: list[Share], thresholds: NDArray[np.floating]) -> Counted:
         return counters
 
     between, equal = np.zeros((2, len(table.thresholds)), dtype=np.int64)
-    for counters in in_threads(counted, shares):
+    for counters in in_threads(count_share, shares):
         between += counters[0]
         equal += counters[1]
     above = (between + equal)[:0:-1].cumsum()[::-1]
     return above, above + equal[:-1]
 
 
-def _by_sorting(shares: list[Share], thresholds: NDArray[np.floating]) -> Counted:
-    def counted(share: Share) -> NDArray[np.int64]:
-        above, at_least = found = np.zeros((2, len(thresholds)), dtype=np.int64)
+def _by_sorting(shares: list[Share], thresholds: NDArray[np.floating]) -> Counts:
+    """Count with NumPy alone."""
+
+    def count_share(share: Share) -> NDArray[np.int64]:
+        above, at_least = counts = np.zeros((2, len(thresholds)), dtype=np.int64)
         for piece in share:
             ordered = np.sort(piece.astype(thresholds.dtype, copy=False))
             above += len(ordered) - np.searchsorted(ordered, thresholds, side="right")
             at_least += len(ordered) - np.searchsorted(ordered, thresholds, side="left")
-        return found
+        return counts
 
-    found = np.array(in_threads(counted, shares))
-    return found[:, 0].sum(axis=0), found[:, 1].sum(axis=0)
+    counts_of_shares = np.array(in_threads(count_share, shares))
+    return counts_of_shares[:, 0].sum(axis=0), counts_of_shares[:, 1].sum(axis=0)

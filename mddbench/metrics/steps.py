@@ -1,8 +1,13 @@
 """The counts from which every metric of the suite follows, and the metrics.
 
-AUROC, AP, F1-max and AUPRO depend on the normal items only through how many of them score above, and at least as high as,
-each distinct score of an anomalous item. So the normal items need not be sorted, nothing changes under a strictly increasing
-transform of the scores, and the metrics of 40 million pixels are sums over the steps of less than a million of them.
+A step is a distinct score of anomalous items.
+For each step the metrics need only two counts of normal items.
+These are the items that score higher, and the items that score at least as high.
+This holds for AUROC, AP, F1-max and AUPRO.
+
+So the normal items need not be sorted.
+A strictly increasing transform of the scores changes nothing.
+The metrics of 40 million pixels are sums over less than a million steps.
 """
 
 from __future__ import annotations
@@ -18,11 +23,15 @@ LIMIT = 0.3
 
 @dataclass(frozen=True)
 class Steps:
-    """One entry for each distinct score of an anomalous item, highest first; all counts are exact.
+    """Exact counts for each distinct score of an anomalous item, highest score first.
 
-    hits: (T,) int64 anomalous items with this score; above, at_least: (T,) int64 normal items that score higher, and at least
-    as high; negatives: all normal items; overlap: (T,) float64 the mean share of a ground-truth region that has this score
-    (its sum is 1), or zeros where there are no regions.
+    Attributes:
+        hits: (T,) int64 number of anomalous items with this score.
+        above: (T,) int64 number of normal items that score higher.
+        at_least: (T,) int64 number of normal items that score at least as high.
+        negatives: Number of all normal items.
+        overlap: (T,) float64 mean share of a ground-truth region that has this score. The sum is 1.
+            All values are zero where there are no regions.
     """
 
     hits: NDArray[np.int64]
@@ -33,6 +42,7 @@ class Steps:
 
     @property
     def positives(self) -> int:
+        """The number of all anomalous items."""
         return int(self.hits.sum())
 
     @property
@@ -42,9 +52,14 @@ class Steps:
 
 
 def steps_of_items(scores: NDArray[np.generic], labels: NDArray[np.bool_]) -> Steps:
-    """The steps of items that carry no regions, such as images.
+    """Count items that have no regions, such as images.
 
-    scores: (N,) real numbers without NaN; labels: (N,) True for anomalous.
+    Args:
+        scores: (N,) real numbers without NaN.
+        labels: (N,) bool, True for an anomalous item.
+
+    Returns:
+        The counts, with zero overlap.
     """
     normals = np.sort(scores[~labels])
     distinct, hits = np.unique(scores[labels], return_counts=True)
@@ -59,7 +74,14 @@ def steps_of_items(scores: NDArray[np.generic], labels: NDArray[np.bool_]) -> St
 
 
 def auroc(steps: Steps) -> float:
-    """The chance that an anomalous item scores higher than a normal one, a tie counting one half; NaN unless both exist."""
+    """Compute the chance that an anomalous item scores higher than a normal one; a tie counts one half.
+
+    Args:
+        steps: Counts of all items.
+
+    Returns:
+        AUROC in [0, 1], NaN unless both kinds of item exist.
+    """
     if not steps.defined:
         return float("nan")
     beaten = 1.0 - (steps.above + steps.at_least) / (2 * steps.negatives)
@@ -67,33 +89,54 @@ def auroc(steps: Steps) -> float:
 
 
 def average_precision(steps: Steps) -> float:
-    """The sum of precision x gain in recall over the steps (step-wise, not trapezoids); NaN unless both kinds exist."""
+    """Compute the sum of precision x gain in recall over the steps (step-wise, not by trapezoids).
+
+    Args:
+        steps: Counts of all items.
+
+    Returns:
+        Average precision in [0, 1], NaN unless both kinds of item exist.
+    """
     if not steps.defined:
         return float("nan")
-    found = np.cumsum(steps.hits)
-    return float(np.sum(steps.hits * (found / (found + steps.at_least))) / steps.positives)
+    true_positives = np.cumsum(steps.hits)
+    return float(np.sum(steps.hits * (true_positives / (true_positives + steps.at_least))) / steps.positives)
 
 
 def f1_max(steps: Steps) -> float:
-    """The best F1 over all thresholds, one of which is the score of an anomalous item; NaN unless both kinds exist."""
+    """Compute the best F1 over all thresholds; the best threshold is the score of an anomalous item.
+
+    Args:
+        steps: Counts of all items.
+
+    Returns:
+        F1 in [0, 1], NaN unless both kinds of item exist.
+    """
     if not steps.defined:
         return float("nan")
-    found = np.cumsum(steps.hits)
-    return float(np.max(2 * found / (steps.positives + found + steps.at_least)))
+    true_positives = np.cumsum(steps.hits)
+    return float(np.max(2 * true_positives / (steps.positives + true_positives + steps.at_least)))
 
 
 def area_under_pro(steps: Steps, limit: float = LIMIT) -> float:
-    """The area under mean region overlap against false-positive rate up to `limit`, divided by `limit`.
+    """Compute the area under mean region overlap against false-positive rate up to `limit`, divided by `limit`.
 
-    The overlap that a step gains counts from the step's rate to the limit; while normal items tie with it, it grows linearly,
-    also across the limit. NaN unless both kinds of pixel exist.
+    The overlap that a step gains counts from the false-positive rate of the step to the limit.
+    While normal items tie with the step, its overlap grows linearly, also across the limit.
+
+    Args:
+        steps: Counts of all pixels.
+        limit: Highest false-positive rate, in (0, 1].
+
+    Returns:
+        AUPRO in [0, 1], NaN unless both kinds of pixel exist.
+
     Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021, section 5.
     """
     if not steps.defined:
         return float("nan")
-    within = slice(
-        0, int(np.searchsorted(steps.above, limit * steps.negatives))
-    )  # later steps gain nothing before the limit
+    # Later steps gain nothing before the limit.
+    within = slice(0, int(np.searchsorted(steps.above, limit * steps.negatives)))
     start, end = steps.above[within] / steps.negatives, steps.at_least[within] / steps.negatives
     crossing = np.square(limit - start) / np.maximum(2.0 * (end - start), np.finfo(float).tiny)
     reach = np.where(end <= limit, limit - (start + end) / 2.0, crossing)

@@ -1,4 +1,7 @@
-"""The seven metrics of one category: in one call, or from batches. The one interface between maps and numbers."""
+"""The seven metrics of one category, in one call or from batches.
+
+This is the only interface between maps and numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 
 from mddbench.metrics.bootstrap import PixelGrid, draw, image_replicates
 from mddbench.metrics.curves import precision_recall, region_overlap
-from mddbench.metrics.device import as_floats, images_with_nan, is_elsewhere, is_tensor, on_host
+from mddbench.metrics.device import as_floats, images_with_nan, is_device_tensor, is_tensor, on_host
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.histogram import HistogramPixels
 from mddbench.metrics.images import ImageScores
@@ -24,11 +27,16 @@ NAN = float("nan")
 
 
 class BrokenScoreError(ValueError):
-    """A map or an image score that is no number. image: its position among all images added; what: 'map' or 'score'."""
+    """A map or an image score holds NaN.
 
-    def __init__(self, image: int, what: str) -> None:
-        super().__init__(f"image {image}: its {what} holds NaN")
-        self.image, self.what = image, what
+    Attributes:
+        image: Index of the image among all images added.
+        kind: 'map' or 'score'.
+    """
+
+    def __init__(self, image: int, kind: str) -> None:
+        super().__init__(f"image {image}: its {kind} holds NaN")
+        self.image, self.kind = image, kind
 
 
 def evaluate(
@@ -38,14 +46,21 @@ def evaluate(
     image_scores: NDArray[np.floating],
     image_labels: NDArray[np.bool_],
 ) -> dict[str, float]:
-    """The seven metrics of one category, each in [0, 1], exact; NaN where a metric is not defined.
-
-    maps: (N, H, W) floats of any width, higher is more anomalous, infinities allowed; masks: (N, H, W) True (or not zero) on
-    defects, None if the data set has no masks; image_scores: (N,); image_labels: (N,) True for defective, from the data set
-    and never from a mask.
+    """Compute the exact seven metrics of one category.
 
     A metric is not defined without at least one anomalous and one normal item (image or pixel).
-    Raises ValueError if shapes disagree or there is no image, BrokenScoreError if a map or score is NaN.
+
+    A ValueError is raised if shapes disagree or there is no image.
+    A BrokenScoreError is raised if a map or a score holds NaN.
+
+    Args:
+        maps: (N, H, W) floats of any width, higher is more anomalous, infinities allowed.
+        masks: (N, H, W) True (or not zero) on defects; None if the data set has no masks.
+        image_scores: (N,) floats, higher is more anomalous.
+        image_labels: (N,) True for a defective image. They come from the data set and never from a mask.
+
+    Returns:
+        Metric key -> value in [0, 1], NaN where a metric is not defined.
     """
     metrics = CategoryMetrics()
     metrics.update(maps=maps, masks=masks, image_scores=image_scores, image_labels=image_labels, copy=False)
@@ -55,11 +70,23 @@ def evaluate(
 class CategoryMetrics:
     """The seven metrics of one category whose images come in batches, in any order.
 
-    engine: 'exact' keeps 4 bytes of each pixel (2 of float16 maps, 8 of float64); 'histogram' stays below 100 MB whatever
-    comes.
+    Attributes:
+        engine: Name of the engine.
+        pixels: Scores of the pixels so far.
+        images: Scores and labels of the images so far.
+        has_masks: Whether the batches have masks, None before the first batch.
     """
 
     def __init__(self, engine: Engine = "exact") -> None:
+        """Create the metrics without images.
+
+        Args:
+            engine: 'exact' keeps 4 bytes of each pixel (2 for float16 maps, 8 for float64 maps).
+                'histogram' stays below 100 MB for any number of pixels.
+
+        Raises:
+            ValueError: If there is no such engine.
+        """
         if engine not in METRIC_VERSIONS:
             raise ValueError(f"engine '{engine}': expected one of {', '.join(METRIC_VERSIONS)}")
         self.engine = engine
@@ -76,35 +103,51 @@ class CategoryMetrics:
         image_labels: NDArray[np.bool_],
         copy: bool = True,
     ) -> None:
-        """Add images, as `evaluate` takes them; maps may also be a torch tensor, whose pixels then stay on its device.
+        """Add images.
 
-        copy: if False the exact engine keeps views, and the maps must stay as they are. Raises as `evaluate` does, and then
-        nothing was added; also ValueError if masks come with some batches only.
+        A BrokenScoreError is raised if a map or a score holds NaN. After any error nothing has been added.
+
+        Args:
+            maps: (N, H, W) floats as in `evaluate`. With the exact engine, the pixels of a tensor stay on its device.
+            masks: (N, H, W) as in `evaluate`.
+            image_scores: (N,) as in `evaluate`.
+            image_labels: (N,) as in `evaluate`.
+            copy: If False, the exact engine keeps views, and the maps must not change afterwards.
+
+        Raises:
+            ValueError: If shapes disagree, there is no image, or only some batches have masks.
         """
         scores, labels = on_host(image_scores), on_host(image_labels).astype(bool)
-        values = as_floats(maps) if is_elsewhere(maps) and self.engine == "exact" else floating(on_host(maps))
-        marked = None if masks is None else on_host(masks).astype(bool, copy=False)
-        check_shapes(values, marked, scores, labels)
-        if self.has_masks not in (None, marked is not None):
+        values = as_floats(maps) if is_device_tensor(maps) and self.engine == "exact" else floating(on_host(maps))
+        defects = None if masks is None else on_host(masks).astype(bool, copy=False)
+        check_shapes(values, defects, scores, labels)
+        if self.has_masks not in (None, defects is not None):
             raise ValueError(
                 "some batches have masks and some have none; give masks (empty ones for normal images) or None"
             )
         self._refuse_nan(values, "map")
         self._refuse_nan(scores, "score")
-        if marked is not None:
+        if defects is not None:
             if isinstance(self.pixels, ExactPixels):
-                self.pixels.add(values, marked, copy=copy)
+                self.pixels.add(values, defects, copy=copy)
             else:
-                self.pixels.add(on_host(values), marked)
-        self.has_masks = marked is not None
+                self.pixels.add(on_host(values), defects)
+        self.has_masks = defects is not None
         self.images.add(scores, labels)
 
     def merge(self, other: CategoryMetrics) -> None:
-        """Add all images of another one after one's own; the other is used up. Raises ValueError if the two do not go
-        together.
+        """Add all images of another object after the images of this one.
+
+        Args:
+            other: Metrics of the same category and engine. It must not be used afterwards.
+
+        Raises:
+            ValueError: If the engines differ, or only one of the two has masks.
         """
         if self.engine != other.engine:
-            raise ValueError(f"an {self.engine} state cannot take up a {other.engine} one")
+            raise ValueError(
+                f"metrics of the {other.engine} engine cannot be merged into those of the {self.engine} engine"
+            )
         if None not in (self.has_masks, other.has_masks) and self.has_masks != other.has_masks:
             raise ValueError("one state has masks and the other has none")
         self.pixels.merge(other.pixels)  # type: ignore[arg-type]
@@ -112,14 +155,20 @@ class CategoryMetrics:
         self.has_masks = other.has_masks if self.has_masks is None else self.has_masks
 
     def compute(self) -> dict[str, float]:
-        """The seven metrics of all images so far, NaN where not defined. More may be added afterwards."""
+        """Compute the seven metrics of all images so far. More images may be added afterwards.
+
+        Returns:
+            Metric key -> value in [0, 1], NaN where a metric is not defined.
+        """
         pixels = self.pixels.values() if self.has_masks else dict.fromkeys(PIXEL_LEVEL, NAN)
         values = {**self.images.values(), **pixels}
         return {key: values[key] for key in SEVEN}
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """For each metric an interval that certainly holds its exact value: the value itself, unless the engine is
-        'histogram'.
+        """Compute an interval that is sure to hold the exact value of each metric.
+
+        Returns:
+            Metric key -> (low, high). Both are the value itself unless it is a pixel metric of the histogram engine.
         """
         values = self.compute()
         bounds = {key: (value, value) for key, value in values.items()}
@@ -130,17 +179,27 @@ class CategoryMetrics:
         )
 
     def curves(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Precision against recall, and region overlap against false-positive rate, of the pixels: (2, `curves.POINTS`) each,
-        NaN where they are not defined.
+        """Compute the two curves of the pixels.
+
+        Returns:
+            Precision against recall, and region overlap against false-positive rate: (2, `curves.POINTS`) each,
+            NaN where a curve is not defined.
         """
         steps = self.pixels.steps() if self.has_masks else steps_of_items(np.empty(0), np.empty(0, dtype=np.bool_))
         return precision_recall(steps), region_overlap(steps)
 
     def replicates(self, resamples: int, seed: int) -> dict[str, NDArray[np.float64]]:
-        """Each metric on `resamples` bootstrap samples of the images: (resamples,) values, NaN where not defined.
+        """Compute each metric on bootstrap samples of the images.
 
-        Normal and defective images are drawn separately, with replacement, as many as there are. For the pixel metrics see
-        `bootstrap.PixelGrid`; they need the exact engine, and are NaN with the other.
+        Normal and defective images are drawn separately and with replacement, as many of each kind as there are.
+        The pixel metrics are computed by `bootstrap.PixelGrid`. They need the exact engine, and are NaN with the other.
+
+        Args:
+            resamples: Number of samples.
+            seed: Seed of the random generator.
+
+        Returns:
+            Metric key -> (resamples,) values, NaN where a metric is not defined.
         """
         grid = PixelGrid.of(self.pixels) if self.has_masks and isinstance(self.pixels, ExactPixels) else None
         blocks = []
@@ -149,45 +208,83 @@ class CategoryMetrics:
             blocks.append({**image_replicates(self.images, draws), **pixels})
         return {key: np.concatenate([block[key] for block in blocks]) for key in SEVEN}
 
-    def _refuse_nan(self, values: Any, what: str) -> None:
+    def _refuse_nan(self, values: Any, kind: str) -> None:
         """Raise BrokenScoreError for the first image with a NaN."""
         broken = with_nan(values)
         if broken.any():
-            raise BrokenScoreError(len(self.images) + int(np.argmax(broken)), what)
+            raise BrokenScoreError(len(self.images) + int(np.argmax(broken)), kind)
 
 
 def mean_over_categories(per_category: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The unweighted mean of each metric over the categories where it is defined, and `mad`, the mean of the seven.
+    """Compute the unweighted mean of each metric over the categories where it is defined, and `mad`.
 
-    `mad` is NaN if any of the seven is. A further metric counts where all categories have it.
+    `mad` is the mean of the seven means. It is NaN if any of them is NaN.
+    A further metric (ITEM) has a mean if all categories have this metric.
+
+    Args:
+        per_category: Category -> metric key -> value.
+
+    Returns:
+        Metric key or 'mad' -> mean in [0, 1], NaN where it is not defined.
     """
     means: dict[str, float] = {}
-    shared = [key for key in (ITEM.key,) if all(key in values for values in per_category.values())]
-    for key in (*SEVEN, *shared):
+    further = [key for key in (ITEM.key,) if all(key in values for values in per_category.values())]
+    for key in (*SEVEN, *further):
         defined = [values[key] for values in per_category.values() if not np.isnan(values[key])]
         means[key] = float(np.mean(defined)) if defined else NAN
     return {**means, MAD.key: float(np.mean([means[key] for key in SEVEN]))}
 
 
 def with_nan(values: Any) -> NDArray[np.bool_]:
-    """(N,) whether each image's values hold NaN: its largest value is NaN if any is. values: (N, ...), an array or a tensor."""
+    """Find the images whose values hold NaN.
+
+    For an array, only the largest value of each image is tested. It is NaN if any value of the image is NaN.
+
+    Args:
+        values: (N, ...) floats, an array or a tensor.
+
+    Returns:
+        (N,) bool, True for an image with NaN.
+    """
     if is_tensor(values):
         return images_with_nan(values)
-    parts = [part for part in np.array_split(values.reshape(len(values), -1), workers()) if len(part)]
-    highest = np.concatenate(in_threads(lambda part: part.max(axis=1), parts))
+    groups = [group for group in np.array_split(values.reshape(len(values), -1), workers()) if len(group)]
+    highest = np.concatenate(in_threads(lambda group: group.max(axis=1), groups))
     return np.asarray(np.isnan(highest))
 
 
 def floating(values: NDArray[Any]) -> NDArray[np.floating]:
-    """Native floats: whole numbers become float64, and so does what is longer. Raises ValueError for complex numbers."""
+    """Convert scores to floats in the byte order of the machine.
+
+    Float16, float32 and float64 stay as they are. All other types, such as integers and longer floats, become float64.
+
+    Args:
+        values: Real numbers, of any shape.
+
+    Returns:
+        A contiguous array of the same shape.
+
+    Raises:
+        ValueError: If the values are complex numbers.
+    """
     if np.iscomplexobj(values):
         raise ValueError("expected real scores, found complex numbers")
-    kind = values.dtype if values.dtype in (np.float16, np.float32) else np.dtype(np.float64)
-    return np.ascontiguousarray(values, dtype=kind)
+    dtype = values.dtype if values.dtype in (np.float16, np.float32) else np.dtype(np.float64)
+    return np.ascontiguousarray(values, dtype=dtype)
 
 
 def check_shapes(maps: Any, masks: NDArray[np.bool_] | None, scores: NDArray[Any], labels: NDArray[np.bool_]) -> None:
-    """Raise ValueError unless the arrays have the shapes that `evaluate` asks for."""
+    """Check that the arrays have the shapes that `evaluate` needs.
+
+    Args:
+        maps: Expected as (N, H, W), not empty.
+        masks: Expected as (N, H, W), or None.
+        scores: Expected as (N,).
+        labels: Expected as (N,).
+
+    Raises:
+        ValueError: If a shape is another one.
+    """
     if maps.ndim != 3 or scores.shape != maps.shape[:1] or labels.shape != scores.shape or 0 in maps.shape:
         raise ValueError(
             f"expected maps (N, H, W), image_scores (N,) and image_labels (N,), none of them empty, found shapes "

@@ -1,4 +1,4 @@
-"""Threads for work that releases the interpreter's lock, and whether compiled kernels are used."""
+"""Threads for work that releases the interpreter's lock, and the choice of compiled kernels."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ from typing import TypeVar
 from mddbench.machine import processor_count
 
 MOST_WORKERS = 4
-"""More threads would wait for memory, and each has counters of its own."""
+"""Largest number of threads. More would wait for memory, and each thread has its own counters."""
 WORTH_COMPILING = 1 << 17
-"""Below so many pixels plain NumPy takes a few milliseconds, less than loading the kernels."""
+"""Smallest number of pixels for which the kernels are used.
+
+Below it plain NumPy takes a few milliseconds, less than loading the kernels.
+"""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def workers() -> int:
-    """Threads to use: the processors that this process may use, but few."""
+    """Return the number of threads: the processors that this process may use, at most MOST_WORKERS."""
     return min(processor_count(), MOST_WORKERS)
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The results of `work` on each item, in their order."""
+    """Call a function on each item, in several threads.
+
+    Args:
+        work: Function of one item.
+        items: Items to work on.
+
+    Returns:
+        The results in the order of the items.
+    """
     if len(items) < 2 or workers() < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(workers()) as pool:
@@ -33,7 +44,14 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
 
 
 def use_kernels(pixels: int) -> bool:
-    """Whether compiled kernels are there and worth their while. Without Numba the same results take longer."""
+    """Decide whether to use the compiled kernels. Without Numba the results are the same but take longer.
+
+    Args:
+        pixels: Number of pixels to count.
+
+    Returns:
+        True if Numba is installed and there are enough pixels.
+    """
     return pixels >= WORTH_COMPILING and _kernels_load()
 
 

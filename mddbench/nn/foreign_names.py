@@ -1,7 +1,8 @@
-"""The names that the authors of two methods give to what is named otherwise here, so that their files can be read.
+"""Tensor names in the files of two methods' authors, so that their files can be read.
 
-Code read: hq-deng/RD4AD at 6554076 (MIT) and zhiyuanyou/UniAD at a5b9d9d (Apache-2.0); none of it is used. A name is turned by
-the rules in their order, as often as they apply.
+The rules turn a name of ours into the authors' name. They apply in their order, each as often as it matches.
+
+Code read: hq-deng/RD4AD at 6554076 (MIT) and zhiyuanyou/UniAD at a5b9d9d (Apache-2.0); none of it is used.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from torch import Tensor
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.tensor_files import State, described
-from mddbench.nn.weights import as_timm, named_as_efficientnet
+from mddbench.nn.weights import as_timm, efficientnet_prefix
 
 Rules = Sequence[tuple[str, str]]
-"""What is found in a name of ours (a regular expression), and what the authors have in its place."""
+"""Pairs of a regular expression, which matches in our names, and its replacement in the authors' names."""
 
 REVERSE_DISTILLATION: Rules = (
     (r"^bottleneck\.down1\.0\.", "bn.conv1."),
@@ -41,7 +42,7 @@ REVERSE_DISTILLATION: Rules = (
     (r"\.body\.4\.0\.", ".conv3."),
     (r"\.body\.4\.1\.", ".bn3."),
 )
-"""RD4AD: the embedding is `bn`, its parts that nothing reads are `bn.conv4` and `bn.bn4`."""
+"""RD4AD: the embedding is `bn`; its layers `bn.conv4` and `bn.bn4` are never used."""
 
 UNIFIED_TRANSFORMER: Rules = (
     (r"^project_in\.", "reconstruction.input_proj."),
@@ -61,63 +62,94 @@ UNIFIED_TRANSFORMER: Rules = (
     (r"\.feed\.body\.3\.", ".linear2."),
     (r"\.feed\.norm\.", ".norm3."),
 )
-"""UniAD: in a decoder's layer `self_attn` asks the encoder's tokens, `multihead_attn` those of the layer before."""
+"""UniAD: in a decoder layer, `self_attn` attends to the encoder's tokens.
+
+`multihead_attn` attends to the tokens of the layer before.
+"""
 
 
-def check_backbone(given: State, encoder: FrozenEncoder, where: str) -> None:
-    """Raise InputError if a file holds the EfficientNet that it was trained with, and the encoder is another one."""
-    theirs = {name: value for name, value in given.items() if name.startswith("backbone.")}
+def check_backbone(given: State, encoder: FrozenEncoder, file: str) -> None:
+    """Check that the encoder equals the EfficientNet in a file of the authors, if the file holds one.
+
+    Args:
+        given: Tensors of the file.
+        encoder: Encoder that the method uses.
+        file: Name of the file, for messages.
+
+    Raises:
+        InputError: If the file holds an EfficientNet with other weights.
+    """
+    backbone = {name: value for name, value in given.items() if name.startswith("backbone.")}
     own = encoder.weights()
-    if named_as_efficientnet(theirs) is None:
+    if efficientnet_prefix(backbone) is None:
         return
-    other = as_timm(theirs)
+    expected = as_timm(backbone)
     for name, value in own.items():
-        if name in other and (
-            other[name].shape != value.shape or not torch.allclose(other[name].to(value), value, 1e-5, 1e-6)
+        if name in expected and (
+            expected[name].shape != value.shape or not torch.allclose(expected[name].to(value), value, 1e-5, 1e-6)
         ):
             raise InputError(
-                f"{where}: holds the encoder that it was trained with, and '{encoder.name}' ({encoder.weights_source}) has "
-                f"other weights at '{name}'; give the file by --weights-dir, too"
+                f"{file}: holds the encoder that it was trained with, and '{encoder.name}' ({encoder.weights_source}) "
+                f"has other weights at '{name}'; give the file by --weights-dir, too"
             )
 
 
-def renamed(wanted: State, content: Any, rules: Rules, where: str, unread: Sequence[str] = ()) -> State:
-    """What a file of the authors holds, under our names and in our types.
+def renamed(wanted: State, content: Any, rules: Rules, file: str, unread: Sequence[str] = ()) -> State:
+    """Rename the tensors of an authors' file to our names, and convert them to our types.
 
-    wanted: our state; content: the file's, dicts of tensors however nested, perhaps with `module.` before names; unread: how
-    names begin that may be there and are not needed.
-    Raises InputError, with what is in the file, if it does not hold exactly what is wanted.
+    Args:
+        wanted: Our own state, which gives names, shapes and types.
+        content: Content of the file: nested dicts of tensors, whose names may begin with `module.`.
+        rules: Rules that turn our names into the authors' names.
+        file: Name of the file, for messages.
+        unread: Beginnings of names that may be in the file and are not needed.
+
+    Returns:
+        A tensor for each name of `wanted`. Counters of batches that the file lacks are taken from `wanted`.
+
+    Raises:
+        InputError: If a tensor is missing, has another shape, or is not needed. The message names it.
     """
     given = flattened(content)
-    found: State = {}
+    state: State = {}
     for name, value in wanted.items():
-        theirs = name
+        authors_name = name
         for pattern, replacement in rules:
-            theirs = re.sub(pattern, replacement, theirs)
-        if theirs not in given:
-            if name.endswith("num_batches_tracked"):  # no inference reads it; old files lack it
-                found[name] = value
+            authors_name = re.sub(pattern, replacement, authors_name)
+        if authors_name not in given:
+            if name.endswith("num_batches_tracked"):  # inference does not read it, and old files lack it
+                state[name] = value
                 continue
-            raise InputError(f"{where}: lacks '{theirs}'; it is of another network ({described(given)})")
-        tensor = given.pop(theirs)
+            raise InputError(f"{file}: lacks '{authors_name}'; it is of another network ({described(given)})")
+        tensor = given.pop(authors_name)
         if tensor.shape != value.shape:
             raise InputError(
-                f"{where}: '{theirs}' is {tuple(tensor.shape)}, expected {tuple(value.shape)}; it is of another network or size"
+                f"{file}: '{authors_name}' is {tuple(tensor.shape)}, expected {tuple(value.shape)}; "
+                f"it is of another network or size"
             )
-        found[name] = tensor.to(value)
-    more = [name for name in given if not name.startswith(tuple(unread))]
-    if more:
-        raise InputError(f"{where}: holds '{more[0]}', which the method does not have; it is of another network")
-    return found
+        state[name] = tensor.to(value)
+    unknown = [name for name in given if not name.startswith(tuple(unread))]
+    if unknown:
+        raise InputError(f"{file}: holds '{unknown[0]}', which the method does not have; it is of another network")
+    return state
 
 
-def flattened(content: Any, before: str = "") -> State:
-    """The tensors of nested dicts, their names joined by dots and without `module.`, which parallel training puts before."""
-    found: State = {}
+def flattened(content: Any, prefix: str = "") -> State:
+    """Collect the tensors of nested dicts.
+
+    Args:
+        content: Nested dicts of tensors. Anything that is neither a dict nor a tensor is left out.
+        prefix: Put before every name.
+
+    Returns:
+        Tensors by name. The names of nested dicts are joined by dots.
+        `module.`, which parallel training puts before a name, is removed.
+    """
+    tensors: State = {}
     for name, value in content.items() if isinstance(content, dict) else ():
-        own = before + str(name).removeprefix("module.")
+        path = prefix + str(name).removeprefix("module.")
         if isinstance(value, Tensor):
-            found[own] = value
+            tensors[path] = value
         else:
-            found |= flattened(value, f"{own}.")
-    return found
+            tensors |= flattened(value, f"{path}.")
+    return tensors

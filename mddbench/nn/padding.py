@@ -1,8 +1,12 @@
-"""Padding of strided convolutions, fixed as for one size of images.
+"""Padding of strided convolutions, fixed as for images of one size.
 
-TensorFlow pads a strided convolution by the size of what comes in ('same'): in EfficientNet-B4 a 5x5 at stride 2 gets 2 zeros
-on each side of images of 380 pixels, of 256 pixels 1 before and 2 behind, which moves the features. Code that fixes the padding
-once keeps that of the size it was made for; the EfficientNets of `efficientnet_pytorch` do.
+TensorFlow pads a strided convolution by the size of its input ('same').
+For example, EfficientNet-B4 has a 5x5 convolution with stride 2.
+For images of 380 pixels it gets 2 zeros on each side. For 256 pixels it gets 1 zero before and 2 after.
+This moves the features.
+
+Some code computes the padding once, and keeps it for images of all sizes.
+The EfficientNets of `efficientnet_pytorch` do so.
 """
 
 from __future__ import annotations
@@ -18,60 +22,83 @@ from torch.nn import functional as F
 
 from mddbench.errors import InputError
 
-NOWHERE = torch.device("meta:0")
-"""PyTorch's device of shapes without values."""
+META = torch.device("meta:0")
+"""PyTorch's device for tensors that have shapes but no values."""
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution of an image with zeros around it. margins: left, right, top, bottom."""
+    """A convolution with a fixed number of zeros on each side of its input.
+
+    Attributes:
+        margins: Number of zeros at the left, right, top and bottom.
+    """
 
     margins: tuple[int, int, int, int]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
+        """Pad and convolve (B, C, H, W) to (B, C', H', W')."""
         return F.conv2d(F.pad(x, self.margins), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 def pad_as_for(backbone: nn.Module, size: int, name: str) -> None:
-    """Pad each convolution that timm pads by size as it is padded when images are `size` pixels high and wide, whatever comes.
+    """Fix the padding of all convolutions that timm pads by the size of their input.
 
-    name: of the encoder, for messages. Raises InputError if there is no such convolution, or something else that is padded so.
+    They are then padded for images of any size as timm pads them for one size.
+
+    Args:
+        backbone: timm's model, changed in place.
+        size: Height and width of the images in pixels.
+        name: Name of the encoder, for messages.
+
+    Raises:
+        InputError: If there is no such convolution, or another kind of layer is padded by size.
     """
-    kinds = {type(part).__name__ for part in backbone.modules() if type(part).__name__.endswith("Same")}
-    found = {place: part for place, part in backbone.named_modules() if isinstance(part, Conv2dSame)}
-    others = sorted(kinds - {Conv2dSame.__name__})
-    if others or not found:
-        what = f"pads by size what cannot be fixed ({', '.join(others)})" if others else "pads nothing by size"
-        raise InputError(f"encoder '{name}' {what}; remove encoder.padding_for")
-    sizes = _sizes(backbone, size)
-    for place, part in found.items():
-        fixed = PaddedConv2d(
-            part.in_channels, part.out_channels, part.kernel_size, part.stride, 0, part.dilation, part.groups
+    kinds = {type(module).__name__ for module in backbone.modules() if type(module).__name__.endswith("Same")}
+    convolutions = {path: module for path, module in backbone.named_modules() if isinstance(module, Conv2dSame)}
+    other_kinds = sorted(kinds - {Conv2dSame.__name__})
+    if other_kinds or not convolutions:
+        fault = (
+            f"has layers whose padding cannot be fixed ({', '.join(other_kinds)})"
+            if other_kinds
+            else "has no convolution whose padding depends on the image size"
         )
-        fixed.weight, fixed.bias = part.weight, part.bias
-        fixed.margins = (*_margins(part, sizes[place][1], 1), *_margins(part, sizes[place][0], 0))
-        parent, _, own = place.rpartition(".")
-        setattr(backbone.get_submodule(parent), own, fixed)
+        raise InputError(f"encoder '{name}' {fault}; remove encoder.padding_for")
+    sizes = _input_sizes(backbone, size)
+    for path, module in convolutions.items():
+        padded = PaddedConv2d(
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,
+            module.stride,
+            0,
+            module.dilation,
+            module.groups,
+        )
+        padded.weight, padded.bias = module.weight, module.bias
+        padded.margins = (*_margins(module, sizes[path][1], 1), *_margins(module, sizes[path][0], 0))
+        parent, _, attribute = path.rpartition(".")
+        setattr(backbone.get_submodule(parent), attribute, padded)
 
 
-def _sizes(backbone: nn.Module, size: int) -> dict[str, tuple[int, int]]:
-    """Height and width of what comes into each part that is padded by size, of an image of a size."""
-    seen: dict[str, tuple[int, int]] = {}
+def _input_sizes(backbone: nn.Module, size: int) -> dict[str, tuple[int, int]]:
+    """Return the height and width of the input of each Conv2dSame, for images of `size` pixels."""
+    sizes: dict[str, tuple[int, int]] = {}
 
-    def see(place: str, _: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen[place] = (inputs[0].shape[-2], inputs[0].shape[-1])
+    def record(path: str, _: Any, inputs: tuple[Tensor, ...]) -> None:
+        sizes[path] = (inputs[0].shape[-2], inputs[0].shape[-1])
 
-    shapes = deepcopy(backbone).to(NOWHERE).eval()  # computes nothing and takes no memory, whatever the size
-    for place, part in shapes.named_modules():
-        if isinstance(part, Conv2dSame):
-            part.register_forward_pre_hook(partial(see, place))
+    shapes_only = deepcopy(backbone).to(META).eval()  # computes nothing and takes no memory, for any size
+    for path, module in shapes_only.named_modules():
+        if isinstance(module, Conv2dSame):
+            module.register_forward_pre_hook(partial(record, path))
     with torch.no_grad():
-        shapes(torch.zeros(1, 3, size, size, device=NOWHERE))
-    return seen
+        shapes_only(torch.zeros(1, 3, size, size, device=META))
+    return sizes
 
 
-def _margins(part: nn.Conv2d, length: int, axis: int) -> tuple[int, int]:
-    """Zeros before and behind along an axis, for one output every stride; the odd one behind."""
-    stride, reach = part.stride[axis], part.dilation[axis] * (part.kernel_size[axis] - 1) + 1
+def _margins(convolution: nn.Conv2d, length: int, axis: int) -> tuple[int, int]:
+    """Return the zeros before and after along an axis, for one output at every stride; an odd zero goes after."""
+    stride = convolution.stride[axis]
+    reach = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1) + 1
     total = max((-(-length // stride) - 1) * stride + reach - length, 0)
     return total // 2, total - total // 2

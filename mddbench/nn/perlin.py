@@ -1,4 +1,4 @@
-"""Smooth random fields on the device, for masks and for textures."""
+"""Smooth random fields, drawn on the device, for masks and for textures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from torch.nn import functional as F
 
 
 def perlin(count: int, size: tuple[int, int], cells: tuple[int, int], device: torch.device) -> Tensor:
-    """Perlin noise (count, H, W), about [-1, 1], of `cells` (down, across) over the image; drawn from torch's generator.
+    """Draw Perlin noise from torch's generator.
 
-    Source: Perlin, Improving Noise, SIGGRAPH 2002 (its fifth-degree fade). The blend of the four corners around a pixel is
-    separable, so that a field is two products of small matrices; all fields of a call are made at once.
+    The blend of the four corners around a pixel is separable. So a field is the sum of two products of small matrices.
+    All fields of a call are computed at once.
+
+    Args:
+        count: Number of fields.
+        size: Height H and width W in pixels.
+        cells: Number of noise cells down and across the image.
+        device: Device of the result.
+
+    Returns:
+        (count, H, W) noise, in about [-1, 1].
+
+    Source: Perlin, Improving Noise, SIGGRAPH 2002 (its fifth-degree fade).
     """
     angles = 2 * torch.pi * torch.rand(count, cells[0] + 1, cells[1] + 1, device=device)
     fade_y, slope_y = _corners(size[0], cells[0], device)
@@ -20,18 +31,34 @@ def perlin(count: int, size: tuple[int, int], cells: tuple[int, int], device: to
 
 
 def _corners(pixels: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(fade, slope), (pixels, cells + 1) each: along one axis, how much each corner counts at each pixel, and that times the
-    pixel's distance from the corner, in cells.
+    """Compute the influence of each corner on each pixel along one axis.
+
+    Args:
+        pixels: Number of pixels.
+        cells: Number of noise cells.
+        device: Device of the result.
+
+    Returns:
+        The weight of each corner at each pixel, and this weight times the pixel's distance from the corner in cells:
+        (pixels, cells + 1) each.
     """
-    places = torch.arange(pixels, device=device)[:, None] * (cells / pixels)
-    distance = places - torch.arange(cells + 1, device=device)
+    positions = torch.arange(pixels, device=device)[:, None] * (cells / pixels)
+    distance = positions - torch.arange(cells + 1, device=device)
     near = (1 - distance.abs()).clamp_min(0)  # fades of both corners sum to 1: f(t) + f(1 - t) = 1
     fade = near**3 * (near * (6 * near - 15) + 10)
     return fade, fade * distance
 
 
-def turned(fields: Tensor, angles: Tensor) -> Tensor:
-    """Each of (B, C, H, W) turned about its centre by its angle (B,) in radians; what comes from outside is mirrored."""
+def rotated(fields: Tensor, angles: Tensor) -> Tensor:
+    """Rotate each field about its centre; positions outside of it are filled by reflection.
+
+    Args:
+        fields: (B, C, H, W) floats.
+        angles: (B,) angles in radians.
+
+    Returns:
+        (B, C, H, W) rotated fields.
+    """
     cosine, sine, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     matrix = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
     grid = F.affine_grid(matrix, list(fields.shape), align_corners=False)

@@ -1,4 +1,7 @@
-"""Where mixed precision must not reach: differences of near-equal numbers, drawn defects, addressing at a low temperature."""
+"""Exceptions from mixed precision.
+
+It is not precise enough for differences of nearly equal numbers, drawn defects and addressing at a low temperature.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from torch import Tensor
 
 
 def at_least_single(values: Tensor) -> Tensor:
-    """Half precision becomes single; single and double stay as they are."""
+    """Convert half precision to single; single and double precision stay as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """A context on the tensor's device in which products stay in the precision of their factors."""
+    """Return a context for the device of a tensor, in which products keep the precision of their factors."""
     return torch.autocast(like.device.type, enabled=False)

@@ -1,9 +1,12 @@
 """The blocks of reverse distillation: a bottleneck that compresses a teacher's pyramid, and a decoder that rebuilds it.
 
-Source: Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022, sections 3.2-3.3;
-read beside the authors' code (MIT), which decides where the paper is silent. Their student mirrors the teacher: `STUDENTS` says
-how for torchvision's ResNets. For any other pyramid the widths are in proportion to its levels' as for WideResNet-50-2: three
-1x1-3x3-1x1 blocks embed it at a width of C3 and give 2 C3; a decoder of 3, 4 and 6 such blocks has half of each level's width.
+The student of the authors mirrors the teacher. `STUDENTS` describes it for torchvision's ResNets.
+For any other pyramid, the widths are in proportion to those of its levels, as for WideResNet-50-2.
+Three 1x1-3x3-1x1 blocks embed the pyramid with an inner width of C3 and give 2 C3 channels.
+The decoder has 3, 4 and 6 such blocks with half of each level's width.
+
+Source: Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022, sections 3.2-3.3.
+The authors' code (MIT) was read beside it, and decides where the paper is silent.
 """
 
 from __future__ import annotations
@@ -23,9 +26,13 @@ from mddbench.nn.precision import at_least_single
 
 @dataclass(frozen=True)
 class Student:
-    """What the blocks are for a teacher. basic: two 3x3 convolutions and not 1x1, 3x3, 1x1; narrowing: how many times narrower
-    the 3x3 of the latter is than what comes out; embedding: blocks behind the fusion; decoder: blocks of its stages, deep to
-    shallow.
+    """The blocks of a student, which depend on the teacher.
+
+    Attributes:
+        basic: True for blocks of two 3x3 convolutions, False for blocks of 1x1, 3x3 and 1x1 convolutions.
+        narrowing: Output channels of a 1x1-3x3-1x1 block divided by the channels of its 3x3 convolution.
+        embedding: Number of blocks after the fusion.
+        decoder: Number of blocks in each stage of the decoder, deep to shallow.
     """
 
     basic: bool = False
@@ -34,11 +41,28 @@ class Student:
     decoder: tuple[int, ...] = (3, 4, 6)
 
     def block(self, channels: int, inner: int, out: int, scale: str = "none") -> nn.Module:
-        """inner: of a block that is not basic."""
+        """Create a block.
+
+        Args:
+            channels: Number of input channels.
+            inner: Number of inner channels; ignored for a basic block.
+            out: Number of output channels.
+            scale: 'down' to halve the map, 'up' to double it, 'none' to keep its size.
+
+        Returns:
+            The block.
+        """
         return BasicBlock(channels, out, scale) if self.basic else ResidualBlock(channels, inner, out, scale)
 
     def described(self, decoder: tuple[int, ...] | None = None) -> str:
-        """As a protocol card says it. decoder: blocks that are chosen otherwise."""
+        """Describe the student for a protocol card.
+
+        Args:
+            decoder: Number of blocks in each stage of the decoder, None for the student's own.
+
+        Returns:
+            The description.
+        """
         kind = "basic blocks" if self.basic else f"bottleneck blocks, 1/{self.narrowing} wide"
         return (
             f"{kind}: {self.embedding} in the embedding, {'/'.join(map(str, decoder or self.decoder))} in the decoder"
@@ -46,7 +70,7 @@ class Student:
 
 
 WIDE = Student()
-"""That of WideResNet-50-2, and of whatever is not in STUDENTS."""
+"""The student of WideResNet-50-2, and of every teacher that is not in STUDENTS."""
 STUDENTS = {
     "resnet18": Student(basic=True, embedding=2, decoder=(2, 2, 2)),
     "resnet34": Student(basic=True),
@@ -56,24 +80,40 @@ STUDENTS = {
     "wide_resnet50_2": WIDE,
     "wide_resnet101_2": Student(decoder=(3, 4, 23)),
 }
-"""timm's name of a teacher, without a tag -> the authors' student. Their embedding for ResNet-101 has basic blocks, which do
-not fit its levels; it is taken for a slip and has ResNet-152's here.
+"""timm's name of a teacher without its tag -> the authors' student.
+
+The authors' embedding for ResNet-101 has basic blocks, which do not fit its levels.
+This is taken for a mistake, and the embedding for ResNet-152 is used instead.
 """
 
 
 def student_of(encoder: str) -> Student:
-    """The student for a teacher by timm's name, whatever its tag."""
+    """Return the student for a teacher, given timm's name with or without a tag."""
     return STUDENTS.get(encoder.partition(".")[0], WIDE)
 
 
 class Bottleneck(nn.Module):
-    """Multi-scale feature fusion and one-class embedding: three levels -> (B, 2 C3, H3 / 2, W3 / 2).
+    """Multi-scale feature fusion and one-class embedding of three levels.
 
-    channels: of the three levels, each half as fine as the one before.
-    width: inner channels of the embedding's blocks in 1/128 of the authors' (ADer: 64); basic blocks have none.
+    Attributes:
+        down1: Brings the first level to the size and channels of the third.
+        down2: Brings the second level to the size and channels of the third.
+        embed: Blocks that compress the fused levels.
+        out_channels: Number of output channels, 2 C3.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int = 128, student: Student = WIDE) -> None:
+        """Create the bottleneck.
+
+        Args:
+            channels: Number of channels of the three levels. Each level has half the resolution of the one before.
+            width: Inner channels of the embedding's blocks, in 1/128 of the authors' number (ADer: 64).
+                Basic blocks have no inner channels.
+            student: Blocks of the student.
+
+        Raises:
+            InputError: If the width leaves no inner channel, or if it is not 128 for basic blocks.
+        """
         super().__init__()
         first, second, third = channels
         self.down1 = nn.Sequential(*_downsample(first, second), *_downsample(second, third))
@@ -92,7 +132,14 @@ class Bottleneck(nn.Module):
         kaiming_initialise(self)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """features: shallow to deep, (B, C_l, H_l, W_l)."""
+        """Fuse and embed the features.
+
+        Args:
+            features: (B, C_l, H_l, W_l) for each of the three levels, shallow to deep.
+
+        Returns:
+            (B, 2 C3, H3 / 2, W3 / 2) embedding.
+        """
         first, second, third = features
         fused = torch.cat([self.down1(first), self.down2(second), third], dim=1)
         return cast(Tensor, self.embed(fused))
@@ -101,12 +148,20 @@ class Bottleneck(nn.Module):
 class Decoder(nn.Module):
     """Rebuilds the three levels from the embedding, deep to shallow.
 
-    blocks: of each stage, deep to shallow; None for the authors'.
+    Attributes:
+        stages: One sequence of blocks for each level, deep to shallow.
     """
 
     def __init__(
         self, channels: tuple[int, ...], blocks: tuple[int, ...] | None = None, student: Student = WIDE
     ) -> None:
+        """Create the decoder.
+
+        Args:
+            channels: Number of channels of the levels, shallow to deep.
+            blocks: Number of blocks in each stage, deep to shallow; None for the student's own.
+            student: Blocks of the student.
+        """
         super().__init__()
         stages: list[nn.Module] = []
         width_in = 2 * channels[-1]
@@ -120,7 +175,14 @@ class Decoder(nn.Module):
         kaiming_initialise(self)
 
     def forward(self, embedding: Tensor) -> list[Tensor]:
-        """(B, 2 C3, H3 / 2, W3 / 2) -> the levels, shallow to deep."""
+        """Rebuild the levels.
+
+        Args:
+            embedding: (B, 2 C3, H3 / 2, W3 / 2) output of the bottleneck.
+
+        Returns:
+            (B, C_l, H_l, W_l) for each level, shallow to deep.
+        """
         levels: list[Tensor] = []
         current = embedding
         for stage in self.stages:
@@ -130,13 +192,22 @@ class Decoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """1x1, 3x3, 1x1 convolutions with a shortcut. `scale` 'down' halves the map by a stride, 'up' doubles it by a 2x2
-    transposed convolution in the place of the 3x3; both then project the shortcut likewise.
-    """
+    """1x1, 3x3 and 1x1 convolutions with a shortcut."""
 
     def __init__(self, channels: int, inner: int, out: int, scale: str = "none") -> None:
+        """Create the block.
+
+        Args:
+            channels: Number of input channels.
+            inner: Number of channels of the 3x3 convolution.
+            out: Number of output channels.
+            scale: 'down' halves the map by a stride.
+                'up' doubles it by a 2x2 transposed convolution instead of the 3x3 convolution.
+                Both project the shortcut in the same way. 'none' keeps the size of the map.
+        """
         super().__init__()
-        middle = _three_by_three(inner, inner, scale)  # first: a seed's initial weights depend on the order
+        # This layer is created first, since the initial weights of a seed depend on the order.
+        middle = _three_by_three(inner, inner, scale)
         self.shortcut = _shortcut(channels, out, scale)
         self.body = nn.Sequential(
             _with_norm(nn.Conv2d(channels, inner, 1, bias=False), inner),
@@ -147,13 +218,21 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, channels, H, W) to (B, out, H', W')."""
         return F.relu(self.body(x) + self.shortcut(x))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the first halves or doubles the map as `ResidualBlock`'s does."""
+    """Two 3x3 convolutions with a shortcut; the first one halves or doubles the map as in `ResidualBlock`."""
 
     def __init__(self, channels: int, out: int, scale: str = "none") -> None:
+        """Create the block.
+
+        Args:
+            channels: Number of input channels.
+            out: Number of output channels.
+            scale: 'down', 'up' or 'none', as in `ResidualBlock`.
+        """
         super().__init__()
         self.shortcut = _shortcut(channels, out, scale)
         self.body = nn.Sequential(
@@ -163,13 +242,22 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, channels, H, W) to (B, out, H', W')."""
         return F.relu(self.body(x) + self.shortcut(x))
 
 
 def require_halving_levels(encoder: FrozenEncoder, method: str) -> None:
-    """Raise InputError unless the encoder gives three levels, each at twice the stride of the one before."""
-    steps = [deep / shallow for shallow, deep in zip(encoder.strides, encoder.strides[1:], strict=False)]
-    if len(encoder.strides) != 3 or any(step != 2 for step in steps):
+    """Check that the encoder gives three levels, each at twice the stride of the one before.
+
+    Args:
+        encoder: The frozen teacher.
+        method: Name of the method, for the message.
+
+    Raises:
+        InputError: If the levels are others.
+    """
+    ratios = [deep / shallow for shallow, deep in zip(encoder.strides, encoder.strides[1:], strict=False)]
+    if len(encoder.strides) != 3 or any(ratio != 2 for ratio in ratios):
         raise InputError(
             f"{method}: expected an encoder with three levels, each at twice the stride of the one before; "
             f"'{encoder.name}' at levels {list(encoder.levels)} has strides {list(encoder.strides)}"
@@ -177,9 +265,18 @@ def require_halving_levels(encoder: FrozenEncoder, method: str) -> None:
 
 
 def flat_cosine_distance(targets: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
-    """Sum over levels of the batch mean of 1 - cos, each image's level flattened to one vector; scalar in [0, 2 L].
+    """Sum 1 - cos over the levels, where each level of an image is flattened to one vector.
 
-    At least in single precision, under mixed precision too. Source: the authors' code; the paper's equation 2 is per position.
+    It is computed at least in single precision, also under mixed precision.
+
+    Args:
+        targets: (B, C_l, H_l, W_l) for each of the L levels.
+        features: (B, C_l, H_l, W_l) for each of the L levels.
+
+    Returns:
+        A scalar in [0, 2 L]: the sum over levels of the mean over the batch.
+
+    Source: the authors' code; the paper's equation 2 is per position.
     """
     distances = [
         1.0 - F.cosine_similarity(at_least_single(target).flatten(1), at_least_single(feature).flatten(1)).mean()
@@ -189,7 +286,18 @@ def flat_cosine_distance(targets: Sequence[Tensor], features: Sequence[Tensor]) 
 
 
 def distance_map(targets: Sequence[Tensor], features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Sum over levels of 1 - cos at each position, each level brought to `size` bilinearly (corners aligned): (B, H, W)."""
+    """Sum 1 - cos at each position over the levels.
+
+    Each level is resized bilinearly, with aligned corners.
+
+    Args:
+        targets: (B, C_l, H_l, W_l) for each of the L levels.
+        features: (B, C_l, H_l, W_l) for each of the L levels.
+        size: Height H and width W of the result in pixels.
+
+    Returns:
+        (B, H, W) map in [0, 2 L].
+    """
     maps = [
         F.interpolate(
             1.0 - F.cosine_similarity(at_least_single(target), at_least_single(feature), dim=1).unsqueeze(1),
@@ -203,10 +311,16 @@ def distance_map(targets: Sequence[Tensor], features: Sequence[Tensor], size: tu
 
 
 def kaiming_initialise(module: nn.Module) -> None:
-    """Convolutions as in ResNet (normal, fan-out, ReLU); transposed ones keep PyTorch's default, as in the authors' code."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+    """Initialise convolutions as in ResNet (normal, fan-out, ReLU).
+
+    Transposed convolutions keep PyTorch's default, as in the authors' code.
+
+    Args:
+        module: Network whose convolutions are initialised in place.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _downsample(channels: int, out: int) -> tuple[nn.Module, ...]:
@@ -214,7 +328,7 @@ def _downsample(channels: int, out: int) -> tuple[nn.Module, ...]:
 
 
 def _three_by_three(channels: int, out: int, scale: str) -> nn.Module:
-    """As it is, at a stride ('down'), or a transposed 2x2 in its place ('up')."""
+    """Return a 3x3 convolution, with stride 2 for 'down'; for 'up' a transposed 2x2 convolution instead."""
     if scale == "up":
         return nn.ConvTranspose2d(channels, out, 2, stride=2, bias=False)
     return nn.Conv2d(channels, out, 3, stride=2 if scale == "down" else 1, padding=1, bias=False)

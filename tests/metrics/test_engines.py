@@ -126,7 +126,7 @@ def test_regions_equal_a_flood_fill(seed: int, density: float, least: int) -> No
         flooded = naive_regions(mask)
         expected += [len(next(r for r in flooded if (y, x) in r)) for y, x in np.argwhere(mask)]
     np.testing.assert_array_equal(found.areas, expected)
-    np.testing.assert_array_equal(found.found, [len(naive_regions(mask)) for mask in masks])
+    np.testing.assert_array_equal(found.counts, [len(naive_regions(mask)) for mask in masks])
     np.testing.assert_array_equal(found.pixels, masks.sum(axis=(1, 2)))
 
 
@@ -305,7 +305,7 @@ def test_a_histogram_takes_two_threads_at_most(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(threads, "processor_count", lambda: 8)
     pixels = HistogramPixels()
     pixels.add(drawn["maps"], drawn["masks"])
-    assert len(pixels.parts) == 2
+    assert len(pixels.thread_bins) == 2
     other = HistogramPixels()
     other.merge(pixels)
     assert pixels.values().keys() == other.values().keys()
@@ -319,10 +319,10 @@ def test_a_histogram_counts_every_pixel_once_however_coarse_it_gets(monkeypatch:
     for index in range(6):
         pixels.add(case["maps"][index : index + 1], case["masks"][index : index + 1])
     pixels.values()
-    (bins,) = pixels.parts
+    (bins,) = pixels.thread_bins
     assert bins.dropped > 12
     assert bins.used <= 8
-    counted, hits, overlap, _ = bins.falling()
+    counted, hits, overlap, _ = bins.descending()
     assert (int(counted.sum()), int(hits.sum())) == (case["maps"].size, int(case["masks"].sum()))
     assert float(overlap.sum()) == pytest.approx(pixels.regions)
 
@@ -363,7 +363,7 @@ def test_tensors_give_the_bits_that_arrays_give(
     maps = torch.from_numpy(drawn["maps"]).to(kind)
     maps.view(-1)[:2] = torch.tensor([0.0, -0.0])
     arrays = maps.float().numpy() if kind == torch.bfloat16 else maps.numpy()
-    monkeypatch.setattr(suite, "is_elsewhere", is_tensor)  # as if the processor were another device
+    monkeypatch.setattr(suite, "is_device_tensor", is_tensor)  # as if the processor were another device
     expected = evaluate(**{**drawn, "maps": arrays})
     state = CategoryMetrics()
     for part in (slice(0, 10), slice(10, 24)):
@@ -385,7 +385,7 @@ def test_a_gpu_gives_the_bits_that_the_host_gives(drawn: dict[str, np.ndarray]) 
 
 
 def test_whole_numbers_on_a_device_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "is_elsewhere", is_tensor)
+    monkeypatch.setattr(suite, "is_device_tensor", is_tensor)
     maps = 2**24 + np.arange(512).reshape(2, 16, 16)
     masks = np.random.default_rng(0).random(maps.shape) < 0.5
     rest = {"masks": masks, "image_scores": np.zeros(2), "image_labels": np.array([True, False])}

@@ -18,7 +18,7 @@ from mddbench.metrics.suite import mean_over_categories
 def of(scores: list[float], labels: list[bool], items: list[str]) -> float:
     images = ImageScores()
     images.add(np.array(scores, dtype=np.float32), np.array(labels))
-    return images.of_items(items)
+    return images.item_auroc(items)
 
 
 def test_an_item_is_as_anomalous_as_its_most_anomalous_view() -> None:
@@ -48,7 +48,7 @@ def test_it_is_the_auroc_of_maxima(rows: list[tuple[int, float, bool]]) -> None:
 
 
 def test_no_images_and_too_few_items() -> None:
-    assert math.isnan(ImageScores().of_items([]))
+    assert math.isnan(ImageScores().item_auroc([]))
     with pytest.raises(ValueError, match="expected an item for each of 2 images, found 1"):
         of([0.1, 0.2], [True, False], ["a"])
 

@@ -274,7 +274,9 @@ def test_states_that_do_not_go_together_are_refused_and_stay_as_they_were() -> N
         state.update(maps=maps.astype(np.float32), masks=masks, **rest)
     with pytest.raises(BrokenScoreError, match="image 3"):
         state.update(maps=maps * [[[1.0]], [[np.nan]]], masks=masks, **rest)
-    with pytest.raises(ValueError, match="an exact state cannot take up a histogram one"):
+    with pytest.raises(
+        ValueError, match="metrics of the histogram engine cannot be merged into those of the exact engine"
+    ):
         state.merge(CategoryMetrics("histogram"))
     without = CategoryMetrics()
     without.update(maps=maps, masks=None, **rest)

@@ -64,7 +64,11 @@ def test_at_another_size_it_is_a_convolution_with_those_zeros() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("resnet18", "pads nothing by size"), ("dm_nfnet_f0", "ScaledStdConv2dSame")]
+    ("name", "what"),
+    [
+        ("resnet18", "has no convolution whose padding depends on the image size"),
+        ("dm_nfnet_f0", "ScaledStdConv2dSame"),
+    ],
 )
 def test_an_encoder_that_pads_otherwise_is_refused(name: str, what: str) -> None:
     with pytest.raises(InputError, match=f"encoder '{name}' .*{what}.*remove encoder.padding_for"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mddbench.errors import InputError
-from mddbench.nn.perlin import perlin, turned
+from mddbench.nn.perlin import perlin, rotated
 from mddbench.nn.synthesis import KINDS, SynthesisSettings, foreground, synthesise
 from mddbench.settings import validated
 
@@ -117,7 +117,7 @@ def test_perlin_equals_a_loop() -> None:
 
 def test_turning_by_a_right_angle_is_a_rotation() -> None:
     field = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    quarter = turned(field, torch.tensor([math.pi / 2]))
+    quarter = rotated(field, torch.tensor([math.pi / 2]))
     np.testing.assert_allclose(quarter[0, 0].numpy(), torch.rot90(field[0, 0]).numpy(), atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Remembered features of the teacher: the same bits, computed once."""
+"""Cached features of the frozen teacher: the same bits, computed once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mddbench.batch import as_images
 from mddbench.detector import load_method, method_settings
 from mddbench.engine.train import Conditions, Trainer, TrainingImages
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.remembered import RememberedFeatures
+from mddbench.nn.feature_cache import FeatureCache
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
 from support import experiment
@@ -50,9 +50,9 @@ def counted(encoder: FrozenEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int
 
 
 def test_each_image_is_computed_once(encoder: FrozenEncoder, pixels: np.ndarray, counted: list[int]) -> None:
-    remembered = RememberedFeatures(encoder, len(pixels), 4)
+    cache = FeatureCache(encoder, len(pixels), 4)
     for chosen in ([3, 1, 4, 0], [2, 5, 6, 7], [0, 1, 2, 3], [7, 6, 0, 4]):
-        found = remembered.of(np.array(chosen), as_images(pixels[chosen], CPU))
+        found = cache.features(np.array(chosen), as_images(pixels[chosen], CPU))
         expected = FrozenEncoder.forward(encoder, as_images(pixels[chosen], CPU))
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
         assert all(one.is_contiguous(memory_format=torch.channels_last) for one in found)
@@ -62,11 +62,11 @@ def test_each_image_is_computed_once(encoder: FrozenEncoder, pixels: np.ndarray,
 def test_a_batch_of_another_size_neither_takes_nor_gives(
     encoder: FrozenEncoder, pixels: np.ndarray, counted: list[int]
 ) -> None:
-    remembered = RememberedFeatures(encoder, len(pixels), 4)
-    remembered.of(np.array([0, 1]), as_images(pixels[:2], CPU))
-    assert not remembered.known.any()
-    remembered.of(np.arange(4), as_images(pixels[:4], CPU))
-    remembered.of(np.array([0, 1]), as_images(pixels[:2], CPU))
+    cache = FeatureCache(encoder, len(pixels), 4)
+    cache.features(np.array([0, 1]), as_images(pixels[:2], CPU))
+    assert not cache.cached.any()
+    cache.features(np.arange(4), as_images(pixels[:4], CPU))
+    cache.features(np.array([0, 1]), as_images(pixels[:2], CPU))
     assert counted == [2, 4, 2]
 
 
