@@ -23,7 +23,7 @@ from mddbench.interruption import interruptible
 from mddbench.progress import SilentReporter
 from mddbench.runs.records import RECORD, Record, read_record
 from mddbench.runs.tracking import NoTracker
-from support import die_at_seed_1, mddbench, write_tree
+from support import die_at_seed_1, mddbench_process, write_tree
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"epochs": 2, "image_size": 64, "batch_size": 4}
@@ -211,7 +211,7 @@ def test_jobs_from_the_command_line(fresh_store: Callable[[str], Path]) -> None:
         "from mddbench.baselines.rd4ad import RD4AD\n\n\nclass Twin(RD4AD):\n    label = 'Twin'\n    version = 1\n"
     )
     arguments = ("run", "mini/rd4ad", "--seeds", "0,1", "--jobs", 2, "--set", "epochs=1", "--set", "image_size=64")
-    ran = mddbench(*arguments, "--set", "method=twin", "--plugins", plugins, "--out", out, "--json")
+    ran = mddbench_process(*arguments, "--set", "method=twin", "--plugins", plugins, "--out", out, "--json")
     assert ran.returncode == 0, ran.stderr
     assert [cell["status"] for cell in json.loads(ran.stdout)] == ["finished", "finished"]
     table = (out / "report" / "mini" / "main.md").read_text()
@@ -220,6 +220,6 @@ def test_jobs_from_the_command_line(fresh_store: Callable[[str], Path]) -> None:
     for file in out.glob("cells/*/record.json"):
         environment = read_record(file).environment
         assert environment["cores"] == environment["threads"] == len(os.sched_getaffinity(0)) // 2
-    refused = mddbench("run", "mini/rd4ad", "--jobs", 4096, "--out", out)
+    refused = mddbench_process("run", "mini/rd4ad", "--jobs", 4096, "--out", out)
     assert refused.returncode == 2
     assert "--jobs 4096: expected from 1 to" in refused.stderr

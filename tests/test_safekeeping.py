@@ -22,7 +22,7 @@ from mddbench.execution.fit import Fit
 from mddbench.execution.runner import finish_replacing, place_of_new
 from mddbench.runs.records import Record, read_record
 from mddbench.runs.store import MlflowStore
-from support import YAML, Done, mddbench
+from support import YAML, Done, mddbench, mddbench_process
 
 Make = Callable[[str], Path]
 Command = Callable[..., Done]
@@ -409,7 +409,7 @@ def test_two_imports_at_once_import_once(run: Callable[..., Done], fresh_store: 
     made, out = tmp_path / "made", fresh_store("out")
     assert run(made, "--tracking", "none").status == 0
     with ThreadPoolExecutor(3) as pool:
-        ended = list(pool.map(lambda _: mddbench("import", made, "--out", out), range(3)))
+        ended = list(pool.map(lambda _: mddbench_process("import", made, "--out", out), range(3)))
     assert [one.returncode for one in ended] == [0, 0, 0]
     assert sorted(one.stderr.split(" imported")[0][-1] for one in ended) == ["0", "0", "1"]
     assert len(runs(out)) == 1

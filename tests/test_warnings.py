@@ -10,7 +10,7 @@ import torch
 
 from mddbench.execution.plan import RunOptions, check_cells, plan
 from mddbench.progress import BarReporter, LineReporter
-from support import YAML, mddbench
+from support import YAML, mddbench_process
 
 
 @pytest.mark.parametrize("kind", [LineReporter, BarReporter])
@@ -39,7 +39,9 @@ def test_a_warning_of_several_cells_is_said_once(jobs: int, tree: Path, tmp_path
     (tmp_path / "own.yaml").write_text(YAML.replace("epochs: 3", "epochs: 1"))
     shutil.copytree(tree / "nut" / "test", tree / "nut" / "more")
     asked = ("--seeds", "0,1", "--bootstrap", 10, "--set", "metrics=histogram", "--tracking", "none", "--no-report")
-    ran = mddbench("run", tmp_path / "own.yaml", "--data-root", tree, "--out", tmp_path / "out", *asked, "--jobs", jobs)
+    ran = mddbench_process(
+        "run", tmp_path / "own.yaml", "--data-root", tree, "--out", tmp_path / "out", *asked, "--jobs", jobs
+    )
     assert ran.returncode == 0, ran.stderr
     lines = [line for line in ran.stderr.splitlines() if "warning: " in line]
     assert len(lines) == 2
