@@ -1,6 +1,6 @@
 """Compares the speeds of one run with stored ones, by ratios within a group: another machine is faster, ratios move little.
 
-Run: python tests/bench/compare.py bench.json tests/bench/ratios.json [--update]
+Run: python benchmarks/compare.py bench.json benchmarks/ratios.json [--update]
 
 A group is what pytest-benchmark calls one; a ratio is the median of a benchmark over that of the group's reference, which
 says so in its `extra_info["role"]`. A ratio that is much worse is a warning, for a person to look at; nothing here fails.

@@ -1,6 +1,6 @@
 """False positives of MDD-Net's signals on hard normal texture, at equal recall.
 
-Run: python docs/false_positives.py CELL..., each the folder of a finished mini/mddnet cell (<out>/cells/mini-mddnet-...).
+Run: python benchmarks/false_positives.py CELL..., each the folder of a finished mini/mddnet cell (<out>/cells/mini-mddnet-...).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RD4AD, UniAD and MDD-Net as a script would have them: PyTorch's own layers, layout and attention, no tricks.
 
-The suite's own are held against them, for speed (tests/bench/steps.py) and for results (tests/methods/test_plain.py). Learnt
+The suite's own are held against them, for speed (benchmarks/steps.py) and for results (tests/methods/test_plain.py). Learnt
 values come in the order of the suite's, so that they can be copied; MDD-Net's defects are drawn by the suite's synthesis.
 """
 

@@ -1,6 +1,6 @@
 """What a large dataset costs before training: reading its tree, hashing its files, decoding its images.
 
-Run: mddbench data fabricate real_iad DIR --full; python docs/large_tree.py real_iad DIR [SIZE]
+Run: mddbench data fabricate real_iad DIR --full; python benchmarks/large_tree.py real_iad DIR [SIZE]
 """
 
 from __future__ import annotations

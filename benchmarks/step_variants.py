@@ -1,6 +1,6 @@
 """A training step with one thing changed: what each change is worth, each in a process of its own.
 
-Run: python docs/step_variants.py mini/rd4ad mini/mddnet mini/uniad [--ways as fused ...] [--rounds 3] [--device cuda]
+Run: python benchmarks/step_variants.py mini/rd4ad mini/mddnet mini/uniad [--ways as fused ...] [--rounds 3] [--device cuda]
 Prints Markdown: medians over steps, and over rounds, in ms, the teacher's features given; for what is compiled, the seconds
 until its first step is done, too. Images are noise. As a run does it the optimiser is fused on a GPU and not on the CPU.
 """

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
 def printed(script: str, *arguments: str) -> str:
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / script), *arguments, "--device", "cpu"],
+        [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--device", "cpu"],
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,6 @@
 """Seconds per training step, or per image of inference: the suite's way, and a plain script's. A process measures one of them.
 
-Run: python tests/bench/steps.py EXPERIMENT ours|plain|ours-inference|plain-inference [--images N] [--epochs N] [--device D]
+Run: python benchmarks/steps.py EXPERIMENT ours|plain|ours-inference|plain-inference [--images N] [--epochs N] [--device D]
 Prints JSON with the median over epochs after the first, and the losses, or the images' scores.
 
 Plain is what a script does: the networks of networks.py, floats in PyTorch's own memory layout from a DataLoader, the teacher
