@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 from mddbench.errors import InputError
-from mddbench.interruption import leave_to_the_first
+from mddbench.interruption import ignore_all_but_sigterm
 from mddbench.machine import processor_count
 from mddbench.progress import Reporter, Task
 from mddbench.report.figures.sheet import Draw
@@ -105,7 +105,7 @@ def _draw(pickled: bytes, file: Path) -> None:
 
 def _begin() -> None:
     """No process outlives the first, however that ends."""
-    leave_to_the_first()
+    ignore_all_but_sigterm()
     Thread(target=_end_with_the_first, daemon=True).start()
 
 
