@@ -2,9 +2,10 @@
 
 Paper:     Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022.
 Code read: the authors' hq-deng/RD4AD at 6554076 (MIT).
-Differs:   There is one model for all categories; the authors train one per category. Any encoder with three levels works:
-           torchvision's ResNets have the authors' students, others a student like WideResNet-50-2's with widths in
-           proportion. The authors' unused fourth stage and their dead 1x1 convolution are not built.
+Differs:   There is one model for all categories; the authors train one per category.
+           Any encoder with three levels works. Torchvision's ResNets have the authors' students. Others have a student
+           like WideResNet-50-2's, with widths in proportion.
+           The authors' unused fourth stage and their dead 1x1 convolution are not built.
 Variants:  The authors' is the default. `settings.bottleneck_width: 64`, `gradient_clip: 5.0` and schedule `step` at 0.8
            give the variant of the ADer benchmark, which most papers quote.
 Unsaid:    The paper writes the loss per position. The code flattens each level to one vector, and so do we.

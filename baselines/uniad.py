@@ -6,9 +6,9 @@ Paper:     You et al., A Unified Model for Multi-class Anomaly Detection, NeurIP
 Code read: the authors' zhiyuanyou/UniAD at a5b9d9d (Apache-2.0), through notes on it. None of it is used.
 Differs:   Features of any encoder and image size are resized to the grid. Attention computes what PyTorch's own does.
 Variants:  The authors' is the default: EfficientNet-B4 at levels 0 to 3, padded as for 380 pixels
-           (`encoder.padding_for`), images of 224 pixels, a grid of 14 (stride 16), gradient_clip 0.1. At 256 pixels with
-           timm's padding, `settings.grid: 16`, `settings.neighbours: 8` (half of it is 4: 9x9) and gradient_clip 5.0
-           give the variant of the ADer benchmark.
+           (`encoder.padding_for`), images of 224 pixels, a grid of 14 (stride 16), gradient_clip 0.1.
+           ADer's variant has 256 pixels, timm's padding, `settings.grid: 16`, `settings.neighbours: 8`
+           (half of it is 4: 9x9) and gradient_clip 5.0.
 Unsaid:    The paper shows no normalisation at the end of the decoder. The code has one there and none at the end of the
            encoder.
 """
@@ -51,8 +51,8 @@ class UniAD(Detector):
         grid: Count = Field(default=14, description="The side of the grid of tokens to which features are resized.")
         neighbours: Annotated[int, Field(ge=0)] = Field(
             default=7,
-            description="The size of the masked neighbourhood. No token sees itself, or tokens up to half of this number "
-            "away in rows and columns. 0: every token sees all.",
+            description="The size of the masked neighbourhood. No token sees itself, or tokens up to half of this "
+            "number away in rows and columns. 0: every token sees all.",
         )
         channels: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
             default=256, description="The number of channels of the transformer's tokens."
@@ -218,8 +218,8 @@ def neighbour_mask(grid: int, neighbours: int) -> Tensor:
         return torch.zeros(grid**2, grid**2, dtype=torch.bool)
     if grid // 2 <= neighbours // 2:
         raise InputError(
-            f"uniad: with neighbours {neighbours} the middle of a grid of {grid} sees nothing; use a finer grid or fewer "
-            "neighbours (0: all are seen)"
+            f"uniad: with neighbours {neighbours} the middle of a grid of {grid} sees nothing; "
+            "use a finer grid or fewer neighbours (0: all are seen)"
         )
     near = (torch.arange(grid)[:, None] - torch.arange(grid)).abs() <= neighbours // 2
     return (near[:, None, :, None] & near[None, :, None, :]).reshape(grid**2, grid**2)

@@ -2,7 +2,8 @@
 
 The restoration decoder rebuilds the features of the normal image. The identity decoder rebuilds those of its input.
 
-Paper:     Xing et al., Memory-Augmented Dual-Decoder Networks for Multi-Class Unsupervised Anomaly Detection, arXiv 2504.14884.
+Paper:     Xing et al., Memory-Augmented Dual-Decoder Networks for Multi-Class Unsupervised Anomaly Detection,
+           arXiv 2504.14884.
 Code read: none exists. The abstract of the paper and published reviews of it were read, not the paper itself.
            docs/mddnet.md says of every decision whether it is stated, reported or ours.
 Differs:   no difference is known.
@@ -183,7 +184,7 @@ class MDDNet(Detector):
             size: The width of the images in pixels, for an error message.
 
         Returns:
-            The restored features and the identity decoder's, or None in place of the latter if there is no such decoder.
+            The features of the restoration decoder and of the identity decoder; None if there is no identity decoder.
 
         Raises:
             InputError: If the image size does not fit, so that restored features have other sizes than the teacher's.

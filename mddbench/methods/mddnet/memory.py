@@ -167,7 +167,7 @@ class ClassAwareMemory(nn.Module):
         return unused.sum(dim=1)
 
     def _weights(self, logits: Tensor) -> Tensor:
-        """The weights of the items (B, P, C x K) from cosines over the temperature, by the addressing of the settings."""
+        """The weights of the items (B, P, C x K) from their cosines over the temperature."""
         if self.settings.addressing == "topk":
             highest = logits.topk(min(self.settings.keep, logits.shape[-1]), dim=-1)
             return torch.zeros_like(logits).scatter(-1, highest.indices, highest.values.softmax(dim=-1))
