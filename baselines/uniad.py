@@ -6,7 +6,7 @@ Paper:     You et al., A Unified Model for Multi-class Anomaly Detection, NeurIP
 Code read: the authors' zhiyuanyou/UniAD at a5b9d9d (Apache-2.0), through notes on it. None of it is used.
 Differs:   Features of any encoder and image size are resized to the grid. Attention computes what PyTorch's own does.
 Variants:  The authors' is the default: EfficientNet-B4 at levels 0 to 3, padded as for 380 pixels
-           (`encoder.padding_for`), images of 224 pixels, a grid of 14 (stride 16), gradient_clip 0.1.
+           (`encoder.padding_for`). Images have 224 pixels, the grid is 14 (stride 16), and gradient_clip is 0.1.
            ADer's variant has 256 pixels, timm's padding, `settings.grid: 16`, `settings.neighbours: 8`
            (half of it is 4: 9x9) and gradient_clip 5.0.
 Unsaid:    The paper shows no normalisation at the end of the decoder. The code has one there and none at the end of the

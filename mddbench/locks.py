@@ -1,6 +1,6 @@
 """Locks between the processes of one user on one machine.
 
-The lock files lie in the system's folder for temporary files, so that nobody mistakes them for files of their own.
+The lock files lie in the system's folder for temporary files, where nobody mistakes them for their own files.
 """
 
 from __future__ import annotations

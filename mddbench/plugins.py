@@ -1,7 +1,7 @@
-"""Finds methods, datasets and experiments by file name, so that a new one needs a new file and no edit of another.
+"""Finds methods, datasets and experiments by file name. To add one means to add a file, without editing another.
 
-Files outside this package count, too: those of a folder given by --plugins, and modules that other installed packages name
-in the entry point groups `mddbench.methods` and `mddbench.datasets`.
+Files outside this package count, too: those of a folder given by --plugins, and modules of other installed packages.
+Such packages name their modules in the entry point groups `mddbench.methods` and `mddbench.datasets`.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def decode_faults(
 
 
 def _inspect(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool, Oddities]:
-    """What is wrong with the files of a sample, whether it stops a run, and what is odd about the files."""
+    """What is wrong with a sample's files, whether it stops a run, and what is odd about the files."""
     oddities, of_image, of_mask = Oddities(), set[str](), set[str]()
     try:
         _, native = decode_image(sample.image, 8, oddities=of_image)

@@ -14,8 +14,8 @@ from mddbench.data.samples import DatasetSource, Tree
 LONGEST = 200
 """The longest name of a category, in bytes.
 
-Files are named after the category, with at most 255 bytes, and so are MLflow's keys, with at most 250 characters.
-Both add some characters to the name.
+Files and MLflow's keys are named after the category, and they add some characters to its name.
+A file's name has at most 255 bytes, and a key has at most 250 characters.
 """
 FEWEST = 2
 """The smallest number of training images of a category."""
@@ -24,7 +24,7 @@ FEWEST = 2
 def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
     """Read a dataset below a folder, and check it for the faults that any dataset can have.
 
-    An InputError is raised for a tree that is marked as fabricated but does not say how many images it has.
+    An InputError is raised for a fabricated tree that does not say how many images it has.
 
     Args:
         source: The description of the dataset.

@@ -162,8 +162,7 @@ def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
         The tree with its faults and warnings.
 
     Raises:
-        InputError: If the dataset needs a folder and none is given, if its name is unknown, or if the cache cannot be
-            written.
+        InputError: If a needed folder is not given, if the name is unknown, or if the cache cannot be written.
     """
     source = load_source(name)
     if source.build is not None:

@@ -44,7 +44,7 @@ class Drawing:
             defective: True to draw a defect into it.
 
         Returns:
-            The image (H, W, 3) uint8, and the mask (H, W) uint8 of its defect, with the values 0 and 255.
+            The image (H, W, 3) uint8, and the mask (H, W) uint8 of its defect: 0 or 255.
         """
         generator = np.random.default_rng([self.category, number])
         width, height = self.size

@@ -23,8 +23,8 @@ def file_faults(tree: Tree) -> Iterator[str]:
         tree: The tree.
 
     Yields:
-        One line for each file that is missing, is named twice, is no ordinary file, lies outside the root,
-        or has a name that is no text. Missing files of one category share a line.
+        One line for each faulty file. It is missing, named twice, no ordinary file, or outside the root;
+        or its name is no text. Missing files of one category share a line.
     """
     files = _Files(tree.root)
     missing: dict[str, list[Path]] = {}

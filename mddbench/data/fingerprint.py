@@ -78,9 +78,9 @@ class Manifest:
 
 
 Stamp = tuple[int, int, int]
-"""The size of a file, and the times of the last changes of its content and of its entry in the file system.
+"""The size of a file in bytes, and two times in nanoseconds.
 
-The size is in bytes, the times in nanoseconds.
+They are the times of the last change of its content and of its entry in the file system.
 """
 
 

@@ -51,7 +51,7 @@ class MaskRule:
     A pixel is a defect if its value is above a limit. The result is resized, and values above a half count.
 
     Attributes:
-        above: The limit, in [0, 255]. For a lossy file it is 127 at least.
+        above: The limit. For a lossy file it is 127 at least.
         numbers: True if the numbers of a palette image count and not its colours.
     """
 

@@ -256,7 +256,7 @@ class Category:
             yield f"{mask}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
 
     def _with_mask_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
-        """The samples of a kind of defect where each image has a folder of masks with its stem as the name."""
+        """The samples of a kind of defect where each image has a folder of masks, named by its stem."""
         parent = self.mask_folders_by_kind.get(kind, self.truth / kind)
         by_stem = {composed(folder.name): folder for folder in folders(parent)}
         for image in images:

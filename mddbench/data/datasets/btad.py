@@ -1,7 +1,7 @@
 """BTAD: 3 categories, 1799 normal training images and 741 test images.
 
 Source: Mishra et al., ISIE 2021 (VT-ADL). The totals and the numbers of category 02 are confirmed.
-The other numbers are second hand, because the authors' README swaps 02 and 03.
+The other numbers are second hand. The authors' README swaps 02 and 03.
 
 Normal folders are called 'ok' and defective ones 'ko'. Images are .bmp and .png.
 The suffix of a mask may differ from that of its image.

@@ -13,9 +13,9 @@ from mddbench.data.tree import HABITS, MVTEC_LAYOUT, Layout, read_tree
 
 LAYOUT = f"""\
 {MVTEC_LAYOUT.rstrip()}
-'good' may be called 'ok' or 'normal'; training images may lie straight in train/; a mask's name may do without _mask; kinds of
-defects may be folders within folders; without ground_truth/ a category has image-level metrics only; one category alone may be
-given by its own folder.
+'good' may be called 'ok' or 'normal'. Training images may lie directly in train/. The name of a mask may lack _mask.
+Kinds of defects may be nested folders. Without ground_truth/ a category has image-level metrics only.
+One category alone may be given by its own folder.
 """
 
 

@@ -5,8 +5,8 @@ Source: Wang et al., CVPR 2024; the numbers of images are from there.
 The splits come from realiad_jsons/<category>.json (several views, one normal training set):
     {"meta": {"prefix", "normal_class"}, "train": [...], "test": [...]}.
     Each image has category, anomaly_class, image_path, and mask_path or null.
-An image is normal if it has no mask or if its class is the normal one, whatever its item is.
-The masks of the smaller releases are interpolated, so a pixel counts as defect if its value is above a half.
+An image is normal if it has no mask or the normal class, whatever its item is.
+The masks of the smaller releases are interpolated. Therefore a pixel is a defect if its value is above a half.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _drawn(folder: Path, drawing: Drawing, number: int, defective: bool, kind: s
     image = f"{class_folder}/S{item:04d}/{folder.name}_{item:04d}_{class_code}_C{view + 1}_20231023.jpg"
     pixels, mask = drawing.image(number + 100_000 * (kind != "OK"), defective)
     save(pixels, folder / image)
-    normal_class = kind == "OK" or (not defective and item % 2 == 0)  # in every second item
+    normal_class = kind == "OK" or (not defective and item % 2 == 0)
     mask_path = image.replace(".jpg", ".png") if defective or (kind != "OK" and normal_class) else None
     if mask_path:
         save(interpolated(mask if defective else drawing.image(number, defective=True)[1]), folder / mask_path)

@@ -1,7 +1,7 @@
 """Uni-Medical: slices of BMAD in MVTec-AD's layout; 3 categories, 13 339 normal training images, 7013 test images.
 
-Source: Zhang et al., ADer. The numbers of each category are from BMAD's table 1. The numbers of normal and of defective
-test images are second hand.
+Source: Zhang et al., ADer. The numbers of each category are from BMAD's table 1.
+The division of the test images into normal and defective ones is second hand.
 
 BMAD's own release has other folders (train/good/img, test/Ungood/{img,anomaly_mask}) and is not read.
 """

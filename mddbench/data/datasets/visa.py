@@ -2,8 +2,9 @@
 
 Source: Zou et al., ECCV 2022, the one-class split.
 
-The dataset is read as downloaded, with the split of split_csv/1cls.csv, or in the layout to which the authors' code
-converts it. As downloaded, masks do not hold 255 but the number of the defect's class, which is nearly black.
+The dataset is read as downloaded, with the split of split_csv/1cls.csv.
+It is also read in the layout to which the authors' code converts it.
+As downloaded, masks do not hold 255 but the number of the defect's class, which is nearly black.
 """
 
 from __future__ import annotations

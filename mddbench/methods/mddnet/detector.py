@@ -7,8 +7,8 @@ Paper:     Xing et al., Memory-Augmented Dual-Decoder Networks for Multi-Class U
 Code read: none exists. The abstract of the paper and published reviews of it were read, not the paper itself.
            docs/mddnet.md says of every decision whether it is stated, reported or ours.
 Differs:   no difference is known.
-Unsaid:    the encoder, the bottleneck, the position, size, addressing and loss of the memory, the synthesis of defects,
-           the fusion, the smoothing, the image score and all settings of the training. Each is a setting here.
+Unsaid:    the encoder and the bottleneck; the position, size, addressing and loss of the memory; the synthesis;
+           the fusion, the smoothing and the image score; all settings of the training. Each is a setting here.
 """
 
 from __future__ import annotations

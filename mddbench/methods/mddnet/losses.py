@@ -51,7 +51,7 @@ def discrepancy(restored: Levels, identical: Levels, masks: Tensor, balanced: bo
     """Compute L_dist = sum_l ||M_l - G_l||.
 
     M_l = 1 - cos(F_R(a), F_I(a)) at each position, and G_l is the mask at level l.
-    The norm is the mean of two means of absolute differences, one weighted by G_l and one by 1 - G_l.
+    The norm is the mean of two weighted means of absolute differences. Their weights are G_l and 1 - G_l.
     A plain mean is smallest where the decoders agree everywhere, because few positions have a defect.
     With it the decoders become equal.
 
