@@ -1,19 +1,21 @@
-"""RD4AD: a student decoder rebuilds a frozen teacher's features from a compressed embedding of them.
+"""RD4AD: a student decoder rebuilds the features of a frozen teacher from a compressed embedding of them.
 
 Paper:     Deng and Li, Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022.
 Code read: the authors' hq-deng/RD4AD at 6554076 (MIT).
-Differs:   one model for all categories (the authors train one per category); any encoder with three levels: torchvision's
-           ResNets have the authors' students, others one like WideResNet-50-2's with widths in proportion; the authors'
-           unused fourth stage and their dead 1x1 convolution are not built.
-Variants:  the authors' by default. `settings.bottleneck_width: 64`, `gradient_clip: 5.0` and schedule `step` at 0.8 give the
-           variant of the ADer benchmark, which most papers quote.
-Unsaid:    the paper writes the loss per position; the code flattens each level to one vector, and so do we.
+Differs:   There is one model for all categories; the authors train one per category.
+           Any encoder with three levels works. Torchvision's ResNets have the authors' students. Others have a student
+           like WideResNet-50-2's, with widths in proportion.
+           The authors' unused fourth stage and their dead 1x1 convolution are not built.
+Variants:  The authors' is the default. `settings.bottleneck_width: 64`, `gradient_clip: 5.0` and schedule `step` at 0.8
+           give the variant of the ADer benchmark, which most papers quote.
+Unsaid:    The paper writes the loss per position. The code flattens each level to one vector, and so do we.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
 from torch import Tensor
 
 from mddbench.batch import Batch
@@ -35,20 +37,25 @@ from mddbench.settings import Count, Depth, Pixels, Strict
 
 
 class RD4AD(Detector):
-    """Reverse distillation; the map is the sum over levels of 1 - cos between teacher and student, smoothed."""
+    """Reverse distillation. The map is the smoothed sum over levels of 1 - cos between teacher and student."""
 
     label = "RD4AD"
     version = 2
     asks_teacher = True
 
     class Settings(Strict):
-        """bottleneck_width: 128 (authors) or 64 (ADer, half of it); decoder_blocks: per stage, deep to shallow, null for the
-        authors' with the encoder; sigma: pixels.
-        """
+        """The settings of RD4AD."""
 
-        bottleneck_width: Count = 128
-        decoder_blocks: tuple[Depth, Depth, Depth] | None = None
-        sigma: Pixels = 4.0
+        bottleneck_width: Count = Field(
+            default=128,
+            description="The inner width of the bottleneck's blocks: 128 (authors) or 64 (ADer, half of it).",
+        )
+        decoder_blocks: tuple[Depth, Depth, Depth] | None = Field(
+            default=None,
+            description="The number of blocks in each decoder stage, deep to shallow. "
+            "null: the authors' numbers for this encoder.",
+        )
+        sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         super().__init__(encoder, settings, categories)
@@ -61,21 +68,36 @@ class RD4AD(Detector):
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks, student)
 
     def load_authors_state(self, content: Any, where: str) -> None:
+        """Load the weights of a file by the authors of RD4AD.
+
+        Args:
+            content: The content of the file, tensors in dicts.
+            where: The name of the file, for messages.
+        """
         unread = ("bn.conv4.", "bn.bn4.")
         self.load_learned_state(renamed(self.learned_state(), content, REVERSE_DISTILLATION, where, unread))
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the distillation loss, a scalar, on a batch of normal images."""
         teacher = self.teacher(batch)
         return {"distillation": flat_cosine_distance(teacher, self._student(teacher, batch.images))}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
+        """Compute the anomaly maps.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, H, W), smoothed.
+        """
         height, width = images.shape[-2:]
         teacher = self.encoder(images)
         distances = distance_map(teacher, self._student(teacher, images), (height, width))
         return gaussian_smooth(distances, self.settings.sigma)
 
     def _student(self, teacher: list[Tensor], images: Tensor) -> list[Tensor]:
-        """What the student makes of the teacher's features of images."""
+        """The student's features, rebuilt from the teacher's features of the images."""
         student: list[Tensor] = self.decoder(self.bottleneck(teacher))
         if any(t.shape != s.shape for t, s in zip(teacher, student, strict=True)):
             raise InputError(f"rd4ad: image_size {images.shape[-1]} does not fit; use a multiple of {self.multiple}")

@@ -1,12 +1,16 @@
-"""UniAD: a transformer rebuilds a frozen encoder's features from noisy ones, and may not look at what it is to rebuild.
+"""UniAD: a transformer rebuilds the features of a frozen encoder from noisy ones.
+
+Its attention is masked, so that no token sees the position that it has to rebuild.
 
 Paper:     You et al., A Unified Model for Multi-class Anomaly Detection, NeurIPS 2022.
-Code read: the authors' zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) by way of notes on it; none of it is used.
-Differs:   features come to the grid from any encoder and image size; attention computes what PyTorch's own does.
-Variants:  the authors' by default: EfficientNet-B4 at levels 0 to 3, padded as for 380 pixels (`encoder.padding_for`), images
-           of 224, a grid of 14 (stride 16), gradient_clip 0.1. At 256 pixels with timm's padding `settings.grid: 16`,
-           `settings.neighbours: 8` (half of it is 4: 9x9) and gradient_clip 5.0 give the variant of the ADer benchmark.
-Unsaid:    the paper shows no normalisation at the decoder's end; the code has one there and none at the encoder's.
+Code read: the authors' zhiyuanyou/UniAD at a5b9d9d (Apache-2.0), through notes on it. None of it is used.
+Differs:   Features of any encoder and image size are resized to the grid. Attention computes what PyTorch's own does.
+Variants:  The authors' is the default: EfficientNet-B4 at levels 0 to 3, padded as for 380 pixels
+           (`encoder.padding_for`). Images have 224 pixels, the grid is 14 (stride 16), and gradient_clip is 0.1.
+           ADer's variant has 256 pixels, timm's padding, `settings.grid: 16`, `settings.neighbours: 8`
+           (half of it is 4: 9x9) and gradient_clip 5.0.
+Unsaid:    The paper shows no normalisation at the end of the decoder. The code has one there and none at the end of the
+           encoder.
 """
 
 from __future__ import annotations
@@ -32,32 +36,40 @@ Noise = Annotated[float, Field(ge=0, le=1e4)]
 
 
 class UniAD(Detector):
-    """Feature reconstruction with neighbour-masked attention and a query of its own in each decoder layer.
+    """Feature reconstruction with neighbour-masked attention and a learnt query in each decoder layer.
 
-    The map is the distance between the features and what they were rebuilt to, brought to the image's size, not smoothed.
+    The map is the distance between the features and the rebuilt features. It is resized to the image and not smoothed.
     """
 
     label = "UniAD"
-    version = 3  # 2: dropout draws other numbers; 3: all layers start as copies of one
+    version = 3  # 2: dropout draws other numbers; 3: all layers start as copies of one layer
     asks_teacher = True
 
     class Settings(Strict):
-        """grid: features are aligned to grid x grid tokens; neighbours: no token sees those up to half of it away in rows and
-        columns, itself included (0: all are seen); channels, heads, layers, feedforward, dropout: of the transformer; jitter:
-        scale of the noise in training, in a token's length over its channels; jitter_probability: of noise in a batch; pool:
-        pixels over which a map is averaged before its maximum is the image's score.
-        """
+        """The settings of UniAD."""
 
-        grid: Count = 14
-        neighbours: Annotated[int, Field(ge=0)] = 7
-        channels: Annotated[int, Field(ge=2, multiple_of=2)] = 256
-        heads: Count = 8
-        layers: Depth = 4
-        feedforward: Count = 1024
-        dropout: BelowOne = 0.1
-        jitter: Noise = 20.0
-        jitter_probability: Fraction = 1.0
-        pool: Count = 16
+        grid: Count = Field(default=14, description="The side of the grid of tokens to which features are resized.")
+        neighbours: Annotated[int, Field(ge=0)] = Field(
+            default=7,
+            description="The size of the masked neighbourhood. No token sees itself, or tokens up to half of this "
+            "number away in rows and columns. 0: every token sees all.",
+        )
+        channels: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+            default=256, description="The number of channels of the transformer's tokens."
+        )
+        heads: Count = Field(default=8, description="The number of heads of each attention.")
+        layers: Depth = Field(default=4, description="The number of encoder layers, and of decoder layers.")
+        feedforward: Count = Field(default=1024, description="The inner width of the feed-forward blocks.")
+        dropout: BelowOne = Field(default=0.1, description="The probability of dropout in the transformer.")
+        jitter: Noise = Field(
+            default=20.0,
+            description="The scale of the noise in training, relative to a token's length divided by its channels.",
+        )
+        jitter_probability: Fraction = Field(default=1.0, description="The probability that a batch gets noise.")
+        pool: Count = Field(
+            default=16,
+            description="The side of the window, in pixels, over which a map is averaged before its maximum is taken.",
+        )
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         super().__init__(encoder, settings, categories)
@@ -73,26 +85,41 @@ class UniAD(Detector):
         self.decoder_layers = copies(QueryDecoderLayer(settings), settings.layers)
         self.norm = nn.LayerNorm(width)
         self.project_out = Linear(width, features)
-        # Queries and the inner projections of attention stay alike in all layers.
-        for name, part in self.named_modules():
-            if isinstance(part, nn.Linear) and not name.startswith("encoder."):
-                nn.init.xavier_uniform_(part.weight)
-                nn.init.zeros_(part.bias)
+        # This leaves out the queries and attention's inner projections, which stay equal in all layers.
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not name.startswith("encoder."):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
 
     def load_authors_state(self, content: Any, where: str) -> None:
-        given = flattened(content.get("state_dict", content) if isinstance(content, dict) else content)
-        check_backbone(given, self.encoder, where)
+        """Load the weights of a file by the authors of UniAD.
+
+        Args:
+            content: The content of the file, tensors in dicts.
+            where: The name of the file, for messages.
+        """
+        state = flattened(content.get("state_dict", content) if isinstance(content, dict) else content)
+        check_backbone(state, self.encoder, where)
         self.load_learned_state(
-            renamed(self.learned_state(), given, UNIFIED_TRANSFORMER, where, ("backbone.", "neck."))
+            renamed(self.learned_state(), state, UNIFIED_TRANSFORMER, where, ("backbone.", "neck."))
         )
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the reconstruction loss, a scalar, on a batch of normal images."""
         tokens = aligned(self.teacher(batch), self.settings.grid)
         with full_precision(tokens):
             noisy = jitter(tokens, self.settings.jitter, self.settings.jitter_probability)
         return {"reconstruction": F.mse_loss(at_least_single(self._rebuilt(noisy)), tokens)}
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
+        """Compute the anomaly maps.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, H, W), not smoothed.
+        """
         tokens = aligned(self.encoder(images), self.settings.grid)
         distances = (at_least_single(self._rebuilt(tokens)) - tokens).norm(dim=-1)
         maps = distances.reshape(-1, 1, self.settings.grid, self.settings.grid)
@@ -100,12 +127,19 @@ class UniAD(Detector):
         return F.interpolate(maps, size, mode="bilinear", align_corners=True)[:, 0]
 
     def image_scores(self, maps: Tensor) -> Tensor:
-        """Maps (B, H, W) -> (B,): the maximum after averaging; of maps smaller than the window, over all of them."""
+        """Compute the image scores: the maximum of each map after averaging over `pool` x `pool` pixels.
+
+        Args:
+            maps: (B, H, W). Maps that are smaller than the window are averaged as a whole.
+
+        Returns:
+            (B,).
+        """
         window = (min(self.settings.pool, maps.shape[-2]), min(self.settings.pool, maps.shape[-1]))
         return F.avg_pool2d(maps[:, None], window, 1).flatten(1).amax(dim=1)
 
     def _rebuilt(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, P, C) -> what the transformer makes of them, (B, P, C)."""
+        """The tokens (B, P, C) that the transformer rebuilds from tokens (B, P, C)."""
         position = self.position()
         memory = self.project_in(tokens)
         for layer in self.encoder_layers:
@@ -118,24 +152,44 @@ class UniAD(Detector):
 
 
 def copies(layer: nn.Module, count: int) -> nn.ModuleList:
-    """So many layers that start alike, as in the authors' code."""
+    """Make `count` layers that start with the same values, as in the authors' code."""
     return nn.ModuleList(deepcopy(layer) for _ in range(count))
 
 
 def aligned(levels: list[Tensor], grid: int) -> Tensor:
-    """Levels (B, C_l, H_l, W_l) side by side at each place of a grid: tokens (B, grid^2, sum C_l), at least single precision,
-    row by row.
+    """Resize all levels to one grid and join their channels.
 
-    Each level is resized bilinearly with its corners aligned and nothing smoothed before. Source: section 3.1, the code's neck.
+    Each level is resized bilinearly with aligned corners, without smoothing before.
+
+    Source: section 3.1 of the paper; the neck of the code.
+
+    Args:
+        levels: (B, C_l, H_l, W_l) for each level.
+        grid: The side of the grid.
+
+    Returns:
+        Tokens (B, grid^2, sum C_l), row by row, in at least single precision.
     """
-    resized = [F.interpolate(at_least_single(one), (grid, grid), mode="bilinear", align_corners=True) for one in levels]
+    resized = [
+        F.interpolate(at_least_single(level), (grid, grid), mode="bilinear", align_corners=True) for level in levels
+    ]
     return torch.cat(resized, dim=1).flatten(2).transpose(1, 2).contiguous()
 
 
 def jitter(tokens: Tensor, scale: float, probability: float) -> Tensor:
-    """Tokens (B, P, C) with normal noise of deviation scale x (token's length) / C; all of them or none.
+    """Add normal noise to all tokens of a batch, or to none of them.
 
-    Source: section 3.3.
+    The standard deviation is scale x (length of the token) / C.
+
+    Source: section 3.3 of the paper.
+
+    Args:
+        tokens: (B, P, C).
+        scale: The scale of the noise, at least 0.
+        probability: The probability that the batch gets noise, in [0, 1].
+
+    Returns:
+        (B, P, C).
     """
     if torch.rand(()).item() >= probability:
         return tokens
@@ -144,23 +198,40 @@ def jitter(tokens: Tensor, scale: float, probability: float) -> Tensor:
 
 
 def neighbour_mask(grid: int, neighbours: int) -> Tensor:
-    """(grid^2, grid^2) bool: True where a token (row) may not see another: up to neighbours // 2 away in rows and columns.
+    """Build the attention mask that hides each token's neighbourhood from it.
 
-    Source: section 3.2. Raises InputError if a token sees nothing.
+    The neighbourhood are the tokens up to neighbours // 2 away in rows and columns, and the token itself.
+
+    Source: section 3.2 of the paper.
+
+    Args:
+        grid: The side of the grid of tokens.
+        neighbours: The size of the neighbourhood. 0 hides nothing.
+
+    Returns:
+        (grid^2, grid^2) bool, True where the token of the row may not see the token of the column.
+
+    Raises:
+        InputError: If some token would see nothing.
     """
     if neighbours == 0:
         return torch.zeros(grid**2, grid**2, dtype=torch.bool)
     if grid // 2 <= neighbours // 2:
         raise InputError(
-            f"uniad: with neighbours {neighbours} the middle of a grid of {grid} sees nothing; use a finer grid or fewer "
-            "neighbours (0: all are seen)"
+            f"uniad: with neighbours {neighbours} the middle of a grid of {grid} sees nothing; "
+            "use a finer grid or fewer neighbours (0: all are seen)"
         )
     near = (torch.arange(grid)[:, None] - torch.arange(grid)).abs() <= neighbours // 2
     return (near[:, None, :, None] & near[None, :, None, :]).reshape(grid**2, grid**2)
 
 
 class GridPosition(nn.Module):
-    """A learnt embedding of each place: one half of the channels is its column's, the other its row's."""
+    """A learnt embedding of each grid position. Half of the channels depends on the column, the other half on the row.
+
+    Attributes:
+        rows: (grid, channels / 2), the embeddings of the rows.
+        columns: (grid, channels / 2), the embeddings of the columns.
+    """
 
     def __init__(self, grid: int, channels: int) -> None:
         super().__init__()
@@ -168,7 +239,7 @@ class GridPosition(nn.Module):
         self.columns = nn.Parameter(torch.rand(grid, channels // 2))
 
     def forward(self) -> Tensor:
-        """(grid^2, channels), row by row."""
+        """Return the embeddings (grid^2, channels), row by row."""
         grid = len(self.rows)
         columns = self.columns[None].expand(grid, -1, -1)
         rows = self.rows[:, None].expand(-1, grid, -1)
@@ -176,7 +247,7 @@ class GridPosition(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention, then two linear layers; each added to what came in, and normalised after that."""
+    """An attention block, then two linear layers. The result of each is added to its input and then normalised."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
@@ -184,12 +255,30 @@ class EncoderLayer(nn.Module):
         self.feed = FeedForward(settings)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            tokens: (B, P, C).
+            position: (P, C), the embeddings of the positions.
+            mask: (P, P) bool, True where a token may not see another.
+
+        Returns:
+            (B, P, C).
+        """
         fed: Tensor = self.feed(self.self_attention(tokens, tokens, position, mask))
         return fed
 
 
 class QueryDecoderLayer(nn.Module):
-    """A learnt query asks the encoder's tokens, the answer asks the tokens of the layer before. Source: section 3.2."""
+    """A decoder layer with a learnt query.
+
+    The query reads the encoder's tokens. The result then reads the tokens of the previous layer.
+
+    Source: section 3.2 of the paper.
+
+    Attributes:
+        query: (grid^2, C), the learnt query.
+    """
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
@@ -198,15 +287,27 @@ class QueryDecoderLayer(nn.Module):
         self.previous_attention = MaskedAttention(settings)
         self.feed = FeedForward(settings)
 
-    def forward(self, before: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, previous: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            previous: (B, P, C), the tokens of the previous layer.
+            memory: (B, P, C), the tokens of the encoder.
+            position: (P, C), the embeddings of the positions.
+            mask: (P, P) bool, True where a token may not see another.
+
+        Returns:
+            (B, P, C).
+        """
         answer = self.encoder_attention(self.query[None], memory, position, mask)
-        fed: Tensor = self.feed(self.previous_attention(answer, before, position, mask))
+        fed: Tensor = self.feed(self.previous_attention(answer, previous, position, mask))
         return fed
 
 
 class MaskedAttention(nn.Module):
-    """Multi-head attention of queries to tokens, but for those that the mask hides; positions are added to queries and keys,
-    not to values. What it reads is added to the queries and normalised.
+    """Multi-head attention of queries to all tokens that the mask does not hide.
+
+    Positions are added to queries and keys, not to values. The result is added to the queries and normalised.
     """
 
     def __init__(self, settings: Any) -> None:
@@ -215,8 +316,16 @@ class MaskedAttention(nn.Module):
         self.dropout, self.norm = Dropout(settings.dropout), nn.LayerNorm(settings.channels)
 
     def forward(self, queries: Tensor, tokens: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        """queries: (B, P, C), or (1, P, C) for all alike; tokens: (B, P, C); position: (P, C); mask: (P, P) bool, True where
-        hidden.
+        """Apply the attention.
+
+        Args:
+            queries: (B, P, C), or (1, P, C) if they are the same for all images.
+            tokens: (B, P, C).
+            position: (P, C), the embeddings of the positions.
+            mask: (P, P) bool, True where a query may not see a token.
+
+        Returns:
+            (B, P, C).
         """
         read = self.multihead(queries + position, tokens + position, tokens, mask)
         added: Tensor = self.norm(queries + self.dropout(read))
@@ -224,7 +333,7 @@ class MaskedAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers at each token by itself, added and normalised."""
+    """Two linear layers at each token. The result is added to the token and normalised."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
@@ -238,5 +347,6 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(settings.channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Apply the block to tokens (B, P, C); the result has the same shape."""
         added: Tensor = self.norm(tokens + self.body(tokens))
         return added

@@ -1,4 +1,4 @@
-"""What the training loop hands to a method."""
+"""The batch of training images that the training loop passes to a method."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Normal training images.
+    """A batch of normal training images.
 
-    images: (B, 3, H, W) float32 in [0, 1], RGB.
-    categories: (B,) int64, the index of each image's category; known in training only.
-    textures: (B, 3, H, W) float32 in [0, 1], pictures of anything to draw defects with; None unless the method wants them.
-    features: the teacher's of the images, shallow to deep, if they are remembered; `Detector.teacher` takes or computes them.
+    Attributes:
+        images: (B, 3, H, W) float32 in [0, 1], RGB.
+        categories: (B,) int64, the index of each image's category. It is known in training only.
+        textures: (B, 3, H, W) float32 in [0, 1], pictures of any kind to draw defects with.
+            None unless the method wants them.
+        features: Cached features of the frozen teacher for these images, shallow to deep. None if there are none.
+            `Detector.teacher` returns them, or computes them where they are None.
     """
 
     images: Tensor
@@ -26,9 +29,17 @@ class Batch:
 
 
 def as_images(pixels: np.ndarray, device: torch.device) -> Tensor:
-    """Decoded pixels (B, H, W, 3) uint8 as float32 images (B, 3, H, W) in [0, 1] on `device`, channels last in memory."""
+    """Turn decoded pixels into images on a device.
+
+    Args:
+        pixels: (B, H, W, 3) uint8, RGB.
+        device: Where the images are wanted.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1], with channels last in memory.
+    """
     tensor = torch.from_numpy(np.array(pixels))
-    if device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
+    if device.type == "cuda":  # from pinned memory the copy runs without making the host wait
         tensor = tensor.pin_memory()
     tensor = tensor.to(device, non_blocking=True)
     return tensor.permute(0, 3, 1, 2).float().div_(255.0)

@@ -1,13 +1,22 @@
-"""The ways in which a run ends badly."""
+"""The exceptions with which a run, a cell or the tracking store fails."""
 
 
 class InputError(Exception):
-    """What the user gave cannot be used. The message is one line: where, what was found, what was expected, what to do."""
+    """Something that the user gave cannot be used.
+
+    The message is one line. It says where the problem is, what was found, what was expected and what to do.
+    """
 
 
 class CellError(Exception):
-    """One cell of a grid failed while it ran (a loss that is not finite, say); the other cells go on."""
+    """One cell of a grid failed while it ran, for example because its loss was not finite.
+
+    The other cells continue.
+    """
 
 
 class TrackingError(Exception):
-    """The tracking store did not take, or give, what it was asked. The message is one line; records in folders are not lost."""
+    """The tracking store did not accept, or did not return, what was requested.
+
+    The message is one line. The records in output folders are not lost.
+    """

@@ -1,4 +1,7 @@
-"""Locks among one user's processes on a machine, kept beside nothing that somebody could mistake for theirs."""
+"""Locks between the processes of one user on one machine.
+
+The lock files lie in the system's folder for temporary files, where nobody mistakes them for their own files.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,15 @@ from tempfile import gettempdir
 from filelock import FileLock
 
 
-def lock_for(work: str, place: str) -> FileLock:
-    """A lock on doing some work at a place, which a path or an address names: held by one process, others wait."""
-    name = hashlib.sha256(f"{getuser()}\n{work}\n{place}".encode()).hexdigest()[:16]
+def lock_for(work: str, target: str) -> FileLock:
+    """Return the lock for one kind of work on one target. One process holds it while the others wait.
+
+    Args:
+        work: The name of the kind of work; it becomes a part of the lock file's name.
+        target: What the work changes: a path, or the address of a store.
+
+    Returns:
+        The lock, not yet acquired.
+    """
+    name = hashlib.sha256(f"{getuser()}\n{work}\n{target}".encode()).hexdigest()[:16]
     return FileLock(Path(gettempdir()) / f"mddbench-{work}-{name}.lock")

@@ -1,7 +1,7 @@
-"""Methods, datasets and experiments are found by file name: adding one means adding a file, and editing none.
+"""Finds methods, datasets and experiments by file name. To add one means to add a file, without editing another.
 
-Files outside this package count, too: those of a folder given by --plugins, and modules that other installed packages name in
-the entry point groups `mddbench.methods` and `mddbench.datasets`.
+Files outside this package count, too: those of a folder given by --plugins, and modules of other installed packages.
+Such packages name their modules in the entry point groups `mddbench.methods` and `mddbench.datasets`.
 """
 
 from __future__ import annotations
@@ -19,86 +19,132 @@ from mddbench.errors import InputError
 METHODS = ("mddbench.methods", "mddbench.baselines")
 DATASETS = ("mddbench.data.datasets",)
 FOLDERS = {"methods": "mddbench.baselines", "datasets": "mddbench.data.datasets"}
-"""Folders of a plug-in folder, and the package whose modules their files become; `experiments` is read where it lies."""
+"""For each folder of Python files in a plug-in folder, the package whose modules these files become.
 
-_added: list[Path] = []
+The third folder, `experiments`, is read in its place.
+"""
+
+_added_folders: list[Path] = []
 
 
 def add_folder(folder: Path) -> None:
-    """Take a folder's methods/*.py, datasets/*.py and experiments/*/*.yaml for plug-ins. Raises InputError if it has none of
-    them, or one that goes by the name of another.
+    """Add the plug-ins of a folder: methods/*.py, datasets/*.py and experiments/*/*.yaml.
+
+    Args:
+        folder: The plug-in folder. A folder that was added before is not added again.
+
+    Raises:
+        InputError: If none of the three folders exists, or if a file has the name of a known plug-in.
     """
     folder = folder.resolve()
-    if folder in _added:
+    if folder in _added_folders:
         return
     kinds = [kind for kind in (*FOLDERS, "experiments") if (folder / kind).is_dir()]
     if not kinds:
-        found = "it has none of them" if folder.is_dir() else "no such folder"
-        raise InputError(f"--plugins {folder}: expected the folders methods, datasets or experiments there; {found}")
+        reason = "it has none of them" if folder.is_dir() else "no such folder"
+        raise InputError(f"--plugins {folder}: expected the folders methods, datasets or experiments there; {reason}")
     for kind in FOLDERS:
-        known = modules(METHODS if kind == "methods" else DATASETS)
+        known_names = modules(METHODS if kind == "methods" else DATASETS)
         for module in pkgutil.iter_modules([str(folder / kind)]):
-            if module.name in known:
+            if module.name in known_names:
                 raise InputError(f"{folder / kind / module.name}.py: '{module.name}' is known already; rename the file")
     for file in (folder / "experiments").glob("*/*.yaml"):
         name = file.relative_to(folder)
-        if any((place / name).exists() for place in (Path(__file__).parent, *_added)):
+        if any((parent / name).exists() for parent in (Path(__file__).parent, *_added_folders)):
             raise InputError(f"{file}: '{file.parent.name}/{file.stem}' is known already; rename the file")
     for kind, package in FOLDERS.items():
         if kind in kinds:
             import_module(package).__path__.append(str(folder / kind))
-    _added.append(folder)
+    _added_folders.append(folder)
 
 
 def added_folders() -> list[Path]:
-    """The plug-in folders, as `add_folder` took them."""
-    return list(_added)
+    """Return the plug-in folders that `add_folder` has added."""
+    return list(_added_folders)
 
 
 def experiment_folders() -> list[Path]:
-    """The folders `experiments` of the plug-in folders."""
-    return [folder / "experiments" for folder in _added]
+    """Return the folder `experiments` of each added plug-in folder."""
+    return [folder / "experiments" for folder in _added_folders]
 
 
 def modules(packages: tuple[str, ...]) -> dict[str, str]:
-    """Name -> full module name of every module of some packages and of other packages' entry points, sorted by name, without
-    importing them.
+    """Find the modules of some packages and of the matching entry points, without importing them.
+
+    Args:
+        packages: METHODS or DATASETS.
+
+    Returns:
+        The full module name for each plug-in name, sorted by plug-in name.
+
+    Raises:
+        InputError: If an entry point has the name of another plug-in.
     """
-    found: dict[str, str] = {}
+    module_names: dict[str, str] = {}
     for package in packages:
         paths = import_module(package).__path__
-        found.update({module.name: f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)})
+        module_names.update({module.name: f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)})
     group = "mddbench.methods" if packages == METHODS else "mddbench.datasets"
     for point in entry_points(group=group):
-        if found.setdefault(point.name, point.value) != point.value:
+        if module_names.setdefault(point.name, point.value) != point.value:
             raise InputError(
-                f"entry point {group}: '{point.name}' is both {found[point.name]} and {point.value}; rename one"
+                f"entry point {group}: '{point.name}' is both {module_names[point.name]} and {point.value}; rename one"
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(module_names.items()))
 
 
 def module_of(name: str, packages: tuple[str, ...]) -> str:
-    """The full module name behind a plugin's name. Raises InputError, with the nearest name, if there is none."""
-    found = modules(packages)
-    if name not in found:
-        what = "method" if packages == METHODS else "dataset"
-        raise InputError(f"unknown {what} '{name}'{nearest(name, found)}; known: {', '.join(found)}")
-    return found[name]
+    """Find the full module name of a plug-in.
+
+    Args:
+        name: The plug-in's name.
+        packages: METHODS or DATASETS.
+
+    Returns:
+        The module name, for `import_module`.
+
+    Raises:
+        InputError: If there is no such plug-in. The message suggests the most similar name.
+    """
+    module_names = modules(packages)
+    if name not in module_names:
+        kind = "method" if packages == METHODS else "dataset"
+        raise InputError(f"unknown {kind} '{name}'{nearest(name, module_names)}; known: {', '.join(module_names)}")
+    return module_names[name]
 
 
 def load_module(name: str, packages: tuple[str, ...]) -> ModuleType:
-    """The module behind a plugin's name. Raises InputError if there is none, or if it cannot be imported."""
-    module = module_of(name, packages)
+    """Import the module of a plug-in.
+
+    Args:
+        name: The plug-in's name.
+        packages: METHODS or DATASETS.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        InputError: If there is no such plug-in, or if it cannot be imported.
+    """
+    module_name = module_of(name, packages)
     try:
-        return import_module(module)
+        return import_module(module_name)
     except InputError:
         raise
-    except Exception as fault:  # a plug-in's file may hold anything
+    except Exception as fault:  # the file of a plug-in may raise anything
         text = str(fault).splitlines()[0] if str(fault) else "no message"
-        raise InputError(f"'{name}' ({module}) cannot be imported: {type(fault).__name__}: {text}") from fault
+        raise InputError(f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {text}") from fault
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' (did you mean 'x'?)' for the known name nearest to a wrong one, or ''."""
-    matches = get_close_matches(name, list(known), n=1)
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Suggest a known name in place of an unknown one.
+
+    Args:
+        name: The unknown name.
+        candidates: The known names.
+
+    Returns:
+        " (did you mean 'x'?)" for the most similar candidate, or '' if none is similar.
+    """
+    matches = get_close_matches(name, list(candidates), n=1)
     return f" (did you mean '{matches[0]}'?)" if matches else ""

@@ -1,4 +1,7 @@
-"""Progress for people: a bar on a terminal, a line now and then elsewhere, nothing when asked to be quiet. All to stderr."""
+"""Progress reports for people, on stderr.
+
+On a terminal there is a progress bar, elsewhere a line from time to time. In quiet mode there is nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,77 +12,101 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 WARNING = "warning: "
-"""How a line begins that is to be said once, whichever experiment, cell or process says it."""
+"""The start of a line that is printed once only, whichever experiment, cell or process reports it."""
 
 
 class Task(Protocol):
-    """One slow thing in progress."""
+    """A slow task in progress."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Report `steps` more of the total; `note` replaces what stands behind the bar."""
+        """Report progress of the task.
+
+        Args:
+            steps: How many more steps of the total are done.
+            note: The text behind the bar. '' keeps the present text.
+        """
 
 
 class Reporter(Protocol):
-    """Where progress and messages go."""
+    """The receiver of progress and messages."""
 
     def task(self, label: str, total: int) -> Any:
-        """A context manager that yields a Task."""
+        """Begin a task.
+
+        Args:
+            label: The name of the task, as it is shown.
+            total: The number of steps.
+
+        Returns:
+            A context manager that yields a Task.
+        """
 
     def say(self, message: str) -> None:
-        """One line for the reader, now; a WARNING only if it has not been said before."""
+        """Print one line at once. A line that begins with WARNING is printed the first time only.
+
+        Args:
+            message: The line, without a newline at its end.
+        """
 
 
-class _Silent:
+class _SilentTask:
     def advance(self, steps: int = 1, note: str = "") -> None:
         pass
 
 
 class SilentReporter:
-    """Says nothing."""
+    """A reporter that prints nothing."""
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Task]:
-        yield _Silent()
+        """Yield a task that prints nothing."""
+        yield _SilentTask()
 
     def say(self, message: str) -> None:
-        pass
+        """Print nothing."""
 
 
-class _Warned:
-    """Remembers which warnings have been said."""
+class _WarningFilter:
+    """Remembers which warnings were printed."""
 
     def __init__(self) -> None:
-        self.warned: set[str] = set()
+        self.printed_warnings: set[str] = set()
 
     def is_new(self, message: str) -> bool:
-        """Whether a line is to be said."""
+        """Return True unless the message is a warning that was printed before."""
         if not message.startswith(WARNING):
             return True
-        new = message not in self.warned
-        self.warned.add(message)
-        return new
+        is_new = message not in self.printed_warnings
+        self.printed_warnings.add(message)
+        return is_new
 
 
 class _Lines:
+    """A task that prints lines, at most one per `interval` seconds."""
+
     def __init__(self, label: str, total: int, interval: float) -> None:
         self.label, self.total, self.interval = label, total, interval
         self.done, self.note = 0, ""
-        self.started = self.spoken = time.monotonic()
+        self.started_at = self.printed_at = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         self.note = note or self.note
-        if time.monotonic() - self.spoken >= self.interval and self.done < self.total:
-            self.speak()
+        if time.monotonic() - self.printed_at >= self.interval and self.done < self.total:
+            self.print_line()
 
-    def speak(self) -> None:
-        self.spoken = time.monotonic()
-        seconds = self.spoken - self.started
+    def print_line(self) -> None:
+        self.printed_at = time.monotonic()
+        seconds = self.printed_at - self.started_at
         print(f"{self.label}: {self.done}/{self.total} {self.note} [{seconds:.0f} s]", file=sys.stderr, flush=True)
 
 
-class LineReporter(_Warned):
-    """A line every `interval` seconds and one at the end of each task; for logs and pipes."""
+class LineReporter(_WarningFilter):
+    """A reporter for logs and pipes: a line every `interval` seconds, and one at the end of each task.
+
+    Attributes:
+        interval: The shortest time between two lines of a task, in seconds.
+    """
 
     def __init__(self, interval: float = 10.0) -> None:
         super().__init__()
@@ -87,16 +114,20 @@ class LineReporter(_Warned):
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Task]:
+        """Yield a task that prints lines. The last line is printed only if the task ends without an exception."""
         lines = _Lines(label, total, self.interval)
         yield lines
-        lines.speak()
+        lines.print_line()
 
     def say(self, message: str) -> None:
+        """Print one line, unless it is a warning that was printed before."""
         if self.is_new(message):
             print(message, file=sys.stderr, flush=True)
 
 
 class _Bar:
+    """A task that moves one of rich's progress bars."""
+
     def __init__(self, progress: Any, identity: Any) -> None:
         self.progress, self.identity = progress, identity
 
@@ -106,8 +137,12 @@ class _Bar:
         self.progress.advance(self.identity, steps)
 
 
-class BarReporter(_Warned):
-    """Rich's progress bar with time gone and time left."""
+class BarReporter(_WarningFilter):
+    """A reporter for terminals: rich's progress bar with the elapsed and the remaining time.
+
+    Attributes:
+        console: Rich's console on stderr.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,6 +152,7 @@ class BarReporter(_Warned):
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Task]:
+        """Yield a task that moves a progress bar."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -133,12 +169,20 @@ class BarReporter(_Warned):
             yield _Bar(bars, bars.add_task(label, total=total, note=""))
 
     def say(self, message: str) -> None:
+        """Print one line, unless it is a warning that was printed before."""
         if self.is_new(message):
             self.console.print(message, markup=False, soft_wrap=True)
 
 
 def reporter(quiet: bool = False) -> Reporter:
-    """The reporter that fits stderr."""
+    """Choose the reporter that suits stderr.
+
+    Args:
+        quiet: True for a reporter that prints nothing.
+
+    Returns:
+        A BarReporter if stderr is a terminal, otherwise a LineReporter; a SilentReporter in quiet mode.
+    """
     if quiet:
         return SilentReporter()
     return BarReporter() if sys.stderr.isatty() else LineReporter()

@@ -12,7 +12,7 @@ import typer
 from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Plugins, Quiet, add_plugins, cache_below
 
 if TYPE_CHECKING:
-    from mddbench.data.samples import Known, Tree
+    from mddbench.data.samples import KnownCounts, Tree
 
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
@@ -136,7 +136,7 @@ def _tell(dataset: str, faults: list[str], warnings: list[str]) -> None:
         print(line, file=sys.stderr)
 
 
-def _rows(tree: Tree, expected: dict[str, Known]) -> list[dict[str, Any]]:
+def _rows(tree: Tree, expected: dict[str, KnownCounts]) -> list[dict[str, Any]]:
     """What was found and what is expected of each category, also of one that is not there; second_hand: of which numbers."""
     from mddbench.data.samples import SecondHand
 

@@ -1,4 +1,4 @@
-"""Decodes a split once into one uint8 array on disk that all methods, seeds and epochs share."""
+"""Decodes each split once into one uint8 array on disk, which all methods, seeds and epochs share."""
 
 from __future__ import annotations
 
@@ -29,20 +29,27 @@ from mddbench.progress import Reporter, SilentReporter
 Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
 AHEAD = 256
-"""Images that may wait decoded for their turn to be written."""
+"""The largest number of decoded images that wait to be written."""
 ROOM = 2**28
-"""Bytes that they may take, however large they are."""
-MOSTLY = 0.5
-"""A larger part of an image is rarely a defect."""
-MUCH = 2**30
-"""Bytes that take so long to compare with their checksums that it is said."""
+"""The most bytes that these images may take together."""
+PLAUSIBLE_SHARE = 0.5
+"""A defect that covers more of its image than this share is reported as suspicious."""
+LONG_CHECK = 2**30
+"""Comparing this many bytes with their checksums takes so long that a message announces it."""
 VANISHED = "vanished"
+"""The finding for a defect that has no pixel left at the image size."""
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
 class Decoded(NamedTuple):
-    """images (N, size, size, 3) uint8; masks (N, size, size) bool; oddities: of the files, named below the dataset's root."""
+    """The decoded images of a split.
+
+    Attributes:
+        images: (N, size, size, 3) uint8, RGB.
+        masks: (N, size, size) bool, True at pixels of a defect.
+        oddities: What is odd about the files. They are named relative to the dataset's root.
+    """
 
     images: Pixels
     masks: Masks
@@ -50,38 +57,62 @@ class Decoded(NamedTuple):
 
 
 def decoded_splits(
-    parts: Sequence[tuple[Sample, ...]],
+    splits: Sequence[tuple[Sample, ...]],
     size: int,
     folder: Path,
     files: Manifest,
     reporter: Reporter,
     rule: MaskRule = ABOVE_ZERO,
 ) -> list[Decoded]:
-    """Each part decoded, in the samples' order, memory-mapped.
+    """Return the decoded arrays of some splits, memory-mapped.
 
-    Decoded now if the folder does not hold them yet, or not as they were written, each file checked against the manifest; what
-    all parts will need on the disk is said before. Written beside and renamed, by one process while others wait, so that
-    neither a killed run nor a full disk leaves a half-written array. Raises InputError for a faulty file or too small a disk.
+    Splits are decoded now if the folder does not hold them yet, or if their arrays are damaged.
+    Each file is checked against the manifest. The disk space that all splits need is reported before.
+    Arrays are written to temporary files and renamed, by one process while others wait.
+    Neither a killed run nor a full disk leaves a half-written array.
+
+    An InputError is raised for a faulty file, and for a disk that is too small.
+
+    Args:
+        splits: The samples of each split.
+        size: The side of the decoded images in pixels.
+        folder: The folder of the arrays.
+        files: The manifest of the dataset's files.
+        reporter: Receives progress and messages.
+        rule: The rule that says which mask pixels are defects.
+
+    Returns:
+        For each split its arrays, in the order of its samples.
     """
-    arrays = [_Arrays(samples, size, folder, _key(samples, size, files, rule)) for samples in parts]
-    found = [each.load(reporter) for each in arrays]
-    needed = sum(each.needed for each, there in zip(arrays, found, strict=True) if there is None)
+    all_arrays = [_Arrays(samples, size, folder, _key(samples, size, files, rule)) for samples in splits]
+    loaded = [arrays.load(reporter) for arrays in all_arrays]
+    needed = sum(arrays.needed for arrays, decoded in zip(all_arrays, loaded, strict=True) if decoded is None)
     if needed:
         free = _free(folder, needed)
         reporter.say(f"decoded images will take {needed / 2**20:.0f} MiB of {free / 2**20:.0f} MiB free in {folder}")
-    return [there or each.make(files, rule, reporter) for each, there in zip(arrays, found, strict=True)]
+    return [decoded or arrays.make(files, rule, reporter) for arrays, decoded in zip(all_arrays, loaded, strict=True)]
 
 
 def decode_faults(
     samples: tuple[Sample, ...], size: int, rule: MaskRule, reporter: Reporter
 ) -> Iterator[tuple[str, bool]]:
-    """What is wrong with the image and mask files of some samples at an image size: one line, and whether it stops a run."""
+    """Decode the image and mask files of some samples, and report what is wrong with them.
+
+    Args:
+        samples: The samples.
+        size: The side of the decoded images in pixels.
+        rule: The rule that says which mask pixels are defects.
+        reporter: Receives progress.
+
+    Yields:
+        For each problem one line, and True if the problem would stop a run.
+    """
     vanished, oddities = list[Sample](), Oddities()
     with reporter.task("checking images", len(samples)) as task:
-        look = partial(_look, size=size, rule=rule)
-        for sample, (line, stops, odd) in zip(samples, _in_parallel(look, samples), strict=True):
+        inspect = partial(_inspect, size=size, rule=rule)
+        for sample, (line, stops, sample_oddities) in zip(samples, _in_parallel(inspect, samples), strict=True):
             task.advance()
-            oddities.merge(odd)
+            oddities.merge(sample_oddities)
             if line == VANISHED:
                 vanished.append(sample)
             elif line:
@@ -91,26 +122,27 @@ def decode_faults(
     yield from ((line, False) for line in oddities.lines())
 
 
-def _look(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool, Oddities]:
-    """What is wrong with a sample's files, whether it stops a run, and what is odd about them."""
+def _inspect(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool, Oddities]:
+    """What is wrong with a sample's files, whether it stops a run, and what is odd about the files."""
     oddities, of_image, of_mask = Oddities(), set[str](), set[str]()
     try:
-        _, native = decode_image(sample.image, 8, odd=of_image)
+        _, native = decode_image(sample.image, 8, oddities=of_image)
         oddities.add(of_image, str(sample.image))
         if not sample.masks:
             return "", False, oddities
-        mask, first = native_mask(sample.masks, native, rule, odd=of_mask), sample.masks[0]
+        mask, first = native_mask(sample.masks, native, rule, oddities=of_mask), sample.masks[0]
     except InputError as fault:
         return str(fault), True, oddities
     oddities.add(of_mask, str(first))
     if not mask.any():
         return f"{first}: the mask of a defective image is empty; no pixel counts as defect", False, oddities
-    if mask.mean() > MOSTLY:
+    if mask.mean() > PLAUSIBLE_SHARE:
         return f"{first}: {mask.mean():.0%} of the image is marked as defect; is the mask inverted?", False, oddities
     return ("" if resize_mask(mask, size).any() else VANISHED), False, oddities
 
 
 def _key(samples: tuple[Sample, ...], size: int, files: Manifest, rule: MaskRule) -> str:
+    """The name of a split's array files, from all that decides their content."""
     digest = hashlib.sha256(f"{files.fingerprint}\n{size}\n{DECODE_VERSION}\n{rule}\n".encode())
     for sample in samples:
         digest.update("\t".join(files.of(file).path for file in (sample.image, *sample.masks)).encode() + b"\n")
@@ -118,8 +150,9 @@ def _key(samples: tuple[Sample, ...], size: int, files: Manifest, rule: MaskRule
 
 
 class _Arrays:
-    """The array files of a decoded split, with the seals by which damage to them is seen; there is no file of masks where no
-    sample has one.
+    """The array files of a decoded split, and the seals that reveal damage to them.
+
+    A split without any mask has no file of masks.
     """
 
     def __init__(self, samples: tuple[Sample, ...], size: int, folder: Path, key: str) -> None:
@@ -133,66 +166,69 @@ class _Arrays:
         self.seals_file = folder / f"{key}.json"
 
     def load(self, reporter: Reporter) -> Decoded | None:
-        """The arrays, if all are there and as they were written; what is not is said."""
+        """The arrays, or None if a file is missing or damaged. Damage is reported."""
         try:
             if not all(file.path.exists() for file in self.files.values()):
                 return None
-            before, oddities = read_seals(self.seals_file, self.files)
-            if self.needed >= MUCH and any(seal.checked is None for seal in before.values()):
+            old_seals, oddities = read_seals(self.seals_file, self.files)
+            if self.needed >= LONG_CHECK and any(seal.checked is None for seal in old_seals.values()):
                 reporter.say(f"comparing {self.needed / 2**30:.1f} GiB of decoded images with their checksums")
-            found = {name: file.open(before[name]) for name, file in self.files.items()}
+            opened = {name: file.open(old_seals[name]) for name, file in self.files.items()}
         except (DamagedError, OSError) as fault:
             reporter.say(f"{fault}; decoding its images anew")
             return None
-        after = {name: seal for name, (_, seal) in found.items()}
-        if after != before:
+        new_seals = {name: seal for name, (_, seal) in opened.items()}
+        if new_seals != old_seals:
             with suppress(OSError):  # then the files are compared again the next time
-                write_seals(after, oddities, self.seals_file)
-        masks = found["masks"][0] if self.masked else np.broadcast_to(np.False_, self.masks.shape)
-        return Decoded(found["images"][0], masks, oddities)
+                write_seals(new_seals, oddities, self.seals_file)
+        masks = opened["masks"][0] if self.masked else np.broadcast_to(np.False_, self.masks.shape)
+        return Decoded(opened["images"][0], masks, oddities)
 
     def make(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> Decoded:
-        """Decode them, or wait for the process that does."""
-        with _alone(self.folder / f"{self.key}.lock", reporter):
-            found = self.load(SilentReporter())  # by a process that was quicker
-            if found is None:
+        """Decode the images, or wait for another process that does so."""
+        with _locked(self.folder / f"{self.key}.lock", reporter):
+            decoded = self.load(SilentReporter())  # another process may have finished first
+            if decoded is None:
                 self._write(files, rule, reporter)
-                found = self.load(reporter)
-        if found is None:
+                decoded = self.load(reporter)
+        if decoded is None:
             raise InputError(
-                f"{self.folder}: what was decoded cannot be read back; look at that disk, or give another by --cache-dir"
+                f"{self.folder}: what was decoded cannot be read back; "
+                "look at that disk, or give another by --cache-dir"
             )
-        return found
+        return decoded
 
     def _write(self, files: Manifest, rule: MaskRule, reporter: Reporter) -> None:
-        for stale in self.folder.glob(f"{self.key}*.part"):  # of a killed process: the lock is ours
+        """Decode the images into array files. This process must hold the lock."""
+        for stale in self.folder.glob(f"{self.key}*.part"):  # of a killed process, because this one holds the lock
             stale.unlink()
         _free(self.folder, self.needed)
         oddities = Oddities()
-        parts = [each.path.with_name(f"{each.path.name}.{os.getpid()}.part") for each in (self.images, self.masks)]
+        partials = [file.path.with_name(f"{file.path.name}.{os.getpid()}.part") for file in (self.images, self.masks)]
         try:
-            with self._disk():
+            with self._disk_errors():
                 with (
-                    Writer(self.images, parts[0]) as images,
-                    Writer(self.masks, parts[1]) as masks,
+                    Writer(self.images, partials[0]) as images,
+                    Writer(self.masks, partials[1]) as masks,
                     reporter.task(f"decoding {self.samples[0].split} images", len(self.samples)) as task,
                 ):
                     decoded = _in_parallel(
                         lambda sample: _decode(sample, self.size, files, rule), self.samples, ROOM // (4 * self.size**2)
                     )
-                    for image, mask, odd in decoded:
+                    for image, mask, sample_oddities in decoded:
                         images.append(image)
                         masks.append(mask)
-                        oddities.merge(odd)
+                        oddities.merge(sample_oddities)
                         task.advance()
-                seals = {"images": images.keep(), **({"masks": masks.keep()} if self.masked else {})}
+                seals = {"images": images.finish(), **({"masks": masks.finish()} if self.masked else {})}
                 write_seals(seals, oddities, self.seals_file)
         finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
+            for file in partials:
+                file.unlink(missing_ok=True)
 
     @contextmanager
-    def _disk(self) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
+        """Turn an OSError in the `with` block into an InputError."""
         try:
             yield
         except OSError as fault:
@@ -203,7 +239,7 @@ class _Arrays:
 
 
 def _free(folder: Path, needed: int) -> int:
-    """Free bytes on the folder's disk. Raises InputError if they are not enough."""
+    """The free bytes on the folder's disk. Raises InputError if they are fewer than needed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
@@ -218,7 +254,7 @@ def _free(folder: Path, needed: int) -> int:
 
 
 def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> Decoded:
-    """One sample: an image (size, size, 3) and its mask (size, size)."""
+    """One decoded sample: an image (size, size, 3) and its mask (size, size)."""
     oddities, of_image, of_mask = Oddities(), set[str](), set[str]()
     entry = files.of(sample.image)
     image, native = decode_image(sample.image, size, entry.sha256, of_image)
@@ -226,14 +262,23 @@ def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> Decod
     if not sample.masks:
         return Decoded(image, np.zeros((size, size), dtype=np.bool_), oddities)
     entries = [files.of(mask) for mask in sample.masks]
-    mask = native_mask(sample.masks, native, rule, [each.sha256 for each in entries], of_mask)
+    mask = native_mask(sample.masks, native, rule, [mask_entry.sha256 for mask_entry in entries], of_mask)
     oddities.add(of_mask, entries[0].path)
     return Decoded(image, resize_mask(mask, size), oddities)
 
 
 def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work], most: int = AHEAD) -> Iterator[Result]:
-    """Results in order, made by one thread a core (decoding lets go of the interpreter), few of them waiting: `most`, if there
-    may be at least one for each thread.
+    """The results of some work on all items, in order, computed by one thread per processor.
+
+    Threads help because decoding releases the interpreter's lock.
+
+    Args:
+        work: The work on one item.
+        items: The items.
+        most: The largest number of results that may wait. There may always be one for each thread.
+
+    Yields:
+        The result of each item.
     """
     ahead = min(AHEAD, max(most, processor_count()))
     waiting: deque[Future[Result]] = deque()
@@ -247,15 +292,15 @@ def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work], most: in
 
 
 @contextmanager
-def _alone(lock: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold a lock file; wait for a process that holds it."""
-    held = FileLock(lock)
+def _locked(lock_file: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold a lock file inside the `with` block. If another process holds it, say so and wait."""
+    lock = FileLock(lock_file)
     try:
-        held.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
-        reporter.say(f"waiting for another process that decodes the same images ({lock})")
-        held.acquire()
+        reporter.say(f"waiting for another process that decodes the same images ({lock_file})")
+        lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        lock.release()

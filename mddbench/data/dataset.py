@@ -1,4 +1,4 @@
-"""Opens a dataset by name: read, checked, fingerprinted, decoded."""
+"""Opens a dataset by name: its files are read, checked, fingerprinted and decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.data.built import built
+from mddbench.data.built import ensure_built
 from mddbench.data.cache import decoded_splits
 from mddbench.data.check import read_source
 from mddbench.data.counts import fabricated_mark
@@ -24,13 +24,17 @@ from mddbench.plugins import DATASETS, load_module
 from mddbench.progress import WARNING, Reporter
 
 MOST_WARNINGS = 5
+"""The number of warnings about a dataset that are printed when it is opened."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Decoded images of a split, or of one category of it.
+    """The decoded images of a split, or of one category of it.
 
-    images: (N, S, S, 3) uint8 RGB; masks: (N, S, S) bool; both in the order of the samples.
+    Attributes:
+        samples: The samples.
+        images: (N, S, S, 3) uint8, RGB, in the order of the samples.
+        masks: (N, S, S) bool, in the order of the samples, True at pixels of a defect.
     """
 
     samples: tuple[Sample, ...]
@@ -42,35 +46,52 @@ class Split:
 
     @property
     def items(self) -> list[str] | None:
-        """What each image shows, where several images show one; None if that is not known of all."""
+        """The item that each image shows, where several images show one; None if it is not known for all images."""
         items = [sample.item for sample in self.samples]
         return items if all(items) else None
 
     def of(self, category: str) -> Split:
-        """The samples of one category; they lie together, so nothing is copied."""
-        part = self._places[category]
-        return Split(self.samples[part], self.images[part], self.masks[part])
+        """Select one category. Its samples are adjacent, so nothing is copied.
+
+        Args:
+            category: The name of the category.
+
+        Returns:
+            The split of this category.
+        """
+        rows = self._slices[category]
+        return Split(self.samples[rows], self.images[rows], self.masks[rows])
 
     @cached_property
-    def _places(self) -> dict[str, slice]:
-        places: dict[str, slice] = {}
+    def _slices(self) -> dict[str, slice]:
+        slices: dict[str, slice] = {}
         start = 0
         for category, members in groupby(sample.category for sample in self.samples):
-            if category in places:
+            if category in slices:
                 raise ValueError(f"the samples of '{category}' do not lie together")
-            places[category] = slice(start, start := start + sum(1 for _ in members))
-        return places
+            slices[category] = slice(start, start := start + sum(1 for _ in members))
+        return slices
 
     @property
     def has_masks(self) -> bool:
-        """Whether every defective image has a mask, so that pixel metrics are defined."""
+        """True if every defective image has a mask, so that pixel metrics are defined."""
         return all(sample.masks for sample in self.samples if sample.anomalous)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset ready to train on (`train`) and to be evaluated on (`test`); files: how many were read; mask_rule: what of a
-    mask counts as defect; textures: to draw defects with, if given; fabricated: whether its images are drawn.
+    """A dataset that is ready for training and evaluation.
+
+    Attributes:
+        name: The name of the dataset.
+        categories: The names of the categories, sorted.
+        fingerprint: The SHA-256 over the manifest of the files, in hex.
+        files: The number of files that were read.
+        train: The images for training.
+        test: The images for evaluation.
+        mask_rule: The rule that says which mask pixels are defects, as text.
+        textures: Pictures to draw defects with, or None.
+        fabricated: True if the images are drawn.
     """
 
     name: str
@@ -85,17 +106,27 @@ class Dataset:
 
     @property
     def train_categories(self) -> NDArray[np.int64]:
-        """(N,) the index of each training image's category."""
+        """The index of each training image's category, (N,) int64."""
         index = {category: position for position, category in enumerate(self.categories)}
         return np.array([index[sample.category] for sample in self.train.samples], dtype=np.int64)
 
     def only(self, category: str) -> Dataset:
-        """The dataset of one category."""
+        """Return the dataset with this category alone."""
         return replace(self, categories=(category,), train=self.train.of(category), test=self.test.of(category))
 
 
 def load_source(name: str) -> DatasetSource:
-    """The constant DATASET of `mddbench/data/datasets/<name>.py`. Raises InputError for an unknown name."""
+    """Load the description of a dataset: the constant DATASET of `mddbench/data/datasets/<name>.py`.
+
+    Args:
+        name: The name of the dataset.
+
+    Returns:
+        The description.
+
+    Raises:
+        InputError: If there is no such dataset, or if its file has no such constant.
+    """
     module = load_module(name, DATASETS)
     source = getattr(module, "DATASET", None)
     if not isinstance(source, DatasetSource):
@@ -104,19 +135,40 @@ def load_source(name: str) -> DatasetSource:
 
 
 def root_of(name: str, data_root: Path | None) -> Path | None:
-    """Where a dataset lies: below the given root under its name, or the root itself."""
+    """Find the folder of a dataset.
+
+    Args:
+        name: The name of the dataset.
+        data_root: The folder that the user gave, or None.
+
+    Returns:
+        The folder with the dataset's name in `data_root` if there is one, else `data_root` itself.
+    """
     if data_root is not None and (data_root / name).is_dir():
         return data_root / name
     return data_root
 
 
 def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
-    """A dataset's tree with its faults; an embedded one is written into the cache first. size: that images will have."""
+    """Read and check the tree of a dataset. A dataset that mddbench writes itself is written into the cache before.
+
+    Args:
+        name: The name of the dataset.
+        root: The dataset's folder. It is not needed for a dataset that mddbench writes itself.
+        cache: The cache folder.
+        size: The side in pixels that the decoded images will have.
+
+    Returns:
+        The tree with its faults and warnings.
+
+    Raises:
+        InputError: If a needed folder is not given, if the name is unknown, or if the cache cannot be written.
+    """
     source = load_source(name)
     if source.build is not None:
         root = cache / f"{name}-v{source.version}"
         mark_own(cache)
-        warning = built(source.build, root, cache / "manifests")
+        warning = ensure_built(source.build, root, cache / "manifests")
         tree = read_source(source, root, size)
         return replace(tree, warnings=(*filter(None, [warning]), *tree.warnings))
     if root is None:
@@ -125,28 +177,51 @@ def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
 
 
 def dataset_manifest(tree: Tree, cache: Path, reporter: Reporter) -> Manifest:
-    """Path, size and hash of every file of a tree, of unchanged ones as remembered. Raises InputError for an unreadable one."""
+    """List path, size and hash of every file of a tree. The hashes of unchanged files come from the cache.
+
+    An InputError is raised for a file that cannot be read.
+
+    Args:
+        tree: The tree.
+        cache: The cache folder.
+        reporter: Receives progress.
+
+    Returns:
+        The manifest.
+    """
     mark_own(cache)
-    return manifest(tree.root, tree.files(), reporter, remembered=cache / "manifests")
+    return manifest(tree.root, tree.files(), reporter, hash_folder=cache / "manifests")
 
 
 def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter: Reporter) -> Dataset:
-    """Read, check, fingerprint and decode a dataset at `size` x `size` pixels.
+    """Read, check, fingerprint and decode a dataset.
 
-    Raises InputError for the first fault of the tree or of a file.
+    An InputError is raised for the first fault of the tree or of a file.
+
+    Args:
+        name: The name of the dataset.
+        root: The dataset's folder. It is not needed for a dataset that mddbench writes itself.
+        cache: The cache folder.
+        size: The side of the decoded images in pixels.
+        reporter: Receives progress, messages and warnings.
+
+    Returns:
+        The dataset.
     """
     source = load_source(name)
     tree = read_dataset(name, root, cache, size).sound(name)
     files = dataset_manifest(tree, cache, reporter)
     reporter.say(f"{name}: {len(files.entries)} files below {tree.root}, fingerprint {files.fingerprint[:16]}")
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
-    parts = tree.select("train"), tree.select("test")
-    arrays = decoded_splits(parts, size, cache / "decoded", files, reporter, source.mask_rule)
+    splits = tree.select("train"), tree.select("test")
+    all_decoded = decoded_splits(splits, size, cache / "decoded", files, reporter, source.mask_rule)
     oddities = Oddities()
-    for each in arrays:
-        oddities.merge(each.oddities)
+    for decoded in all_decoded:
+        oddities.merge(decoded.oddities)
     _warn(oddities.lines(tree.root), name, reporter)
-    train, test = (Split(samples, each.images, each.masks) for samples, each in zip(parts, arrays, strict=True))
+    train, test = (
+        Split(samples, decoded.images, decoded.masks) for samples, decoded in zip(splits, all_decoded, strict=True)
+    )
     return Dataset(
         name,
         tree.categories,
@@ -160,13 +235,22 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
 
 
 def copies(tree: Tree, files: Manifest) -> tuple[str, ...]:
-    """A warning if a test image is a copy of a training image, to the byte: what it measures is memory."""
-    trained = {files.of(sample.image).sha256 for sample in tree.select("train")}
-    found = [sample.image for sample in tree.select("test") if files.of(sample.image).sha256 in trained]
-    return (f"{len(found)} test images are copies of training images, {found[0]} for one",) if found else ()
+    """Warn if test images are exact copies of training images, because such images measure only memory.
+
+    Args:
+        tree: The tree.
+        files: The manifest of its files.
+
+    Returns:
+        One warning, or none.
+    """
+    train_hashes = {files.of(sample.image).sha256 for sample in tree.select("train")}
+    copied = [sample.image for sample in tree.select("test") if files.of(sample.image).sha256 in train_hashes]
+    return (f"{len(copied)} test images are copies of training images, {copied[0]} for one",) if copied else ()
 
 
 def _warn(warnings: tuple[str, ...], name: str, reporter: Reporter) -> None:
+    """Print the first warnings, and how many more there are."""
     for line in warnings[:MOST_WARNINGS]:
         reporter.say(f"{WARNING}{name}: {line}")
     if warnings[MOST_WARNINGS:]:

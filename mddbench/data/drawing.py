@@ -1,7 +1,4 @@
-"""Draws synthetic defects with exact masks: outside its mask an image is untouched.
-
-Each function takes an image (H, W, 3) uint8 and a generator, and returns the defective image and its mask (H, W) bool.
-"""
+"""Draws synthetic defects with exact masks: outside the mask the image is unchanged."""
 
 from __future__ import annotations
 
@@ -15,10 +12,19 @@ from scipy import ndimage
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Draw = Callable[[Image, np.random.Generator], tuple[Image, Mask]]
+"""A function that draws one kind of defect into an image."""
 
 
 def scratch(image: Image, generator: np.random.Generator) -> tuple[Image, Mask]:
-    """A thin curved line, lighter or darker than its surroundings."""
+    """Draw a thin curved line, lighter or darker than its surroundings.
+
+    Args:
+        image: (H, W, 3) uint8.
+        generator: The source of random numbers.
+
+    Returns:
+        The defective image (H, W, 3) uint8 and its mask (H, W) bool.
+    """
     height, width = image.shape[:2]
     centre = generator.uniform(0.2, 0.8, 2) * (width, height)
     angle, length = generator.uniform(0.0, np.pi), generator.uniform(0.2, 0.5) * width
@@ -27,21 +33,37 @@ def scratch(image: Image, generator: np.random.Generator) -> tuple[Image, Mask]:
     t = np.linspace(0.0, 1.0, 4 * width)[:, None]
     curve = (1 - t) ** 2 * (centre - half) + 2 * t * (1 - t) * bend + t**2 * (centre + half)
     inside = (curve >= 0).all(axis=1) & (curve < (width, height)).all(axis=1)
-    drawn = np.ones((height, width), dtype=bool)
+    background = np.ones((height, width), dtype=bool)
     columns, rows = curve[inside].astype(int).T
-    drawn[rows, columns] = False
-    mask = ndimage.distance_transform_edt(drawn) <= generator.uniform(0.5, 1.5)
+    background[rows, columns] = False
+    mask = ndimage.distance_transform_edt(background) <= generator.uniform(0.5, 1.5)
     return _shift(image, mask, generator, 30.0, 70.0), mask
 
 
 def blob(image: Image, generator: np.random.Generator) -> tuple[Image, Mask]:
-    """A smooth-edged patch, lighter or darker."""
+    """Draw a patch with smooth edges, lighter or darker than the image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        generator: The source of random numbers.
+
+    Returns:
+        The defective image (H, W, 3) uint8 and its mask (H, W) bool.
+    """
     mask = _patch(image.shape[:2], generator, 7.0, 15.0)
     return _shift(image, mask, generator, 25.0, 60.0), mask
 
 
 def cut_paste(image: Image, generator: np.random.Generator) -> tuple[Image, Mask]:
-    """A rectangle of the same image put elsewhere, turned by a quarter or a half; the most visible of ten."""
+    """Copy a rectangle of the image to another place, turned by 90 or 180 degrees. The most visible of ten is taken.
+
+    Args:
+        image: (H, W, 3) uint8.
+        generator: The source of random numbers.
+
+    Returns:
+        The defective image (H, W, 3) uint8 and its mask (H, W) bool.
+    """
     height, width = image.shape[:2]
     candidates = []
     for _ in range(10):
@@ -58,7 +80,15 @@ def cut_paste(image: Image, generator: np.random.Generator) -> tuple[Image, Mask
 
 
 def stain(image: Image, generator: np.random.Generator) -> tuple[Image, Mask]:
-    """A see-through coloured patch with uneven edges."""
+    """Draw a transparent coloured patch with uneven edges.
+
+    Args:
+        image: (H, W, 3) uint8.
+        generator: The source of random numbers.
+
+    Returns:
+        The defective image (H, W, 3) uint8 and its mask (H, W) bool.
+    """
     mask = _patch(image.shape[:2], generator, 9.0, 22.0)
     colour = np.array([(120, 80, 30), (40, 60, 120), (60, 100, 50), (150, 40, 40)])[generator.integers(4)]
     strength = generator.uniform(0.25, 0.5)
@@ -66,7 +96,17 @@ def stain(image: Image, generator: np.random.Generator) -> tuple[Image, Mask]:
 
 
 def missing(image: Image, generator: np.random.Generator) -> tuple[Image, Mask]:
-    """A part is gone: its place takes the mean colour of the surroundings, with a little noise; the most visible of five."""
+    """Remove a patch: fill it with the mean colour of its surroundings and a little noise.
+
+    The most visible of five patches is taken.
+
+    Args:
+        image: (H, W, 3) uint8.
+        generator: The source of random numbers.
+
+    Returns:
+        The defective image (H, W, 3) uint8 and its mask (H, W) bool.
+    """
     candidates = []
     for _ in range(5):
         mask = _patch(image.shape[:2], generator, 7.0, 14.0)
@@ -86,7 +126,7 @@ DEFECTS: dict[str, Draw] = {
 
 
 def _patch(shape: tuple[int, int], generator: np.random.Generator, smallest: float, largest: float) -> Mask:
-    """A connected region of uneven outline; smallest, largest: the bounds of its mean radius in pixels."""
+    """A connected region with an uneven outline, whose mean radius is between `smallest` and `largest` pixels."""
     height, width = shape
     radius = generator.uniform(smallest, largest)
     cx, cy = generator.uniform(0.15, 0.85, 2) * (width, height)
@@ -101,17 +141,18 @@ def _patch(shape: tuple[int, int], generator: np.random.Generator, smallest: flo
 
 
 def _shift(image: Image, mask: Mask, generator: np.random.Generator, least: float, most: float) -> Image:
-    """The image lighter or darker inside the mask, away from the end of the scale that is nearer."""
-    sign = 1.0 if image[mask].mean() < 128 else -1.0
+    """The image made lighter or darker inside the mask by `least` to `most` grey levels."""
+    sign = 1.0 if image[mask].mean() < 128 else -1.0  # away from the nearer end of the scale, mostly
     sign = sign if generator.random() < 0.75 else -sign
     return _blend(image, mask, image + sign * generator.uniform(least, most), 1.0)
 
 
 def _blend(image: Image, mask: Mask, paint: NDArray[Any], strength: float) -> Image:
+    """The image mixed with paint inside the mask; `strength` is the share of the paint, in [0, 1]."""
     mixed = (1.0 - strength) * image + strength * paint
     return np.where(mask[..., None], np.clip(np.rint(mixed), 0, 255), image).astype(np.uint8)
 
 
 def _change(image: Image, defective: Image, mask: Mask) -> float:
-    """Mean absolute change inside the mask, in grey levels."""
+    """The mean absolute change inside the mask, in grey levels."""
     return float(np.abs(defective[mask].astype(int) - image[mask]).mean())

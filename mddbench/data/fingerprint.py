@@ -1,4 +1,4 @@
-"""A dataset's fingerprint: which files were read, to the byte."""
+"""The fingerprint of a dataset: it identifies the files that were read, to the byte."""
 
 from __future__ import annotations
 
@@ -18,13 +18,23 @@ from mddbench.errors import InputError
 from mddbench.progress import Reporter
 
 SETTLED_NS = 2_000_000_000
-"""A file that changed this shortly before it was hashed may change again without a new time: its hash is not remembered."""
+"""The hash of a file that changed less than this many nanoseconds ago is not cached.
+
+Such a file may change again without getting a new time.
+"""
 CHUNK = 2**20
+"""The number of bytes that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file of the manifest: path below the root with '/', size in bytes, SHA-256 in hex."""
+    """A file of a manifest.
+
+    Attributes:
+        path: The path below the root, with '/'.
+        size: The size in bytes.
+        sha256: The SHA-256 of the content, in hex.
+    """
 
     path: str
     size: int
@@ -33,23 +43,32 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a dataset below a root, sorted by path."""
+    """The files of a dataset.
+
+    Attributes:
+        root: The folder that all files lie below.
+        entries: The files, sorted by path.
+    """
 
     root: Path
     entries: tuple[FileEntry, ...]
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the manifest, in hex: equal for equal trees wherever they lie."""
+        """The SHA-256 over the text of the manifest, in hex. It is equal for equal trees, wherever they lie."""
         return hashlib.sha256(self.text().encode()).hexdigest()
 
     def text(self) -> str:
-        """A line for each file: path, size and SHA-256, between tabs. Paths in NFC, as systems differ."""
+        """Write the manifest as text.
+
+        Returns:
+            A line for each file: path, size and SHA-256, separated by tabs. Paths are in NFC, because systems differ.
+        """
         entries = sorted(self.entries, key=lambda entry: composed(entry.path))
         return "".join(f"{composed(entry.path)}\t{entry.size}\t{entry.sha256}\n" for entry in entries)
 
     def of(self, file: Path) -> FileEntry:
-        """The entry of a file that is named as its reader named it."""
+        """Return the entry of a file. The path must be the one that the dataset's reader gave."""
         return self._by_name[str(file)]
 
     @cached_property
@@ -59,50 +78,62 @@ class Manifest:
 
 
 Stamp = tuple[int, int, int]
-"""Of a file: size, time of the last change of its content, and of its entry in the file system, in nanoseconds."""
+"""The size of a file in bytes, and two times in nanoseconds.
+
+They are the times of the last change of its content and of its entry in the file system.
+"""
 
 
-def manifest(root: Path, files: Iterable[Path], reporter: Reporter, remembered: Path | None = None) -> Manifest:
-    """The manifest of some files below a root, each counted once.
+def manifest(root: Path, files: Iterable[Path], reporter: Reporter, hash_folder: Path | None = None) -> Manifest:
+    """Make the manifest of some files. Each file counts once.
 
-    remembered: a folder that keeps hashes from one time to the next; a file of the same size and times is not hashed again.
-    Raises InputError for a file that cannot be read.
+    An InputError is raised for a file that cannot be read.
+
+    Args:
+        root: The folder that all files lie below.
+        files: The files.
+        reporter: Receives progress.
+        hash_folder: A folder that caches hashes. A file with unchanged size and times is then not hashed again.
+
+    Returns:
+        The manifest.
     """
     store = (
-        None if remembered is None else remembered / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()}.json"
+        None if hash_folder is None else hash_folder / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()}.json"
     )
-    known = _load(store, reporter)
+    cached = _load(store, reporter)
     paths = {_below(root, file): file for file in files}
     stamps = {path: _stamp(file) for path, file in paths.items()}
-    entries = {path: known[path][1] for path, stamp in stamps.items() if path in known and known[path][0] == stamp}
-    unknown = [path for path in paths if path not in entries]
+    hashes = {path: cached[path][1] for path, stamp in stamps.items() if path in cached and cached[path][0] == stamp}
+    not_cached = [path for path in paths if path not in hashes]
     now = time.time_ns()
-    if unknown:
-        with ThreadPoolExecutor() as pool, reporter.task("hashing files", len(unknown)) as task:
-            for path, sha256 in zip(unknown, pool.map(lambda path: _sha256(paths[path]), unknown), strict=True):
-                entries[path] = sha256
+    if not_cached:
+        with ThreadPoolExecutor() as pool, reporter.task("hashing files", len(not_cached)) as task:
+            new_hashes = pool.map(lambda path: _sha256(paths[path]), not_cached)
+            for path, sha256 in zip(not_cached, new_hashes, strict=True):
+                hashes[path] = sha256
                 task.advance()
-        settled = {path: (stamp, entries[path]) for path, stamp in stamps.items() if max(stamp[1:]) < now - SETTLED_NS}
-        _save({**known, **settled}, store)
-    return Manifest(root, tuple(FileEntry(path, stamps[path][0], entries[path]) for path in sorted(paths)))
+        settled = {path: (stamp, hashes[path]) for path, stamp in stamps.items() if max(stamp[1:]) < now - SETTLED_NS}
+        _save({**cached, **settled}, store)
+    return Manifest(root, tuple(FileEntry(path, stamps[path][0], hashes[path]) for path in sorted(paths)))
 
 
 def _below(root: Path, file: Path) -> str:
-    """The file's path below the root with '/'; much faster than pathlib's for hundreds of thousands of files."""
+    """The file's path below the root, with '/'. For hundreds of thousands of files this is much faster than pathlib."""
     path, start = str(file), _start(root)
     return (path[len(start) :] if path.startswith(start) else str(file.relative_to(root))).replace(os.sep, "/")
 
 
 def _start(root: Path) -> str:
-    """How the names of files below a root begin."""
+    """The text with which the names of all files below a root begin."""
     text = str(root)
     return "" if text == "." else text if text.endswith(os.sep) else text + os.sep
 
 
 def stamp_of(file: Path) -> Stamp:
-    """What changes when a file does. Raises OSError if there is none."""
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    """Return the size and the times of a file, which change when it changes. OSError is raised if there is no file."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _stamp(file: Path) -> Stamp:
@@ -124,7 +155,7 @@ def _sha256(file: Path) -> str:
 
 
 def _load(store: Path | None, reporter: Reporter) -> dict[str, tuple[Stamp, str]]:
-    """What is remembered; nothing, if there is no such file or it is not as it was written."""
+    """The cached stamps and hashes by path. There are none if the file is missing or damaged."""
     if store is None:
         return {}
     try:
@@ -139,16 +170,16 @@ def _load(store: Path | None, reporter: Reporter) -> dict[str, tuple[Stamp, str]
         return {}
 
 
-def _save(known: dict[str, tuple[Stamp, str]], store: Path | None) -> None:
-    """A line with the SHA-256 of all that follows, then JSON."""
+def _save(hashes: dict[str, tuple[Stamp, str]], store: Path | None) -> None:
+    """Write the cache file: a line with the SHA-256 of the rest, then JSON."""
     if store is None:
         return
-    content = json.dumps([[path, *stamp, sha256] for path, (stamp, sha256) in known.items()]).encode()
+    content = json.dumps([[path, *stamp, sha256] for path, (stamp, sha256) in hashes.items()]).encode()
     partial = store.with_suffix(f".{os.getpid()}.part")
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         os.replace(partial, store)
-    except OSError:  # only a later start takes longer
+    except OSError:  # without the cache only the next start takes longer
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -20,21 +20,25 @@ from mddbench.data.oddities import DARK, PAGES
 from mddbench.errors import InputError
 
 DECODE_VERSION = 2
-"""Changes whenever the pixels decoded from the same file change; part of the cache's key."""
+"""Part of the cache's key. It changes whenever the pixels decoded from the same file change."""
 
 INTERPOLATION = "PIL bilinear, antialiased, aspect ratio not kept"
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-"""What a file may hold, whatever its name: others have decoders that run programs."""
+"""The formats that are read, whatever the file's name. Decoders of some other formats run programs."""
 DEEP = "deep"
-"""Of 16 bits a value."""
+"""The oddity of a file with 16 bits per value."""
 DARK_BELOW = 2**14
-"""The highest value of a 16-bit image that uses a small part of the range, as cameras of 10, 12 or 14 bits do."""
+"""A 16-bit image whose highest value is at most this one uses a small part of the range.
+
+Cameras with 10, 12 or 14 bits make such images.
+"""
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 178_956_970
-"""Larger images are refused as decompression bombs (PIL's own limit of 1 GiB of RGBA, made an error)."""
+"""Larger images are refused as decompression bombs. This is PIL's own limit of 1 GiB of RGBA, made an error."""
 MAX_BYTES = 2**30
+"""The largest size of an image file."""
 
-# Of files that are large (an error of our own here), or have broken EXIF data (then there is none).
+# Pillow warns about large files, which are an error here, and about broken EXIF data, which is ignored.
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 Mask = NDArray[np.bool_]
@@ -42,15 +46,20 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What of a mask is defect: values above `above` (of a lossy file above 127); then resized, and above a half.
+    """The rule that says which pixels of a mask file are defects.
 
-    numbers: whether a palette's numbers count and not its colours.
+    A pixel is a defect if its value is above a limit. The result is resized, and values above a half count.
+
+    Attributes:
+        above: The limit. For a lossy file it is 127 at least.
+        numbers: True if the numbers of a palette image count and not its colours.
     """
 
     above: int = 0
     numbers: bool = False
 
     def __str__(self) -> str:
+        """Return the rule as the protocol card shows it."""
         lossy = " (JPEG: > 127)" if self.above < 127 else ""
         return f"mask{' number' if self.numbers else ''} > {self.above}{lossy}, PIL bilinear, > 0.5"
 
@@ -59,28 +68,56 @@ ABOVE_ZERO = MaskRule()
 
 
 def decode_image(
-    path: Path, size: int, sha256: str | None = None, odd: set[str] | None = None
+    path: Path, size: int, sha256: str | None = None, oddities: set[str] | None = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The image as (size, size, 3) uint8 RGB and its own (width, height), both as it is to be looked at (EXIF).
+    """Decode an image file. The image is turned as its EXIF orientation says.
 
-    sha256: what the file must be, in hex; odd: takes what is odd about the file, in the words of `oddities`. Raises InputError
-    if the file is another one, or no image that can be read.
+    An InputError is raised if the file has another hash, or if it is no image that can be read.
+
+    Args:
+        path: The image file.
+        size: The side of the decoded image in pixels.
+        sha256: The hash that the file must have, in hex. None for any.
+        oddities: A set to which the kinds of oddities of the file are added, as in `mddbench.data.oddities`.
+
+    Returns:
+        The image (size, size, 3) uint8, RGB, and its original (width, height).
     """
-    with _opened(path, sha256, odd) as image:
+    with _opened(path, sha256, oddities) as image:
         colour = _to_rgb(image, path)
-        if odd is not None and DEEP in odd:
-            odd.discard(DEEP)
-            odd |= {DARK} if 0 < _highest(image) <= DARK_BELOW else set()
+        if oddities is not None and DEEP in oddities:
+            oddities.discard(DEEP)
+            oddities |= {DARK} if 0 < _highest(image) <= DARK_BELOW else set()
         return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR)), image.size
 
 
 def decode_mask(path: Path, size: int, image_size: tuple[int, int], rule: MaskRule = ABOVE_ZERO) -> Mask:
-    """One mask as (size, size) bool. Source of the rule: the resize of RD4AD's official code and of ADer."""
+    """Decode one mask file.
+
+    Source of the rule: the resize of RD4AD's official code and of ADer.
+
+    Args:
+        path: The mask file.
+        size: The side of the decoded mask in pixels.
+        image_size: The (width, height) that the mask must have.
+        rule: The rule that says which pixels are defects.
+
+    Returns:
+        (size, size) bool, True at pixels of a defect.
+    """
     return resize_mask(native_mask([path], image_size, rule), size)
 
 
 def resize_mask(defect: Mask, size: int) -> Mask:
-    """(H, W) bool resized to (size, size): where at least half of what lies below a pixel is defect."""
+    """Resize a mask.
+
+    Args:
+        defect: (H, W) bool.
+        size: The side of the result in pixels.
+
+    Returns:
+        (size, size) bool, True where at least half of the area below a pixel is a defect.
+    """
     grey = Image.fromarray(defect.astype(np.uint8) * 255)
     return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127
 
@@ -90,35 +127,45 @@ def native_mask(
     image_size: tuple[int, int],
     rule: MaskRule = ABOVE_ZERO,
     hashes: Sequence[str | None] | None = None,
-    odd: set[str] | None = None,
+    oddities: set[str] | None = None,
 ) -> Mask:
-    """The union of an image's masks, (H, W) bool: what is above the rule's value in any channel but transparency.
+    """Decode the masks of an image at their own size, and join them.
 
-    image_size: (width, height) that they must have; hashes: SHA-256 of each; odd: takes what is odd about the files. Raises
-    InputError for a faulty one.
+    A pixel is a defect if a value of any channel but transparency is above the rule's limit.
+
+    Args:
+        paths: The mask files.
+        image_size: The (width, height) that each mask must have.
+        rule: The rule that says which pixels are defects.
+        hashes: The SHA-256 that each file must have, in hex. None for any.
+        oddities: A set to which the kinds of oddities of the files are added, as in `mddbench.data.oddities`.
+
+    Returns:
+        (H, W) bool, the union of the masks.
+
+    Raises:
+        InputError: If a mask has another size or hash, or if it is no image that can be read.
     """
     union = np.zeros(image_size[::-1], dtype=np.bool_)
     for path, sha256 in zip(paths, hashes or [None] * len(paths), strict=True):
-        with _opened(path, sha256, odd) as image:
+        with _opened(path, sha256, oddities) as image:
             if image.size != image_size:
-                found, expected = (f"{width}x{height}" for width, height in (image.size, image_size))
+                actual, expected = (f"{width}x{height}" for width, height in (image.size, image_size))
                 turned = "; the image is turned by its EXIF orientation" if image.size == image_size[::-1] else ""
                 raise InputError(
-                    f"{path}: the mask is {found} pixels, its image {expected}; they must be of one size{turned}"
+                    f"{path}: the mask is {actual} pixels, its image {expected}; they must be of one size{turned}"
                 )
             limit = max(rule.above, 127) if path.suffix.lower() in LOSSY else rule.above
-            if odd is not None:
-                odd.discard(DEEP)  # any value but 0 counts
+            if oddities is not None:
+                oddities.discard(DEEP)  # any value but 0 counts
             union |= np.atleast_3d(_mask_values(image, rule, path) > limit).any(axis=-1)
     return union
 
 
 def _mask_values(image: Image.Image, rule: MaskRule, path: Path) -> NDArray[Any]:
-    """(H, W) or (H, W, channels): the colours of a mask; of a palette its numbers, if they are asked for or all its colours
-    are black.
-    """
+    """The values of a mask, (H, W) or (H, W, channels)."""
     if image.mode in ("P", "PA"):
-        coloured = any(image.getpalette() or ())
+        coloured = any(image.getpalette() or ())  # if all colours are black, the numbers count
         return np.asarray(image.convert("RGB") if coloured and not rule.numbers else image.getchannel(0))
     if image.mode in ("CMYK", "YCbCr", "HSV"):
         return np.asarray(image.convert("RGB"))
@@ -129,8 +176,8 @@ def _mask_values(image: Image.Image, rule: MaskRule, path: Path) -> NDArray[Any]
 
 
 @contextmanager
-def _opened(path: Path, sha256: str | None, odd: set[str] | None = None) -> Iterator[Image.Image]:
-    """The file's image, fully decoded, turned as its EXIF orientation says. odd: takes PAGES and DEEP, if they are so."""
+def _opened(path: Path, sha256: str | None, oddities: set[str] | None = None) -> Iterator[Image.Image]:
+    """Yield the file's image, decoded and turned by its EXIF orientation. PAGES and DEEP are added to `oddities`."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -152,8 +199,8 @@ def _opened(path: Path, sha256: str | None, odd: set[str] | None = None) -> Iter
         if image.width * image.height > MAX_PIXELS:
             raise InputError(f"{path}: {image.width}x{image.height} pixels is more than the {MAX_PIXELS} allowed")
         try:
-            if odd is not None:
-                odd |= _oddities(image)
+            if oddities is not None:
+                oddities |= _header_oddities(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
         except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error) as fault:
@@ -161,27 +208,28 @@ def _opened(path: Path, sha256: str | None, odd: set[str] | None = None) -> Iter
         yield image
 
 
-def _oddities(image: Image.Image) -> set[str]:
-    """What is odd about a file, by its header: PAGES and DEEP."""
-    directory = getattr(image, "tag_v2", None)  # of a TIFF, where all pages would have to be sought to be counted
-    several = (
+def _header_oddities(image: Image.Image) -> set[str]:
+    """The oddities that a file's header shows: PAGES and DEEP."""
+    directory = getattr(image, "tag_v2", None)  # of a TIFF; counting its pages would mean to seek each one
+    several_pages = (
         directory.next if directory is not None else image.format in FORMATS and getattr(image, "is_animated", False)
     )
     deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    return {kind for kind, so in ((PAGES, several), (DEEP, deep)) if so}
+    return {kind for kind, applies in ((PAGES, several_pages), (DEEP, deep)) if applies}
 
 
 def _highest(image: Image.Image) -> float:
-    """The highest value of an image with 16 bits a value, on their scale; Pillow keeps the upper 8 of colours."""
+    """The highest value of an image with 16 bits per value, on the 16-bit scale."""
     if image.mode.startswith("I"):
         return float(np.asarray(image).max())
+    # Of 16-bit colours Pillow keeps the upper 8 bits only.
     values = np.atleast_3d(np.asarray(image))
     return 257.0 * float((values[..., :-1] if image.mode in ("LA", "RGBA", "RGBX") else values).max())
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """RGB of any mode; transparency is left out. 16-bit grey is scaled by its full range, so that it does not saturate."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # which has no 32 bit
+    """The image as RGB without transparency. 16-bit grey is scaled by its full range, so that it does not saturate."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # PNG has no 32-bit values
         values = np.asarray(image).astype(np.float32)
         return Image.fromarray((values / 65535.0 * 255.0).round().astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:

@@ -1,4 +1,7 @@
-"""What of an image file is read in a way that somebody may not expect: counted while files are decoded, told once."""
+"""Oddities of image files: properties that are read in a way that somebody may not expect.
+
+They are counted while files are decoded, and each kind is reported once.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,71 @@ from typing import Any
 PAGES, DARK = "pages", "dark"
 LINES = {
     PAGES: "{} files have several pages or frames, {} for one; only the first is read",
-    DARK: "{} images with 16 bits a value use a quarter of their range at most, {} for one, as 12-bit cameras' do; they become "
-    "dark: scale their values to 65535",
+    DARK: "{} images with 16 bits a value use a quarter of their range at most, {} for one, as 12-bit cameras' do; "
+    "they become dark: scale their values to 65535",
 }
+"""The warning for each kind of oddity, with places for the number of files and the first of them."""
 
 
 @dataclass
 class Oddities:
-    """found: kind of oddity -> how many files have it, and the first of them."""
+    """The oddities of some files.
 
-    found: dict[str, tuple[int, str]] = field(default_factory=dict)
+    Attributes:
+        by_kind: For each kind of oddity the number of files that have it, and the first of these files.
+    """
+
+    by_kind: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, kinds: Iterable[str], file: str) -> None:
-        """One file that is odd in these ways, which may be none."""
-        for kind in kinds:
-            count, first = self.found.get(kind, (0, file))
-            self.found[kind] = count + 1, first
+        """Count the oddities of one file.
 
-    def merge(self, other: Oddities) -> None:
-        """Add those of another one, whose files come after one's own."""
-        for kind, (count, file) in other.found.items():
-            before, first = self.found.get(kind, (0, file))
-            self.found[kind] = before + count, first
+        Args:
+            kinds: The kinds of its oddities; may be empty.
+            file: The name of the file.
+        """
+        for kind in kinds:
+            count, first = self.by_kind.get(kind, (0, file))
+            self.by_kind[kind] = count + 1, first
+
+    def merge(self, later: Oddities) -> None:
+        """Add the oddities of later files.
+
+        Args:
+            later: The oddities of files that come after these.
+        """
+        for kind, (count, file) in later.by_kind.items():
+            previous, first = self.by_kind.get(kind, (0, file))
+            self.by_kind[kind] = previous + count, first
 
     def lines(self, root: Path | None = None) -> tuple[str, ...]:
-        """A warning for each kind. root: of files that are named below it."""
+        """Make a warning for each kind of oddity.
+
+        Args:
+            root: The folder to which the names of the files are relative. None if they are complete.
+
+        Returns:
+            One line for each kind, sorted by kind.
+        """
         return tuple(
             LINES[kind].format(count, file if root is None else root / file)
-            for kind, (count, file) in sorted(self.found.items())
+            for kind, (count, file) in sorted(self.by_kind.items())
         )
 
     @classmethod
     def read(cls, content: Any) -> Oddities:
-        """What was written as JSON. Raises ValueError, TypeError or AttributeError for anything else."""
-        found = {kind: (int(count), str(file)) for kind, (count, file) in content.items()}
-        if not found.keys() <= LINES.keys():
-            raise ValueError(f"expected {', '.join(LINES)}, found {', '.join(found)}")
-        return cls(found)
+        """Restore oddities from JSON. TypeError or AttributeError is raised for content of another structure.
+
+        Args:
+            content: The JSON value of `by_kind`.
+
+        Returns:
+            The oddities.
+
+        Raises:
+            ValueError: If a kind is not known, or if a value is no pair.
+        """
+        by_kind = {kind: (int(count), str(file)) for kind, (count, file) in content.items()}
+        if not by_kind.keys() <= LINES.keys():
+            raise ValueError(f"expected {', '.join(LINES)}, found {', '.join(by_kind)}")
+        return cls(by_kind)

@@ -1,4 +1,4 @@
-"""Folders that this program writes, wherever they lie and whatever they are called: none of them is ever read as data."""
+"""Folders that mddbench itself writes, wherever they lie and whatever their names are. They are never read as data."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from contextlib import suppress
 from pathlib import Path
 
 MARK = ".mddbench-output"
-"""Lies in each of them."""
+"""The name of the file that marks such a folder."""
 NOTE = "mddbench wrote this folder; it is not read as a part of a dataset.\n"
 CACHE = "cache"
-"""What the cache inside an output folder is called."""
+"""The name of the cache inside an output folder."""
 PARTS = frozenset({"cells", "report", CACHE, "mlruns", "mlartifacts", "ablations"})
-"""What an output folder holds, which may be a dataset's own folder."""
+"""The names of the folders inside an output folder. The output folder may be a dataset's own folder."""
 
 
 def mark_own(folder: Path) -> None:
-    """Make a folder, if it is not there, and mark it. What cannot be written is not marked."""
+    """Create a folder if there is none, and mark it as written by mddbench. If it cannot be written, do nothing."""
     mark = folder / MARK
     if not mark.exists():
         with suppress(OSError):
@@ -24,16 +24,25 @@ def mark_own(folder: Path) -> None:
 
 
 def is_own(folder: Path) -> bool:
-    """Whether this program wrote a folder: by its mark, by what only an output folder of an older release holds, or as a part
-    of an output folder around it. A folder with images to train or test on is data, whatever else was written into it.
+    """Find out whether mddbench wrote a folder.
+
+    A folder is recognised by its mark, or by files that only output folders of an older release have.
+    A part of an output folder is recognised by the output folder around it.
+    A folder with images to train or test on is data, whatever else was written into it.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        True if mddbench wrote the folder. False also for a folder that may not be read.
     """
     try:
         if any((folder / part).is_dir() for part in ("train", "test")):
             return False
-        if any((folder / inner).exists() for inner in (MARK, f"{CACHE}/{MARK}", "mlflow.db")):
+        if any((folder / name).exists() for name in (MARK, f"{CACHE}/{MARK}", "mlflow.db")):
             return True
-        if folder.name in PARTS and any((folder.parent / inner).exists() for inner in (MARK, "mlflow.db")):
+        if folder.name in PARTS and any((folder.parent / name).exists() for name in (MARK, "mlflow.db")):
             return True
-        return all((folder / inner).is_dir() for inner in ("decoded", "manifests"))
+        return all((folder / name).is_dir() for name in ("decoded", "manifests"))
     except PermissionError:
         return False

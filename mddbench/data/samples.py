@@ -1,4 +1,4 @@
-"""One image of a dataset and what is known of it, and the tree it was found in."""
+"""The samples of a dataset, the tree in which they were found, and the description of a dataset."""
 
 from __future__ import annotations
 
@@ -11,34 +11,47 @@ from typing import Literal
 from mddbench.data.images import ABOVE_ZERO, MaskRule
 from mddbench.errors import InputError
 
-Kind = Literal["train", "test"]
+SplitName = Literal["train", "test"]
 GOOD = "good"
+"""The kind of defect of an image without a defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image file with its category, split, kind of defect ('good' for none) and mask files, whose union is the defect.
+    """One image of a dataset.
 
-    item: the thing that is pictured, where a dataset has several views of each; '' where it has not.
+    Attributes:
+        image: The image file.
+        category: The name of its category.
+        split: The split to which it belongs.
+        defect: The kind of its defect; 'good' for none.
+        masks: The mask files. Their union is the defect.
+        item: The item that the image shows, where a dataset has several views of each item; '' elsewhere.
     """
 
     image: Path
     category: str
-    split: Kind
+    split: SplitName
     defect: str = GOOD
     masks: tuple[Path, ...] = ()
     item: str = ""
 
     @property
     def anomalous(self) -> bool:
-        """The image's label: from the folder or the split file, never from the mask."""
+        """The label of the image. It comes from the folder or the split file, never from the mask."""
         return self.defect != GOOD
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What reading a dataset's folder found: samples in a fixed order, those of a category together; faults, which stop a run,
-    and warnings, one line each; sources: files that say which images there are, and so belong to the fingerprint.
+    """The result of reading a dataset's folder.
+
+    Attributes:
+        root: The folder.
+        samples: The samples in a fixed order. Those of one category are adjacent.
+        faults: The problems that stop a run, one line each.
+        warnings: The other problems, one line each.
+        sources: The files that say which images there are. They belong to the fingerprint, too.
     """
 
     root: Path
@@ -49,60 +62,88 @@ class Tree:
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
+        """The names of the categories, sorted."""
         return tuple(sorted({sample.category for sample in self.samples}))
 
     @cached_property
     def counts(self) -> Counts:
-        """Category -> how many images there are."""
+        """The numbers of images of each category."""
         counts = {category: [0, 0, 0] for category in self.categories}
         for sample in self.samples:
             counts[sample.category][0 if sample.split == "train" else 1 + sample.anomalous] += 1
         return {category: (train, good, defective) for category, (train, good, defective) in counts.items()}
 
-    def select(self, split: Kind) -> tuple[Sample, ...]:
+    def select(self, split: SplitName) -> tuple[Sample, ...]:
+        """Return the samples of one split, in the same order."""
         return tuple(sample for sample in self.samples if sample.split == split)
 
     def files(self) -> Iterator[Path]:
-        """Every file that is read: images, masks and sources."""
+        """List the files that are read.
+
+        Yields:
+            The images, masks and sources.
+        """
         for sample in self.samples:
             yield sample.image
             yield from sample.masks
         yield from self.sources
 
     def sound(self, dataset: str) -> Tree:
-        """The tree itself, if it has no fault; else InputError with the first fault and the number of the others."""
+        """Make sure that the tree has no fault. Otherwise an InputError names the first fault.
+
+        Args:
+            dataset: The name of the dataset, for the message.
+
+        Returns:
+            The tree itself.
+        """
         if self.faults:
             raise_first(dataset, self.root, self.faults)
         return self
 
 
 def raise_first(dataset: str, root: Path, faults: tuple[str, ...] | list[str]) -> None:
-    """Raise InputError for the first of some faults, saying how to see the others."""
+    """Raise an InputError for the first of some faults. The message says how to list the others.
+
+    Args:
+        dataset: The name of the dataset.
+        root: The dataset's folder.
+        faults: The faults, at least one.
+
+    Raises:
+        InputError: Always.
+    """
     more = f" (and {len(faults) - 1} more: `mddbench data check {dataset} --data-root {root}`)" if faults[1:] else ""
     raise InputError(f"{dataset}: {faults[0]}{more}")
 
 
 class SecondHand(int):
-    """A number of images that is told of a dataset, but not by its authors: a difference is a warning and not a fault."""
+    """A number of images of a dataset that is not from its authors. A difference from it is a warning, not a fault."""
 
 
 Counts = dict[str, tuple[int, int, int]]
-"""category -> (train, test good, test defective)."""
-Known = tuple[int | None, int | None, int | None]
-"""The same where some may not be known."""
+"""For each category the numbers of training, normal test and defective test images."""
+KnownCounts = tuple[int | None, int | None, int | None]
+"""The same three numbers of one category; None for a number that is not known."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """How many images a dataset has: by category, as far as they are known, and in all."""
+    """The published numbers of images of a dataset.
+
+    Attributes:
+        title: The name of the dataset in messages.
+        categories: For each category the numbers that are known.
+        totals: The numbers of the whole dataset, where they are known apart from those of the categories.
+    """
 
     title: str
-    categories: dict[str, Known] = field(default_factory=dict)
-    totals: Known = (None, None, None)
+    categories: dict[str, KnownCounts] = field(default_factory=dict)
+    totals: KnownCounts = (None, None, None)
 
     @property
-    def all(self) -> Known:
-        """The totals as given, or else the categories' sums."""
+    def all(self) -> KnownCounts:
+        """The numbers of the whole dataset: the given totals, or else the sums over categories."""
         columns = zip(*self.categories.values(), strict=True) if self.categories else ((None,),) * 3
         sums = map(_sum, columns)
         train, good, defective = (total if total is not None else s for total, s in zip(self.totals, sums, strict=True))
@@ -110,7 +151,7 @@ class Published:
 
 
 def _sum(numbers: tuple[int | None, ...]) -> int | None:
-    """None if a number is not known, second hand if one is."""
+    """The sum; None if a number is not known, second hand if a number is."""
     known = [number for number in numbers if number is not None]
     if len(known) < len(numbers):
         return None
@@ -119,17 +160,21 @@ def _sum(numbers: tuple[int | None, ...]) -> int | None:
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A dataset as its file in `mddbench/data/datasets/` describes it, in a constant named DATASET.
+    """The description of a dataset. Its file in `mddbench/data/datasets/` has it as the constant DATASET.
 
-    read: finds samples, faults and warnings below a root; it must not raise for a faulty tree, and it need not look whether a
-    file that it names is there. It is told the side in pixels that images will have, for datasets that come in several sizes.
-    layout: the tree it expects, drawn for people.
-    build: writes the dataset below an empty folder, for a dataset that needs no download; None if the user brings it.
-    version: changes whenever `build` would write other images.
-    published: how many images it has, for estimates and checks.
-    mask_rule: what of a mask counts as defect.
-    fabricate: writes a small tree of drawn images below an empty folder in the dataset's own layout, traps included, with so
-    many images, and returns what it was told.
+    Attributes:
+        description: One line for lists of datasets.
+        read: Finds samples, faults and warnings below a root. It must not raise for a faulty tree.
+            It need not check whether the files that it names exist. Its second argument is the side in pixels
+            that decoded images will have, for datasets that come in several sizes.
+        layout: The expected tree, drawn for people.
+        build: Writes the dataset into an empty folder, for a dataset that needs no download.
+            None if the user provides the dataset.
+        version: A number that changes whenever `build` would write other images.
+        published: The numbers of images, for estimates and checks.
+        mask_rule: The rule that says which mask pixels are defects.
+        fabricate: Writes a small tree of drawn images into an empty folder, in the dataset's own layout with its traps.
+            The tree must have the given numbers of images.
     """
 
     description: str

@@ -1,4 +1,7 @@
-"""Reads files that say which images a dataset has: hostile until checked, and what they name must lie below the root."""
+"""Reads files that say which images a dataset has.
+
+They are hostile until they are checked. The files that they name must lie below the root.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from mddbench.data.names import composed
-from mddbench.data.samples import GOOD, Kind, Sample
+from mddbench.data.samples import GOOD, Sample, SplitName
 
 DRIVE = re.compile("[A-Za-z]:")
 MOST_FAULTS = 20
+"""The number of faults of a split file that are reported."""
 LARGEST = 2**28
-"""Bytes; Real-IAD's largest split file is some megabytes."""
+"""The largest size of a split file in bytes. Real-IAD's largest one has some megabytes."""
 
 
 class SplitError(ValueError):
-    """A split file that says something it must not. The message is one line without the file's name."""
+    """A split file has invalid content. The message is one line without the file's name."""
 
 
 def read_json(file: Path, root: Path) -> Any:
-    """The content of a file below a root. Raises SplitError if it is no JSON."""
+    """Read a JSON file.
+
+    Args:
+        file: The file, which must lie below the root.
+        root: The dataset's folder.
+
+    Returns:
+        The JSON value.
+
+    Raises:
+        SplitError: If the file cannot be read, or if it is no JSON.
+    """
     try:
         return json.loads(_text(file, root))
     except ValueError as fault:
@@ -35,7 +50,18 @@ def read_json(file: Path, root: Path) -> Any:
 
 
 def read_json_lines(file: Path, root: Path) -> Iterator[Any]:
-    """The JSON value of each line that is not empty. Raises SplitError, naming the line."""
+    """Read a file with one JSON value per line. Empty lines are skipped.
+
+    Args:
+        file: The file, which must lie below the root.
+        root: The dataset's folder.
+
+    Yields:
+        The JSON value of each line.
+
+    Raises:
+        SplitError: If the file cannot be read, or if a line is no JSON. The message names the line.
+    """
     for number, line in enumerate(_text(file, root).splitlines(), 1):
         if line.strip():
             try:
@@ -45,11 +71,23 @@ def read_json_lines(file: Path, root: Path) -> Iterator[Any]:
 
 
 def read_csv(file: Path, root: Path, header: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows under a header. Raises SplitError if the header is another or a row has other columns."""
+    """Read a CSV file.
+
+    Args:
+        file: The file, which must lie below the root.
+        root: The dataset's folder.
+        header: The names of the columns that the first line must have.
+
+    Yields:
+        Each row as a mapping from column to text.
+
+    Raises:
+        SplitError: If the file cannot be read, if it has another header, or if a row has another number of columns.
+    """
     rows = csv.reader(_text(file, root).splitlines())
-    found = tuple(next(rows, ()))
-    if found != header:
-        raise SplitError(f"expected the header {','.join(header)}, found {','.join(found)[:80]}")
+    columns = tuple(next(rows, ()))
+    if columns != header:
+        raise SplitError(f"expected the header {','.join(header)}, found {','.join(columns)[:80]}")
     for row in rows:
         if row:
             if len(row) != len(header):
@@ -58,7 +96,18 @@ def read_csv(file: Path, root: Path, header: tuple[str, ...]) -> Iterator[dict[s
 
 
 def text_of(entry: Any, key: str) -> str:
-    """A text that an entry must have. Raises SplitError if it has none."""
+    """Get a text that an entry must have.
+
+    Args:
+        entry: The entry, any JSON value.
+        key: The key of the text.
+
+    Returns:
+        The text.
+
+    Raises:
+        SplitError: If the entry has no such text.
+    """
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, str):
         raise SplitError(f"an entry has no text '{key}': {json.dumps(entry)[:100]}")
@@ -66,114 +115,172 @@ def text_of(entry: Any, key: str) -> str:
 
 
 def list_of(content: Any, key: str) -> list[Any]:
-    """A list that a file must have. Raises SplitError if it has none."""
+    """Get a list that a file must have.
+
+    Args:
+        content: The content of the file, any JSON value.
+        key: The key of the list.
+
+    Returns:
+        The list.
+
+    Raises:
+        SplitError: If the file has no such list.
+    """
     value = content.get(key) if isinstance(content, dict) else None
     if not isinstance(value, list):
         raise SplitError(f"expected a list '{key}', found {type(value).__name__}")
     return value
 
 
-class Collected:
-    """Samples of a file's entries, and what is wrong with the others: a faulty entry hides no other."""
+class SplitFile:
+    """The samples of a split file's entries, and its faults. A faulty entry does not hide the others.
+
+    Attributes:
+        file: The split file.
+        advice: The text at the end of each fault.
+        samples: The samples so far.
+        all_faults: All faults so far, one line each.
+    """
 
     def __init__(self, file: Path, advice: str = "") -> None:
         self.file, self.advice = file, advice
         self.samples: list[Sample] = []
-        self.lines: list[str] = []
+        self.all_faults: list[str] = []
 
     @property
     def faults(self) -> list[str]:
-        """A line each, of a few; then how many more there are."""
-        more = len(self.lines) - MOST_FAULTS
-        return [*self.lines[:MOST_FAULTS], *([f"{self.file}: {more} more entries are at fault"] if more > 0 else [])]
+        """The first MOST_FAULTS faults, one line each, and a line that says how many more there are."""
+        more = len(self.all_faults) - MOST_FAULTS
+        summary = [f"{self.file}: {more} more entries are at fault"] if more > 0 else []
+        return [*self.all_faults[:MOST_FAULTS], *summary]
 
     def add(self, entries: Iterable[Any], sample_of: Callable[[Any], Sample]) -> None:
-        """Make a sample of each entry."""
-        for entry in self.each(entries):
+        """Make a sample of each entry.
+
+        Args:
+            entries: The entries.
+            sample_of: Makes a sample of an entry. It raises SplitError for a faulty one.
+        """
+        for entry in self.readable(entries):
             try:
                 self.samples.append(sample_of(entry))
             except SplitError as fault:
                 self.fail(fault)
 
     def fail(self, fault: SplitError) -> None:
-        """Note what is wrong with an entry, or with the file."""
-        self.lines.append(f"{self.file}: {fault}{self.advice}")
+        """Record a fault of an entry or of the file."""
+        self.all_faults.append(f"{self.file}: {fault}{self.advice}")
 
-    def each(self, entries: Iterable[Any]) -> Iterator[Any]:
-        """The entries up to where the file cannot be read on."""
+    def readable(self, entries: Iterable[Any]) -> Iterator[Any]:
+        """Yield the entries up to the position at which the file cannot be read further."""
         try:
             yield from entries
-        except SplitError as fault:  # of the file, which ends here
+        except SplitError as fault:  # a fault of the file ends it
             self.fail(fault)
 
 
-class Below:
-    """Makes paths that a file names into paths below a folder, and samples of them."""
+class ImageFolder:
+    """A folder with the images and masks that a split file names. It turns the names into paths and samples.
+
+    Attributes:
+        folder: The folder.
+        start: The text with which all paths below the folder begin.
+        full_starts: The same for the forms in which the folder's path may be written, with '/'.
+        listings: For each folder that was listed, the real names of its entries, by their names in any form.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.start = folder, f"{folder}/"
-        self.places = tuple(dict.fromkeys(_rooted(place) for place in (folder, folder.absolute(), folder.resolve())))
-        self.known: dict[Path, dict[str, str]] = {}
+        forms = (folder, folder.absolute(), folder.resolve())
+        self.full_starts = tuple(dict.fromkeys(_with_slash(form) for form in forms))
+        self.listings: dict[Path, dict[str, str]] = {}
 
     def path(self, name: str) -> Path:
-        """Of a path with '/' or backslashes, which may be doubled, from the folder, or from the
-        top, if it begins with the folder. Raises SplitError for one that leads out of the folder.
+        """Turn a file's name into a path.
+
+        Args:
+            name: A path with '/' or backslashes, which may be doubled. It is relative to the folder, or absolute if it
+                begins with the folder's path.
+
+        Returns:
+            The path below the folder.
+
+        Raises:
+            SplitError: If the path leads out of the folder, or if it names no file.
         """
         inner = name.replace("\\", "/")
         if inner.startswith("/") or DRIVE.match(inner):
-            inner = self._inside(inner)
+            inner = self._relative(inner)
         parts = [part for part in inner.split("/") if part and part != "."]
         if ".." in parts or "\0" in name or inner.startswith("/") or DRIVE.match(inner):
             raise SplitError(f"path {name!r} leads out of the dataset's folder {self.folder}")
         if not parts:
             raise SplitError(f"path {name!r} names no file")
-        return Path(self.start + "/".join(parts)) if inner.isascii() else self._there(parts)
+        return Path(self.start + "/".join(parts)) if inner.isascii() else self._on_disk(parts)
 
-    def _inside(self, name: str) -> str:
-        """What of a path from the top lies below the folder; the path itself if it lies elsewhere."""
+    def _relative(self, name: str) -> str:
+        """An absolute path made relative to the folder, or unchanged if it lies elsewhere."""
         plain = composed(re.sub("/+", "/", name))
-        return next((plain[len(place) :] for place in self.places if plain.startswith(place)), name)
+        return next((plain[len(start) :] for start in self.full_starts if plain.startswith(start)), name)
 
-    def _there(self, parts: list[str]) -> Path:
-        """The path as it is written on the disk, if there its letters are only composed in another way."""
-        place = self.folder
+    def _on_disk(self, parts: list[str]) -> Path:
+        """The path as it is written on the disk, where letters may be composed in another way."""
+        path = self.folder
         for part in parts:
-            names = {} if part.isascii() else self._names(place)
-            place = place / (names.get(part) or names.get(composed(part), part))
-        return place
+            names = {} if part.isascii() else self._listing(path)
+            path = path / (names.get(part) or names.get(composed(part), part))
+        return path
 
-    def _names(self, folder: Path) -> dict[str, str]:
-        """What lies in a folder, by its names and by the same with composed letters; looked at once."""
-        if folder not in self.known:
+    def _listing(self, folder: Path) -> dict[str, str]:
+        """The names of a folder's entries, by these names and by their composed forms. Each folder is listed once."""
+        if folder not in self.listings:
             try:
                 names = [entry.name for entry in folder.iterdir()]
             except OSError:
                 names = []
-            self.known[folder] = {composed(name): name for name in names} | {name: name for name in names}
-        return self.known[folder]
+            self.listings[folder] = {composed(name): name for name in names} | {name: name for name in names}
+        return self.listings[folder]
 
     def holds(self, name: str) -> bool:
-        """Whether a file of that name is there."""
+        """Return True if a file of this name exists in the folder."""
         try:
             return self.path(name).exists()
         except (SplitError, OSError):
             return False
 
-    def sample(self, image: str, category: str, split: Kind, defect: str, mask: str = "", item: str = "") -> Sample:
-        """A sample; a mask of a normal image is not read. Raises SplitError for a training image with a defect."""
+    def sample(
+        self, image: str, category: str, split: SplitName, defect: str, mask: str = "", item: str = ""
+    ) -> Sample:
+        """Make a sample of an entry's values. The mask of a normal image is not read.
+
+        Args:
+            image: The name of the image file, as for `path`.
+            category: The name of the category.
+            split: The split.
+            defect: The kind of defect; 'good' for none.
+            mask: The name of the mask file, as for `path`; '' for none.
+            item: The item that the image shows; '' for none.
+
+        Returns:
+            The sample.
+
+        Raises:
+            SplitError: If a training image has a defect, or if a name is no path below the folder.
+        """
         if split == "train" and defect != GOOD:
             raise SplitError(f"training image {image!r} is labelled '{defect}'; training images are normal")
         masks = (self.path(mask),) if mask and defect != GOOD else ()
         return Sample(self.path(image), composed(category), split, composed(defect), masks, item)
 
 
-def _rooted(folder: Path) -> str:
-    """How paths below a folder begin, with '/'. What begins with it is below the folder or leads out by '..'."""
+def _with_slash(folder: Path) -> str:
+    """The text with which paths below a folder begin, with '/'. Other paths that begin with it lead out by '..'."""
     return composed(folder.as_posix().rstrip("/")) + "/"
 
 
 def _text(file: Path, root: Path) -> str:
-    """The text of an ordinary file that lies below a root: a link out of it could lead anywhere, a pipe could never end."""
+    """The text of an ordinary file below a root. A link out of it could lead anywhere, and a pipe could never end."""
     try:
         real = file.resolve()
         if not real.is_relative_to(root.resolve()):
@@ -182,7 +289,7 @@ def _text(file: Path, root: Path) -> str:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise SplitError("not an ordinary file")
             content = stream.read(LARGEST + 1)
-    except (OSError, RuntimeError) as fault:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError) as fault:  # RuntimeError: links that form a circle
         raise SplitError(f"cannot be read ({getattr(fault, 'strerror', None) or fault})") from None
     if len(content) > LARGEST:
         raise SplitError(f"more than the {LARGEST} bytes allowed")

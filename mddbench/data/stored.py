@@ -1,4 +1,4 @@
-"""Array files that are written one entry after another and opened only while they hold what was written."""
+"""Array files that are written entry by entry, and opened only while they hold what was written."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ from mddbench.data.oddities import Oddities
 from mddbench.metrics.threads import in_threads
 
 RUN = 2**23
-"""Bytes that a thread reads at once when it checks a file."""
+"""The number of bytes that a thread reads at once when it checks a file."""
 
 
 class DamagedError(ValueError):
-    """A file that does not hold what was written. The message is one line: which file, and what is wrong with it."""
+    """A file does not hold what was written.
+
+    The message is one line. It says which file it is, and what is wrong with it.
+    """
 
 
 @dataclass(frozen=True)
 class Seal:
-    """What is remembered of a written array file.
+    """The checksum of a written array file.
 
-    sha256: over the SHA-256 of each entry (along the first axis), in hex; checked: size and times of the file when it last
-    was found to agree, None if it never was or had just changed.
+    Attributes:
+        sha256: The SHA-256 over the SHA-256 of each entry (along the first axis), in hex.
+        checked: The size and times of the file when its content last agreed with the checksum.
+            None if it was never compared, or if it had just changed.
     """
 
     sha256: str
@@ -42,69 +47,94 @@ class Seal:
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An array file and the dtype and shape that its array must have."""
+    """An array file.
+
+    Attributes:
+        path: The .npy file.
+        dtype: The dtype that the array must have.
+        shape: The shape that the array must have.
+    """
 
     path: Path
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     def open(self, seal: Seal) -> tuple[NDArray[Any], Seal]:
-        """The array, memory-mapped, and its seal after this look at it. All of the file is read, unless it has the size and
-        times at which it was found to agree before. Raises DamagedError, and OSError if there is no such file.
+        """Open the file and compare it with its seal.
+
+        The file is read completely, unless it has the size and times at which it agreed before.
+        OSError is raised if there is no such file.
+
+        Args:
+            seal: The seal of the file.
+
+        Returns:
+            The memory-mapped array, and the seal after this comparison.
+
+        Raises:
+            DamagedError: If the file holds another array, or no array that can be read.
         """
         stamp = stamp_of(self.path)
         try:
             array = mapped(self.path)
-        except Exception as fault:  # a broken header raises a dozen kinds
-            raise self._damaged(f"no array that can be read, {' '.join(str(fault).split())[:160]}") from None
+        except Exception as fault:  # noqa: BLE001 - a broken header raises a dozen kinds
+            raise DamagedError(
+                self._damage(f"no array that can be read, {' '.join(str(fault).split())[:160]}")
+            ) from None
         if (array.dtype, array.shape) != (self.dtype, self.shape) or not array.flags.c_contiguous:
-            found = f"{array.dtype} of shape {array.shape}"
-            raise self._damaged(f"{found}, expected {self.dtype} of shape {self.shape}")
+            actual = f"{array.dtype} of shape {array.shape}"
+            raise DamagedError(self._damage(f"{actual}, expected {self.dtype} of shape {self.shape}"))
         if seal.checked == stamp:
             return array, seal
         now = time.time_ns()
         try:
             digest = self._digest(array)
-        except OSError as fault:  # a part of the disk that cannot be read, say
-            raise self._damaged(f"cannot be read, {fault.strerror}") from None
+        except OSError as fault:  # for example a part of the disk that cannot be read
+            raise DamagedError(self._damage(f"cannot be read, {fault.strerror}")) from None
         if digest != seal.sha256:
-            raise self._damaged("its checksum is another one")
+            raise DamagedError(self._damage("its checksum is another one"))
         return array, Seal(seal.sha256, stamp if max(stamp[1:]) < now - SETTLED_NS else None)
 
-    def _damaged(self, why: str) -> DamagedError:
-        return DamagedError(f"{self.path}: not as it was written ({why})")
+    def _damage(self, reason: str) -> str:
+        return f"{self.path}: not as it was written ({reason})"
 
     def _digest(self, array: NDArray[Any]) -> str:
-        """Of the mapped array's entries. They are read: the pages of a map would count as the process's memory."""
+        """The checksum of the entries. They are read, because mapped pages would count as memory of the process."""
         start = self.path.stat().st_size - array.nbytes
-        count, entry = self.shape[0], array.nbytes // max(self.shape[0], 1)
-        many = max(RUN // max(entry, 1), 1)
+        count, entry_bytes = self.shape[0], array.nbytes // max(self.shape[0], 1)
+        entries_per_run = max(RUN // max(entry_bytes, 1), 1)
 
-        def of_some(first: int) -> bytes:
-            last = min(first + many, count)
+        def digests_of_run(first: int) -> bytes:
+            last = min(first + entries_per_run, count)
             with self.path.open("rb") as file:
-                file.seek(start + first * entry)
-                content = memoryview(file.read((last - first) * entry))
+                file.seek(start + first * entry_bytes)
+                content = memoryview(file.read((last - first) * entry_bytes))
             return b"".join(
-                hashlib.sha256(content[place : place + entry]).digest() for place in range(0, len(content), entry)
+                hashlib.sha256(content[offset : offset + entry_bytes]).digest()
+                for offset in range(0, len(content), entry_bytes)
             )
 
-        return hashlib.sha256(b"".join(in_threads(of_some, range(0, count, many)))).hexdigest()
+        return hashlib.sha256(b"".join(in_threads(digests_of_run, range(0, count, entries_per_run)))).hexdigest()
 
 
 @dataclass
 class Writer:
-    """Writes an array file one entry after another. Not by memory map: a disk that is full kills the writer of one.
+    """Writes an array file entry by entry.
 
-    file: the array's own name and kind; place: where it is written until it is whole.
+    It does not use a memory map, because a full disk kills a process that writes to one.
+
+    Attributes:
+        file: The array file.
+        partial: The temporary file to which the array is written until it is complete.
+        digest: The SHA-256 over the SHA-256 of each entry so far.
     """
 
     file: ArrayFile
-    place: Path
+    partial: Path
     digest: Any = field(default_factory=hashlib.sha256)
 
     def __enter__(self) -> Writer:
-        self.stream = self.place.open("wb")
+        self.stream = self.partial.open("wb")
         header = {
             "descr": np.lib.format.dtype_to_descr(self.file.dtype),
             "fortran_order": False,
@@ -122,7 +152,11 @@ class Writer:
                 os.fsync(self.stream.fileno())
 
     def append(self, values: NDArray[Any]) -> None:
-        """Add one entry; zeros take no room on the disk."""
+        """Write one entry. An entry of zeros takes no room on the disk.
+
+        Args:
+            values: The entry, with the dtype of the file.
+        """
         content = np.ascontiguousarray(values).data
         self.digest.update(hashlib.sha256(content).digest())
         if values.any():
@@ -130,15 +164,24 @@ class Writer:
         else:
             self.stream.seek(values.nbytes, os.SEEK_CUR)
 
-    def keep(self) -> Seal:
-        """Put the whole file in its place."""
-        os.replace(self.place, self.file.path)
+    def finish(self) -> Seal:
+        """Rename the complete file to its final name, and return its seal."""
+        os.replace(self.partial, self.file.path)
         return Seal(self.digest.hexdigest())
 
 
 def read_seals(path: Path, files: Mapping[str, ArrayFile]) -> tuple[dict[str, Seal], Oddities]:
-    """The seals of some array files, by name, and what was odd about the images in them. Raises DamagedError unless the file
-    holds just theirs.
+    """Read the seals of some array files.
+
+    Args:
+        path: The file with the seals.
+        files: The array files by name.
+
+    Returns:
+        The seals by name, and the oddities of the image files in the arrays.
+
+    Raises:
+        DamagedError: If the file does not hold the seals of exactly these array files.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -152,10 +195,16 @@ def read_seals(path: Path, files: Mapping[str, ArrayFile]) -> tuple[dict[str, Se
 
 
 def write_seals(seals: Mapping[str, Seal], oddities: Oddities, path: Path) -> None:
-    """Keep seals and oddities in a file. Raises OSError if it cannot be written."""
+    """Write seals and oddities to a file. OSError is raised if it cannot be written.
+
+    Args:
+        seals: The seals by name.
+        oddities: The oddities of the image files in the arrays.
+        path: The file.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    numbers = {name: [seal.sha256, seal.checked] for name, seal in seals.items()}
-    content = {"seals": numbers, "oddities": oddities.found}
+    checksums = {name: [seal.sha256, seal.checked] for name, seal in seals.items()}
+    content = {"seals": checksums, "oddities": oddities.by_kind}
     try:
         partial.write_text(json.dumps(content), encoding="utf-8")
         os.replace(partial, path)

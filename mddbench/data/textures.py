@@ -1,4 +1,4 @@
-"""Pictures of anything, as the Describable Textures Dataset has them: what defects may be drawn with."""
+"""Pictures of any kind to draw defects with, as those of the Describable Textures Dataset."""
 
 from __future__ import annotations
 
@@ -18,25 +18,42 @@ from mddbench.progress import WARNING, Reporter
 
 @dataclass(frozen=True)
 class Textures:
-    """images: (N, S, S, 3) uint8 RGB; fingerprint: of the files, wherever they lie."""
+    """Pictures to draw defects with.
+
+    Attributes:
+        images: (N, S, S, 3) uint8, RGB.
+        fingerprint: The fingerprint of the files, equal wherever they lie.
+    """
 
     images: NDArray[np.uint8]
     fingerprint: str
 
     def __str__(self) -> str:
+        """Return the number of pictures and the start of the fingerprint, as the protocol card shows them."""
         return f"{len(self.images)} pictures, {self.fingerprint[:16]}"
 
 
 def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> Textures:
-    """All pictures below a folder, without what this program wrote there, decoded once into the cache. Raises InputError if
-    there is none, or for a faulty one.
+    """Decode all pictures below a folder into the cache. Folders that mddbench wrote are skipped.
+
+    Args:
+        folder: The folder of the pictures.
+        size: The side of the decoded pictures in pixels.
+        cache: The cache folder.
+        reporter: Receives progress, messages and warnings.
+
+    Returns:
+        The pictures, sorted by path.
+
+    Raises:
+        InputError: If there is no picture, or if one is faulty.
     """
-    found = sorted(path for each in (folder, *nested(folder)) for path in image_files(each) if path.is_file())
-    if not found:
+    files = sorted(path for inner in (folder, *nested(folder)) for path in image_files(inner) if path.is_file())
+    if not files:
         raise InputError(f"--textures {folder}: expected a folder of pictures, as images/ of DTD; found none there")
-    samples = tuple(Sample(path, "textures", "train") for path in found)
-    files = manifest(folder, found, reporter, remembered=cache / "manifests")
-    (decoded,) = decoded_splits([samples], size, cache / "decoded", files, reporter)
+    samples = tuple(Sample(path, "textures", "train") for path in files)
+    file_manifest = manifest(folder, files, reporter, hash_folder=cache / "manifests")
+    (decoded,) = decoded_splits([samples], size, cache / "decoded", file_manifest, reporter)
     for line in decoded.oddities.lines(folder):
         reporter.say(f"{WARNING}--textures {folder}: {line}")
-    return Textures(decoded.images, files.fingerprint)
+    return Textures(decoded.images, file_manifest.fingerprint)

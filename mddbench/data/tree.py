@@ -1,10 +1,10 @@
-"""Reads folders in MVTec-AD's layout, from which most datasets of the field are copied, and its relatives:
+"""Reads folders in MVTec-AD's layout and in similar layouts. Most datasets of the field copy it.
 
     ROOT/<category>/train/good/*.png
     ROOT/<category>/test/{good,<defect>}/*.png
     ROOT/<category>/ground_truth/<defect>/<stem>_mask.png
 
-Masks are paired by file stem, never by position; labels come from the folder.
+Masks are paired with images by file stem, never by position. Labels come from the folder.
 """
 
 from __future__ import annotations
@@ -15,40 +15,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mddbench.data.names import composed, twins
+from mddbench.data.names import composed, lookalikes
 from mddbench.data.own import is_own
 from mddbench.data.samples import GOOD, Sample, Tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+# fmt: off
 NOT_READ = frozenset({
-    ".gif",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jfif",
-    ".jp2",
-    ".pgm",
-    ".ppm",
-    ".pbm",
-    ".dcm",
-    ".raw",
-    ".npy",
+    ".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".pgm", ".ppm", ".pbm", ".dcm", ".raw", ".npy",
 })
-"""Suffixes of images that people have and that are not read."""
-LITTER = frozenset(
-    {
-        "__macosx",
-        "@eadir",
-        "#recycle",
-        "@recycle",
-        "lost+found",
-        "$recycle.bin",
-        "recycler",
-        "system volume information",
-    }
-    | {"found.000", "temporary items", "network trash folder", "__pycache__"}
-)
-"""Folders that systems and programs leave on a disk, in lower case."""
+"""Suffixes of image files that are not read but reported."""
+LITTER = frozenset({
+    "__macosx", "@eadir", "#recycle", "@recycle", "lost+found", "$recycle.bin", "recycler", "system volume information",
+    "found.000", "temporary items", "network trash folder", "__pycache__",
+})
+# fmt: on
+"""Folders that systems and programs create on a disk, in lower case."""
 MASK_ENDINGS = ("_mask", "_gt")
 MVTEC_LAYOUT = """\
 ROOT/<category>/
@@ -57,18 +39,21 @@ ROOT/<category>/
   ground_truth/<defect>/<image>_mask.png
 """
 HABITS = (GOOD, "ok", "normal")
-"""What people call the folder of normal images."""
+"""The names that people give to the folder of normal images."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset differs from MVTec-AD. normal: names of the folders of normal images; train: of the training images.
+    """The differences between a dataset's layout and MVTec-AD's.
 
-    masks_required: whether each category must have ground_truth; one without it has image-level metrics only. A category that
-    has ground_truth must have a mask for each defective image.
-    mask_folders: whether each image has a folder of masks, in place of one mask.
-    free: take what people do with their own images, too: one category alone, training images straight in train/, kinds of
-    defects in folders within folders.
+    Attributes:
+        normal: The names of the folders of normal images.
+        train: The names of the folders of training images.
+        masks_required: True if each category must have a folder ground_truth. A category without it has image-level
+            metrics only. With it, each defective image must have a mask.
+        mask_folders: True if each image has a folder of masks in place of one mask.
+        free: True to accept the habits of people with their own images, too: one category alone, training images
+            directly in train/, and kinds of defects in nested folders.
     """
 
     normal: tuple[str, ...] = (GOOD,)
@@ -79,39 +64,47 @@ class Layout:
 
 
 def read_tree(root: Path, layout: Layout) -> Tree:
-    """Samples, faults and warnings of all categories below `root`, in alphabetical order.
+    """Read all categories below a root. Each folder that holds a part of a category is a category.
 
-    Every folder below `root` with a part of a category in it is one; of others there is a warning.
+    Args:
+        root: The dataset's folder.
+        layout: The layout of the dataset.
+
+    Returns:
+        The samples, faults and warnings of the categories, in alphabetical order. Other folders get a warning.
     """
     if not root.is_dir():
-        what = "a file" if root.exists() else "nothing"
-        return Tree(root, (), (f"expected the dataset's folder at {root}, found {what}; give it by --data-root",))
+        present = "a file" if root.exists() else "nothing"
+        return Tree(root, (), (f"expected the dataset's folder at {root}, found {present}; give it by --data-root",))
     parts = [name for name in ("train", "test") if (root / name).is_dir() and not (root / name / "train").is_dir()]
     if parts and not layout.free:
-        held = " and ".join(f"{name}/" for name in parts)
-        return Tree(root, (), (f"{root} looks like one category (it holds {held}); give its parent folder",))
-    places = [root] if parts else [folder for folder in folders(root) if _is_category(folder, layout)]
-    categories = [Category(place, layout, _given_name(place) if parts else place.name) for place in places]
-    found = [item for category in categories for item in _tolerant(category.read)]
-    faults = [*twins(places), *(item for item in found if isinstance(item, str))]
+        part_names = " and ".join(f"{name}/" for name in parts)
+        return Tree(root, (), (f"{root} looks like one category (it holds {part_names}); give its parent folder",))
+    category_folders = [root] if parts else [folder for folder in folders(root) if _is_category(folder, layout)]
+    categories = [
+        Category(folder, layout, _given_name(folder) if parts else folder.name) for folder in category_folders
+    ]
+    items = [item for category in categories for item in _tolerant(category.read)]
+    faults = [*lookalikes(category_folders), *(item for item in items if isinstance(item, str))]
     if not categories:
         faults.append(
-            f"no category below {root}: expected folders <category>/train/{layout.normal[0]} and <category>/test/<defect>, "
-            f"found {_listing(root)}"
+            f"no category below {root}: expected folders <category>/train/{layout.normal[0]} and "
+            f"<category>/test/<defect>, found {_listing(root)}"
         )
-    samples = tuple(item for item in found if isinstance(item, Sample))
+    samples = tuple(item for item in items if isinstance(item, Sample))
     deeper = [child for folder in folders(root) for child in folders(folder) if _is_category(child, layout)]
     if deeper and not samples:
         fault = f"categories lie deeper than {root}, {deeper[0]} for one; give {deeper[0].parent} by --data-root"
         return Tree(root, (), (fault,))
     warnings = [str(line) for category in categories for line in _tolerant(category.warnings)]
-    others = [folder for folder in folders(root) if folder not in places] if places and not parts else []
-    warnings += [f"{folder}: not read, as it holds neither train/ nor test/" for folder in others]
+    if category_folders and not parts:
+        other_folders = [folder for folder in folders(root) if folder not in category_folders]
+        warnings += [f"{folder}: not read, as it holds neither train/ nor test/" for folder in other_folders]
     return Tree(root, samples, tuple(faults), tuple(warnings))
 
 
 def _tolerant(read: Callable[[], Iterator[Sample | str]] | Callable[[], Iterator[str]]) -> Iterator[Sample | str]:
-    """What a reader of one category yields; where a folder cannot be looked into, a fault in its place."""
+    """Yield what a reader of one category yields. If a folder cannot be read, a fault is the last item."""
     try:
         yield from read()
     except OSError as fault:
@@ -119,26 +112,42 @@ def _tolerant(read: Callable[[], Iterator[Sample | str]] | Callable[[], Iterator
 
 
 class Category:
-    """One category's folder."""
+    """The folder of one category.
+
+    Attributes:
+        folder: The folder.
+        layout: The layout of the dataset.
+        name: The name of the category.
+        test: The folder of test images.
+        truth: The folder of masks.
+    """
 
     def __init__(self, folder: Path, layout: Layout, name: str) -> None:
         self.folder, self.layout, self.name = folder, layout, composed(name)
         self.test, self.truth = folder / "test", folder / "ground_truth"
 
     @cached_property
-    def truths(self) -> dict[str, Path]:
-        """The folders of masks by what kind of defect they are for."""
-        found = folders(self.truth)
-        inner = [each for folder in found for each in nested(folder)] if self.layout.free else []
-        return {_kind(each, self.truth): each for each in (*found, *inner)}
+    def mask_folders_by_kind(self) -> dict[str, Path]:
+        """The folders of masks by the kind of defect that they belong to."""
+        outer = folders(self.truth)
+        inner = [inner for folder in outer for inner in nested(folder)] if self.layout.free else []
+        return {_kind(folder, self.truth): folder for folder in (*outer, *inner)}
 
     def read(self) -> Iterator[Sample | str]:
-        """Its samples, training images first, and its faults."""
+        """Read the category.
+
+        Yields:
+            Its samples, training images first, and its faults.
+        """
         yield from self._train()
         yield from self._test()
 
     def warnings(self) -> Iterator[str]:
-        """Folders and images that nobody reads, though somebody made them; normal test images that nobody finds."""
+        """Look for folders and images that are not read, and for missing normal test images.
+
+        Yields:
+            One line for each problem.
+        """
         kinds = [kind for kind, images in self._kinds() if images]
         if kinds and not any(map(self._is_normal, kinds)):
             names = " or ".join(self.layout.normal)
@@ -148,11 +157,11 @@ class Category:
                 hint = "; masks belong into ground_truth/<defect>/" if not self.truth.is_dir() else ""
                 yield f"{folder}: not read{hint}"
         for part in (*self.layout.train, "test"):
-            for kind in (self.folder / part, *folders(self.folder / part)):
-                odd = [entry.name for entry in _entries(kind) if _suffix(entry.name) in NOT_READ]
-                if odd:
-                    read = ", ".join(sorted(IMAGE_SUFFIXES))
-                    yield f"{kind}: {len(odd)} images are not read, {odd[0]} for one; save them as {read}"
+            for folder in (self.folder / part, *folders(self.folder / part)):
+                unread = [entry.name for entry in _entries(folder) if _suffix(entry.name) in NOT_READ]
+                if unread:
+                    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+                    yield f"{folder}: {len(unread)} images are not read, {unread[0]} for one; save them as {suffixes}"
 
     def _train(self) -> Iterator[Sample | str]:
         images: list[Path] = []
@@ -160,122 +169,155 @@ class Category:
             parent = self.folder / part
             if part != self.layout.train[0] and not parent.is_dir():
                 yield f"{parent}: no such folder; unpack the dataset anew"
-            for kind in folders(parent):
-                if self._is_normal(kind.name):
-                    images += self._below(kind)
+            for folder in folders(parent):
+                if self._is_normal(folder.name):
+                    images += self._images_below(folder)
                 else:
                     yield (
-                        f"{kind}: training images are normal ones, in {parent / self.layout.normal[0]}; move those of other "
-                        f"folders to {self.test}"
+                        f"{folder}: training images are normal ones, in {parent / self.layout.normal[0]}; "
+                        f"move those of other folders to {self.test}"
                     )
             images += image_files(parent) if self.layout.free else []
         if not images:
-            wanted = self.folder / self.layout.train[0] / self.layout.normal[0]
-            found = "no image there" if wanted.is_dir() else "no such folder"
+            expected = self.folder / self.layout.train[0] / self.layout.normal[0]
+            reason = "no image there" if expected.is_dir() else "no such folder"
             also = f", nor in {' or '.join(self.layout.normal[1:])}" if self.layout.normal[1:] else ""
-            yield f"category '{self.name}' needs normal training images in {wanted}: found {found}{also}"
+            yield f"category '{self.name}' needs normal training images in {expected}: found {reason}{also}"
         yield from (Sample(image, self.name, "train") for image in images)
 
     def _test(self) -> Iterator[Sample | str]:
         kinds = self._kinds()
-        yield from twins((*folders(self.test), *folders(self.truth)))
+        expected = f"{self.test}/<{self.layout.normal[0]} or defect>"
+        yield from lookalikes((*folders(self.test), *folders(self.truth)))
         if not any(images for _, images in kinds):
-            found = "no such folder" if not self.test.is_dir() else "no image in any folder there"
-            yield f"category '{self.name}' needs test images in {self.test}/<{self.layout.normal[0]} or defect>: found {found}"
+            reason = "no such folder" if not self.test.is_dir() else "no image in any folder there"
+            yield f"category '{self.name}' needs test images in {expected}: found {reason}"
         if loose := image_files(self.test):
-            yield f"{loose[0]}: test images lie in {self.test}/<{self.layout.normal[0]} or defect>/, which says what they are"
+            yield f"{loose[0]}: test images lie in {expected}/, which says what they are"
         with_masks = self.truth.is_dir() or self.layout.masks_required
         for kind, images in kinds:
             if not images:
-                yield f"{self.test / kind}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
-            yield from _repeated(images)
+                suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+                yield f"{self.test / kind}: the folder holds no image ({suffixes}); fill or remove it"
+            yield from _repeated_stems(images)
             if self._is_normal(kind):
                 yield from (Sample(image, self.name, "test") for image in images)
             elif not with_masks:
                 yield from (Sample(image, self.name, "test", kind) for image in images)
             elif self.layout.mask_folders:
-                yield from self._with_folders(images, kind)
+                yield from self._with_mask_folders(images, kind)
             else:
-                yield from self._paired(images, kind)
-        yield from self._masks_for_nothing([kind for kind, _ in kinds])
+                yield from self._with_masks(images, kind)
+        yield from self._unused_masks([kind for kind, _ in kinds])
 
     def _kinds(self) -> list[tuple[str, list[Path]]]:
-        """Kinds of test images with their files; 'scratch/deep' is a kind within a kind."""
+        """The kinds of test images with their files. 'scratch/deep' is a kind in a nested folder."""
         kinds: list[tuple[str, list[Path]]] = []
         for folder in folders(self.test):
             inner = nested(folder) if self.layout.free else []
             images = image_files(folder)
             if images or not inner:
                 kinds.append((_kind(folder, self.test), images))
-            kinds += [(_kind(each, self.test), image_files(each)) for each in inner]
+            kinds += [(_kind(inner_folder, self.test), image_files(inner_folder)) for inner_folder in inner]
         return kinds
 
-    def _below(self, folder: Path) -> list[Path]:
+    def _images_below(self, folder: Path) -> list[Path]:
         inner = nested(folder) if self.layout.free else []
-        return [image for each in (folder, *inner) for image in image_files(each)]
+        return [image for image_folder in (folder, *inner) for image in image_files(image_folder)]
 
     def _is_normal(self, kind: str) -> bool:
         name = kind.partition("/")[0]
         return (name.lower() if self.layout.free else name) in self.layout.normal
 
-    def _paired(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
+    def _with_masks(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
+        """The samples of a kind of defect where each image has one mask file, paired by stem."""
         masks: dict[str, Path] = {}
-        place = self.truths.get(kind)
-        if place is None:
+        mask_folder = self.mask_folders_by_kind.get(kind)
+        if mask_folder is None:
             names = " or ".join(self.layout.normal)
-            yield f"{self.test / kind}: no folder {self.truth / kind} with its masks; if its images are normal, call it {names}"
+            yield (
+                f"{self.test / kind}: no folder {self.truth / kind} with its masks; "
+                f"if its images are normal, call it {names}"
+            )
             yield from (Sample(image, self.name, "test", kind) for image in images)
             return
-        for mask in image_files(place):
+        for mask in image_files(mask_folder):
             stem = _without_ending(composed(mask.stem))
             if stem in masks:
                 yield f"{mask}: a second mask for image '{stem}' beside {masks[stem].name}; remove one"
             masks[stem] = mask
         for image in images:
             stem = composed(image.stem)
-            mask_found = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
-            if mask_found is None:
-                yield f"{image}: no mask for it; expected {place / (image.stem + MASK_ENDINGS[0] + '.png')}"
-            yield Sample(image, self.name, "test", kind, (mask_found,) if mask_found else ())
+            own_mask = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
+            if own_mask is None:
+                yield f"{image}: no mask for it; expected {mask_folder / (image.stem + MASK_ENDINGS[0] + '.png')}"
+            yield Sample(image, self.name, "test", kind, (own_mask,) if own_mask else ())
         for stem, mask in masks.items():
             yield f"{mask}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
 
-    def _with_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
-        place = self.truths.get(kind, self.truth / kind)
-        found = {composed(folder.name): folder for folder in folders(place)}
+    def _with_mask_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
+        """The samples of a kind of defect where each image has a folder of masks, named by its stem."""
+        parent = self.mask_folders_by_kind.get(kind, self.truth / kind)
+        by_stem = {composed(folder.name): folder for folder in folders(parent)}
         for image in images:
-            folder = found.pop(composed(image.stem), None)
+            folder = by_stem.pop(composed(image.stem), None)
             masks = tuple(image_files(folder)) if folder else ()
             if not masks:
-                yield f"{image}: no mask for it; expected {place / image.stem / '000.png'}"
+                yield f"{image}: no mask for it; expected {parent / image.stem / '000.png'}"
             yield Sample(image, self.name, "test", kind, masks)
-        for folder in found.values():
+        for folder in by_stem.values():
             yield f"{folder}: masks without an image; expected {self.test / kind / (folder.name + '.*')}"
 
-    def _masks_for_nothing(self, kinds: list[str]) -> Iterator[str]:
-        for name, folder in self.truths.items():
-            alone = "/" not in name and not (self.layout.free and nested(folder))
-            if name not in kinds and (image_files(folder) or alone):
+    def _unused_masks(self, kinds: list[str]) -> Iterator[str]:
+        """The faults of mask folders for kinds of defects that no test image has."""
+        for name, folder in self.mask_folders_by_kind.items():
+            is_plain = "/" not in name and not (self.layout.free and nested(folder))
+            if name not in kinds and (image_files(folder) or is_plain):
                 yield f"{folder}: masks for a defect '{name}' that {self.test} does not have"
 
 
 def folders(parent: Path) -> list[Path]:
-    """The folders in a folder, sorted; no hidden ones, litter, or what this program wrote; none, if there is no such folder."""
-    found = (parent / entry.name for entry in _entries(parent) if entry.name.lower() not in LITTER and entry.is_dir())
-    return [folder for folder in found if not is_own(folder)]
+    """List the folders in a folder, except hidden ones, those of LITTER, and those that mddbench wrote.
+
+    Args:
+        parent: The folder, which need not exist.
+
+    Returns:
+        The folders, sorted by name.
+    """
+    children = (
+        parent / entry.name for entry in _entries(parent) if entry.name.lower() not in LITTER and entry.is_dir()
+    )
+    return [folder for folder in children if not is_own(folder)]
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The files in a folder that are images by their names, hidden ones apart, sorted; none, if there is no such folder."""
+    """List the files in a folder that are images by their names, except hidden ones.
+
+    Args:
+        folder: The folder, which need not exist.
+
+    Returns:
+        The files, sorted by name.
+    """
     return [folder / e.name for e in _entries(folder) if _suffix(e.name) in IMAGE_SUFFIXES]
 
 
 def base_of(root: Path, names: tuple[str, ...]) -> Path:
-    """The first of some folders below `root` that is there, or `root` itself: where an archive unpacks to."""
+    """Find the folder to which a dataset's archive was unpacked.
+
+    Args:
+        root: The dataset's folder.
+        names: The possible folders below the root.
+
+    Returns:
+        The first of these folders that exists, or the root itself.
+    """
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The visible entries of a folder, sorted by name; none if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: (composed(e.name), e.name))
@@ -284,48 +326,54 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_category(folder: Path, layout: Layout) -> bool:
-    """Whether a folder holds one of the parts of a category, or hides what it holds."""
+    """True if a folder holds a part of a category, or if its content may not be read."""
     return not os.access(folder, os.R_OK | os.X_OK) or any((folder / part).is_dir() for part in (*layout.train, "test"))
 
 
 def _suffix(name: str) -> str:
-    """As pathlib's, in lower case, without making a path."""
+    """The suffix of a name in lower case, as pathlib's but without making a path."""
     return name[name.rindex(".") :].lower() if "." in name else ""
 
 
 def nested(folder: Path) -> list[Path]:
-    """All folders below a folder, links apart, sorted."""
-    found, waiting = [], [folder]
+    """List all folders below a folder at any depth, sorted. Symbolic links are not followed."""
+    all_folders, waiting = [], [folder]
     while waiting:
-        inner = [each for each in folders(waiting.pop()) if not each.is_symlink()]
-        found += inner
+        inner = [child for child in folders(waiting.pop()) if not child.is_symlink()]
+        all_folders += inner
         waiting += inner
-    return sorted(found)
+    return sorted(all_folders)
 
 
 def _given_name(folder: Path) -> str:
-    """What a folder is called where the user gave it: of a link its own name, of '.' the folder's."""
+    """The name of a folder that the user gave: for a link its own name, for '.' the name of the folder."""
     return Path(os.path.abspath(folder)).name  # noqa: PTH100 - absolute() keeps '..'
 
 
 def _kind(folder: Path, parent: Path) -> str:
-    """What the folder of a kind of defect says: 'scratch', or 'scratch/deep' for one within another."""
+    """The kind of defect that a folder stands for: 'scratch', or 'scratch/deep' for a nested folder."""
     return composed(folder.relative_to(parent).as_posix())
 
 
 def _without_ending(stem: str) -> str:
+    """The stem of a mask's name without an ending such as '_mask'."""
     return next((stem[: -len(end)] for end in MASK_ENDINGS if stem[-len(end) :].lower() == end), stem)
 
 
-def _repeated(images: list[Path]) -> Iterator[str]:
-    seen: dict[str, Path] = {}
+def _repeated_stems(images: list[Path]) -> Iterator[str]:
+    """The faults of images that have the same stem as an earlier one."""
+    by_stem: dict[str, Path] = {}
     for image in images:
         stem = composed(image.stem)
-        if stem in seen:
-            yield f"{image}: two images of one stem ({seen[stem].name} too), so a mask could belong to either; rename one"
-        seen[stem] = image
+        if stem in by_stem:
+            yield (
+                f"{image}: two images of one stem ({by_stem[stem].name} too), so a mask could belong to either; "
+                "rename one"
+            )
+        by_stem[stem] = image
 
 
 def _listing(root: Path) -> str:
+    """The first names in a folder, for a message."""
     names = sorted(path.name for path in root.iterdir())
     return ascii(", ".join(names[:5]) + (", ..." if len(names) > 5 else ""))[1:-1] if names else "an empty folder"

@@ -20,7 +20,7 @@ from mddbench.execution.cells import Cell
 from mddbench.execution.plan import RunOptions, training_key
 from mddbench.execution.runner import Draw, Outcome
 from mddbench.execution.worker import Work, serve
-from mddbench.interruption import closing, starting_another
+from mddbench.interruption import blocking_all_but_sigterm, closing
 from mddbench.machine import processor_count, usable_processors
 from mddbench.plugins import added_folders
 from mddbench.progress import WARNING, Reporter
@@ -119,7 +119,7 @@ class _Worker:
         options = replace(options, device=share.device, feature_room=room, sharing=share.sharing)
         work = Work(options, share.threads, tuple(self.cells), tuple(added_folders()), self.jobs.draw)
         self.process = context.Process(target=serve, args=(there, work), daemon=True)
-        with _on(share.cores), starting_another():
+        with _on(share.cores), blocking_all_but_sigterm():
             self.process.start()
         there.close()
 

@@ -15,7 +15,7 @@ from mddbench.data.dataset import Dataset
 from mddbench.execution.cells import Cell
 from mddbench.execution.plan import Datasets, RunOptions, distinct_experiments, open_datasets
 from mddbench.execution.runner import Draw, Runner
-from mddbench.interruption import leave_to_the_first
+from mddbench.interruption import ignore_all_but_sigterm
 from mddbench.machine import keep_freed_memory
 from mddbench.plugins import add_folder
 from mddbench.progress import SilentReporter, Task
@@ -44,7 +44,7 @@ def serve(connection: Connection, work: Work) -> None:
     Sent: ('say', text), ('doing', text), ('ask', number of a run or None for the store, what, arguments), which is answered
     by a Reply, and ('done', outcome).
     """
-    leave_to_the_first()
+    ignore_all_but_sigterm()
     torch.set_num_threads(work.threads)
     if work.options.device.type == "cuda":
         torch.cuda.set_device(work.options.device)

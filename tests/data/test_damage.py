@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mddbench.data.built import LIST, built
+from mddbench.data.built import LIST, ensure_built
 from mddbench.data.dataset import Dataset, open_dataset, read_dataset
 from mddbench.data.fingerprint import SETTLED_NS
 from mddbench.data.stored import ArrayFile
@@ -195,19 +195,19 @@ CHANGES: dict[str, tuple[Damage, str]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_dataset_in_the_cache_that_is_not_as_it_was_written_is_written_anew(change: str, tmp_path: Path) -> None:
     root, hashes = tmp_path / "cache" / "own-v1", tmp_path / "cache" / "manifests"
-    assert built(draw, root, hashes) == ""
+    assert ensure_built(draw, root, hashes) == ""
     files = {path: path.read_bytes() for path in root.rglob("*.bmp")}
-    assert built(draw, root, hashes) == ""
+    assert ensure_built(draw, root, hashes) == ""
     damage, reason = CHANGES[change]
     damage(root)
     (root / "zz.txt").touch() if change == "extra" else None  # the user's own, which is kept
-    warning = built(draw, root, hashes)
+    warning = ensure_built(draw, root, hashes)
     assert reason in warning
     assert {path: path.read_bytes() for path in root.rglob("*.bmp")} == files
     (aside,) = root.parent.glob("own-v1.damaged-*")
     assert str(aside) in warning
     assert (change == "extra") == any(aside.rglob("zz.txt"))
-    assert built(draw, root, hashes) == ""
+    assert ensure_built(draw, root, hashes) == ""
 
 
 def test_the_embedded_dataset_is_looked_at_before_it_is_read(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def save_pages(file: Path, pages: int, **options: object) -> None:
 
 def oddities_of(file: Path) -> set[str]:
     found: set[str] = set()
-    decode_image(file, 16, odd=found)
+    decode_image(file, 16, oddities=found)
     return found
 
 

@@ -1,8 +1,10 @@
 """BTAD: 3 categories, 1799 normal training images and 741 test images.
 
-Source: Mishra et al., ISIE 2021 (VT-ADL); totals and category 02 confirmed, the others second hand (the authors' README
-swaps 02 and 03). Normal folders are called 'ok' and defective ones 'ko'; images are .bmp and .png, and a mask's suffix may
-differ from its image's.
+Source: Mishra et al., ISIE 2021 (VT-ADL). The totals and the numbers of category 02 are confirmed.
+The other numbers are second hand. The authors' README swaps 02 and 03.
+
+Normal folders are called 'ok' and defective ones 'ko'. Images are .bmp and .png.
+The suffix of a mask may differ from that of its image.
 """
 
 from __future__ import annotations
@@ -29,12 +31,25 @@ ROOT/                                  or ROOT/BTech_Dataset_transformed/
 
 
 def read(root: Path, _: int) -> Tree:
-    """The tree below `root`, or in the folder that the archive unpacks to."""
+    """Read the tree below the root, or below the folder to which the archive unpacks.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     return read_tree(base_of(root, ("BTech_Dataset_transformed",)), Layout(normal=("ok",)))
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """Both suffixes within a category, masks of the other suffix, sizes that differ by category."""
+    """Write drawn images with two suffixes in a category, masks with the other suffix, and sizes that differ.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     for index, (category, numbers) in enumerate(counts.items()):
         style = Style(
             defects=("ko",),

@@ -1,6 +1,6 @@
 """Any folder in MVTec-AD's layout: <category>/{train/good,test/<good or defect>,ground_truth/<defect>}.
 
-A category without the folder ground_truth is taken as labelled by image only: its pixel metrics are not defined.
+In a category without the folder ground_truth only the images are labelled. Its pixel metrics are not defined.
 """
 
 from __future__ import annotations
@@ -13,23 +13,36 @@ from mddbench.data.tree import HABITS, MVTEC_LAYOUT, Layout, read_tree
 
 LAYOUT = f"""\
 {MVTEC_LAYOUT.rstrip()}
-'good' may be called 'ok' or 'normal'; training images may lie straight in train/; a mask's name may do without _mask; kinds of
-defects may be folders within folders; without ground_truth/ a category has image-level metrics only; one category alone may be
-given by its own folder.
+'good' may be called 'ok' or 'normal'. Training images may lie directly in train/. The name of a mask may lack _mask.
+Kinds of defects may be nested folders. Without ground_truth/ a category has image-level metrics only.
+One category alone may be given by its own folder.
 """
 
 
 def read(root: Path, _: int) -> Tree:
-    """The tree below `root`, whose own name is the category if it is of one alone."""
+    """Read the tree below the root. If it holds one category alone, the root's name is the category.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     return read_tree(root, Layout(normal=HABITS, masks_required=False, free=True))
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """Two categories, one by each habit: plain, and 'OK' with nested defects whose masks have no ending."""
+    """Write drawn images in two styles: plain, and 'OK' with nested kinds of defects whose masks have no ending.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     for index, (category, numbers) in enumerate(counts.items()):
         plain = Style(defects=("dent", "scratch"))
-        other = Style(defects=("dent", "scratch/deep"), normal="OK", mask_ending="", size=(56, 40))
-        write_category(root / category, index, numbers, other if index % 2 else plain)
+        nested = Style(defects=("dent", "scratch/deep"), normal="OK", mask_ending="", size=(56, 40))
+        write_category(root / category, index, numbers, nested if index % 2 else plain)
 
 
 DATASET = DatasetSource(

@@ -1,8 +1,11 @@
-"""Any dataset that ADer or UniAD can be given: a meta.json, or files of JSON lines, that name images, labels and masks.
+"""Any dataset in the input format of ADer or UniAD: a meta.json, or files of JSON lines, with images, labels and masks.
 
-ADer: ROOT/meta.json, {"train": {category: [{"img_path", "mask_path", "cls_name", "specie_name", "anomaly"}]}, "test": ...};
-"validation", if there is one, is trained on, too. UniAD: ROOT/train.json and ROOT/test.json of lines {"filename", "label",
-"label_name", "clsname", "maskname"}. Labels come from the files and masks are paired by them.
+ADer: ROOT/meta.json with
+    {"train": {category: [{"img_path", "mask_path", "cls_name", "specie_name", "anomaly"}]}, "test": ...}.
+    The images of "validation", if it exists, are used for training, too.
+UniAD: ROOT/train.json and ROOT/test.json with lines {"filename", "label", "label_name", "clsname", "maskname"}.
+
+Labels come from these files, and masks are paired with images by them.
 """
 
 from __future__ import annotations
@@ -13,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from mddbench.data.fabricate import Drawing, save
-from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Sample, Tree
-from mddbench.data.splits import Below, Collected, SplitError, read_json, read_json_lines, text_of
+from mddbench.data.samples import GOOD, Counts, DatasetSource, Sample, SplitName, Tree
+from mddbench.data.splits import ImageFolder, SplitError, SplitFile, read_json, read_json_lines, text_of
 from mddbench.data.tree import folders
 
 META, LINES = "meta.json", ("train.json", "test.json")
 SEVERAL = 50
-"""Entries of each file that tell where images lie."""
-SPLITS: dict[str, Kind] = {"train": "train", "validation": "train", "test": "test"}
+"""The number of entries of each file that are looked up to find the folder of the images."""
+SPLITS: dict[str, SplitName] = {"train": "train", "validation": "train", "test": "test"}
+"""The split to which the images of each key belong."""
 LAYOUT = """\
 ROOT/                                  ADer
   meta.json                            {"train": {category: [entry, ...]}, "test": {...}}; paths are below ROOT
@@ -31,20 +35,29 @@ ROOT/                                  UniAD
 
 
 def read(root: Path, _: int) -> Tree:
-    """What the files below `root` name."""
+    """Read the samples that the files below the root name.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     meta, lines = root / META, [root / name for name in LINES]
     sources = [meta] if meta.exists() else lines
     if not all(file.exists() for file in sources):
         return Tree(root, (), (f"expected {META} of ADer, or {' and '.join(LINES)} of UniAD, in {root}; found none",))
-    all_found = [_ader(root, meta)] if sources == [meta] else _uniad(root, lines)
-    samples = [sample for found in all_found for sample in found.samples]
+    split_files = [_ader(root, meta)] if sources == [meta] else _uniad(root, lines)
+    samples = [sample for split_file in split_files for sample in split_file.samples]
     ordered = sorted(samples, key=lambda sample: (sample.category, sample.split != "train"))
-    faults = [line for found in all_found for line in found.faults]
+    faults = [line for split_file in split_files for line in split_file.faults]
     return Tree(root, tuple(ordered), tuple(faults), sources=tuple(sources))
 
 
-def _ader(root: Path, file: Path) -> Collected:
-    found, below = Collected(file), Below(root)
+def _ader(root: Path, file: Path) -> SplitFile:
+    """The content of ADer's file."""
+    split_file, folder = SplitFile(file), ImageFolder(root)
     try:
         content = read_json(file, root)
         if not isinstance(content, dict) or not {"train", "test"} <= set(content) <= set(SPLITS):
@@ -55,35 +68,40 @@ def _ader(root: Path, file: Path) -> Collected:
             ):
                 raise SplitError(f"expected a list of entries for each category in '{name}'")
             for category, entries in categories.items():
-                found.add(entries, partial(_ader_sample, below, category, SPLITS[name]))
+                split_file.add(entries, partial(_ader_sample, folder, category, SPLITS[name]))
     except SplitError as fault:
-        found.fail(fault)
-    return found
+        split_file.fail(fault)
+    return split_file
 
 
-def _ader_sample(below: Below, category: str, split: Kind, entry: Any) -> Sample:
+def _ader_sample(folder: ImageFolder, category: str, split: SplitName, entry: Any) -> Sample:
     defect = _defect(entry, "anomaly", "specie_name")
-    return below.sample(text_of(entry, "img_path"), category, split, defect, _mask(entry.get("mask_path")))
+    return folder.sample(text_of(entry, "img_path"), category, split, defect, _mask(entry.get("mask_path")))
 
 
-def _uniad(root: Path, files: list[Path]) -> list[Collected]:
-    """Images lie below the root, or below the folder in it that has most of them."""
-    all_found, candidates = [], [Below(folder) for folder in (root, *folders(root))]
+def _uniad(root: Path, files: list[Path]) -> list[SplitFile]:
+    """The content of UniAD's files. Images lie below the root, or below the folder in it that has most of them."""
+    split_files, candidates = [], [ImageFolder(folder) for folder in (root, *folders(root))]
     entries: dict[Path, list[Any]] = {}
     for file in files:
-        all_found.append(Collected(file))
-        entries[file] = list(all_found[-1].each(read_json_lines(file, root)))
-    few = [entry["filename"] for each in entries.values() for entry in each[:SEVERAL] if _names_a_file(entry)]
-    below = max(candidates, key=lambda candidate: sum(candidate.holds(name) for name in few))
-    for file, found in zip(files, all_found, strict=True):
-        found.add(entries[file], partial(_uniad_sample, below, SPLITS[file.stem]))
-    return all_found
+        split_files.append(SplitFile(file))
+        entries[file] = list(split_files[-1].readable(read_json_lines(file, root)))
+    names = [
+        entry["filename"]
+        for file_entries in entries.values()
+        for entry in file_entries[:SEVERAL]
+        if _names_a_file(entry)
+    ]
+    image_folder = max(candidates, key=lambda candidate: sum(candidate.holds(name) for name in names))
+    for file, split_file in zip(files, split_files, strict=True):
+        split_file.add(entries[file], partial(_uniad_sample, image_folder, SPLITS[file.stem]))
+    return split_files
 
 
-def _uniad_sample(below: Below, split: Kind, entry: Any) -> Sample:
+def _uniad_sample(folder: ImageFolder, split: SplitName, entry: Any) -> Sample:
     defect = _defect(entry, "label", "label_name")
     name, category = text_of(entry, "filename"), text_of(entry, "clsname")
-    return below.sample(name, category, split, defect, _mask(entry.get("maskname")))
+    return folder.sample(name, category, split, defect, _mask(entry.get("maskname")))
 
 
 def _names_a_file(entry: Any) -> bool:
@@ -91,7 +109,7 @@ def _names_a_file(entry: Any) -> bool:
 
 
 def _defect(entry: Any, key: str, name: str) -> str:
-    """The kind of defect, by the label; what a normal image's kind is called does not count."""
+    """The kind of defect, by the label. The kind that a normal image names does not count."""
     label = entry.get(key) if isinstance(entry, dict) else None
     if label not in (0, 1):
         raise SplitError(f"an entry's '{key}' is neither 0 nor 1: {json.dumps(entry)[:100]}")
@@ -100,26 +118,39 @@ def _defect(entry: Any, key: str, name: str) -> str:
 
 
 def _mask(value: Any) -> str:
+    """The name of a mask file; '' for none."""
     if value is not None and not isinstance(value, str):
         raise SplitError(f"a mask is not named by a text: {json.dumps(value)[:100]}")
     return value or ""
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """ADer's file: doubled slashes, a validation split, and a stray mask that shifts the others where position pairs them."""
+    """Write drawn images and ADer's file, with doubled slashes and a validation split.
+
+    A stray mask file shifts the other masks for a reader that pairs them by position.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     meta: dict[str, dict[str, list[dict[str, Any]]]] = {"train": {}, "validation": {}, "test": {}}
     for index, (category, (train, good, defective)) in enumerate(counts.items()):
         drawing = Drawing(index, (56, 40))
         for number in range(train + good + defective):
-            bad = number >= train + good
+            is_defective = number >= train + good
             image, mask = f"{category}//images/{number:04d}.png", f"{category}//masks/{number:04d}_m.png"
-            pixels, drawn = drawing.image(number, defective=bad)
+            pixels, mask_pixels = drawing.image(number, defective=is_defective)
             save(pixels, root / image)
-            if bad:
-                save(drawn, root / mask)
-            entry = {"img_path": image, "mask_path": mask if bad else "", "cls_name": category, "anomaly": int(bad)}
-            part = "validation" if number < train // 5 else "train" if number < train else "test"
-            meta[part].setdefault(category, []).append({**entry, "specie_name": "dent" if bad else "good"})
+            if is_defective:
+                save(mask_pixels, root / mask)
+            entry = {
+                "img_path": image,
+                "mask_path": mask if is_defective else "",
+                "cls_name": category,
+                "anomaly": int(is_defective),
+            }
+            key = "validation" if number < train // 5 else "train" if number < train else "test"
+            meta[key].setdefault(category, []).append({**entry, "specie_name": "dent" if is_defective else "good"})
         save(drawing.image(0, defective=True)[1], root / category / "masks" / "0000_stray.png")
     (root / META).write_text(json.dumps(meta))
 

@@ -1,8 +1,9 @@
-"""mini: eight categories cut from photographs that scikit-image ships, with procedural defects. No download.
+"""mini: eight categories cut from photographs that come with scikit-image, with synthetic defects. No download.
 
-Train and test windows come from disjoint parts of each photograph. The defects are synthetic and drawn by
-`mddbench.data.drawing`; results on mini compare methods with each other and say nothing about real inspection.
-Written as BMP files, so that the bytes, and with them the fingerprint, do not depend on a compressor.
+Training and test windows come from disjoint parts of each photograph. The defects are drawn by `mddbench.data.drawing`.
+Results on mini compare methods with each other and say nothing about real inspection.
+
+The files are BMP files. Their bytes, and with them the fingerprint, therefore do not depend on a compressor.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ GOOD_IMAGES = 12
 IMAGES_PER_DEFECT = 4
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom are outside."""
+"""Left, top, right and bottom in pixels. The right column and the bottom row are not included."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph of `skimage.data`, the parts of it for training and testing, and the side of a window in pixels."""
+    """A photograph and the windows that are cut from it.
+
+    Attributes:
+        function: The function of `skimage.data` that returns the photograph.
+        train: The part for training.
+        test: The part for testing.
+        window: The side of a window in pixels.
+        mirrored: True if half of the windows are mirrored.
+    """
 
     function: str
     train: Box
@@ -52,7 +61,11 @@ PHOTOGRAPHS: dict[str, Photograph] = {
 
 
 def build(root: Path) -> None:
-    """Write the dataset below `root` in MVTec-AD's layout: the same pixels every time."""
+    """Write the dataset in MVTec-AD's layout. The pixels are the same every time.
+
+    Args:
+        root: The empty folder of the dataset.
+    """
     import skimage.data
 
     for index, (category, photograph) in enumerate(PHOTOGRAPHS.items()):
@@ -69,19 +82,19 @@ def build(root: Path) -> None:
                 window = _window(pixels, photograph, photograph.test, generator)
                 defective, mask = draw(window, generator)
                 _save(defective, root / category / "test" / defect / f"{number:03d}.bmp")
-                truth = root / category / "ground_truth" / defect / f"{number:03d}_mask.bmp"
-                _save(mask.astype(np.uint8) * 255, truth)
+                mask_file = root / category / "ground_truth" / defect / f"{number:03d}_mask.bmp"
+                _save(mask.astype(np.uint8) * 255, mask_file)
 
 
 def _generator(category: int, kind: int, number: int) -> np.random.Generator:
-    """Every image has its own stream, so that changing one kind of image changes no other."""
+    """The random numbers of one image. Each image has its own, so a change of one kind of image affects no other."""
     return np.random.default_rng([SEED, category, kind, number])
 
 
 def _window(
     pixels: NDArray[np.uint8], photograph: Photograph, box: Box, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A (SIZE, SIZE, 3) window from a random place of the box, with a little change of exposure."""
+    """A window (SIZE, SIZE, 3) from a random position in the box, with a slight random change of exposure."""
     left, top, right, bottom = box
     x = int(generator.integers(left, right - photograph.window + 1))
     y = int(generator.integers(top, bottom - photograph.window + 1))

@@ -1,6 +1,6 @@
 """MPDD: 6 categories of metal parts, 888 normal training images, 176 normal and 282 defective test images.
 
-Source: Jezek et al., ICUMT 2021; training images of each category second hand, their sum confirmed.
+Source: Jezek et al., ICUMT 2021. The training images of each category are second hand, and their sum is confirmed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,25 @@ COUNTS = {
 
 
 def read(root: Path, _: int) -> Tree:
-    """The tree below `root`, or in the folder that the archive unpacks to."""
+    """Read the tree below the root, or below the folder to which the archive unpacks.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     return read_tree(base_of(root, ("MPDD",)), Layout())
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """MVTec-AD's layout with upper-case suffixes here and there."""
+    """Write drawn images in MVTec-AD's layout, where some suffixes are in upper case.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     for index, (category, numbers) in enumerate(counts.items()):
         style = Style(defects=("hole", "scratches"), suffixes=(".png", ".PNG"))
         write_category(root / category, index, numbers, style)

@@ -1,6 +1,7 @@
 """MVTec-AD: 15 categories, 3629 normal training images, 467 normal and 1258 defective test images.
 
-Source: Bergmann et al., IJCV 2021; counts as in the dataset's own folders. Three categories are of one channel.
+Source: Bergmann et al., IJCV 2021. The numbers are those of the dataset's own folders.
+The images of three categories have one channel.
 """
 
 from __future__ import annotations
@@ -29,15 +30,29 @@ COUNTS = {
     "zipper": (240, 32, 119),
 }
 GREY = ("grid", "screw", "zipper")
+"""The categories whose images have one channel."""
 
 
 def read(root: Path, _: int) -> Tree:
-    """The tree below `root`, or in the folder that the archive unpacks to."""
+    """Read the tree below the root, or below the folder to which the archive unpacks.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     return read_tree(base_of(root, ("mvtec_anomaly_detection",)), Layout())
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """Two kinds of defects, one-channel images in the categories that have them, texts beside the folders."""
+    """Write drawn images with two kinds of defects and text files beside the folders. GREY categories have one channel.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     for index, (category, numbers) in enumerate(counts.items()):
         style = Style(defects=("broken", "combined"), mode="L" if category in GREY else "RGB")
         write_category(root / category, index, numbers, style)

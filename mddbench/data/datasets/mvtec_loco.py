@@ -1,9 +1,13 @@
-"""MVTec-LOCO: 5 categories of logical and structural anomalies; training and validation images are all trained on, as in ADer.
+"""MVTec-LOCO: 5 categories of logical and structural anomalies.
 
-Source: Bergmann et al., IJCV 2022; test counts confirmed, 3644 images in all by the paper, which leaves 2076 to
-train on (a reading of ADer's logs has 2083). An image has several masks, one for each defect, whose union is
-taken. The dataset's own metric, sPRO, lets a defect count as found before all of it is; the AUPRO reported here does not, and
-its values are not to be compared with published sPRO.
+Training and validation images are all used for training, as in ADer.
+
+Source: Bergmann et al., IJCV 2022. The numbers of test images are confirmed. The paper has 3644 images in total, which
+leaves 2076 for training (a reading of ADer's logs has 2083).
+
+An image has several masks, one for each defect, and their union is used.
+The dataset's own metric is sPRO. In it a defect can count as found before all of it is found.
+The AUPRO reported here does not allow that, so its values cannot be compared with published sPRO.
 """
 
 from __future__ import annotations
@@ -31,13 +35,26 @@ ROOT/<category>/
 
 
 def read(root: Path, _: int) -> Tree:
-    """The tree below `root`, or in the folder that the archive unpacks to."""
+    """Read the tree below the root, or below the folder to which the archive unpacks.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     layout = Layout(train=("train", "validation"), mask_folders=True)
     return read_tree(base_of(root, ("mvtec_loco_anomaly_detection",)), layout)
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """A part of the training images in validation/, two masks of an image with values that are not 255."""
+    """Write drawn images. Some training images lie in validation/. Images have two masks, also with values below 255.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     for index, (category, (train, good, defective)) in enumerate(counts.items()):
         kinds = ("logical_anomalies", "structural_anomalies")
         style = Style(defects=kinds, size=(64, 40), masks_per_image=2, validation=train // 5)

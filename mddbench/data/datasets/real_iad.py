@@ -1,9 +1,12 @@
 """Real-IAD: 30 categories, 36 465 training and 114 585 test images, five views of each item.
 
-Source: Wang et al., CVPR 2024; counts from there. Splits come from realiad_jsons/<category>.json (several views, one normal
-training set): {"meta": {"prefix", "normal_class"}, "train": [...], "test": [...]}, each image with category, anomaly_class,
-image_path and mask_path or null. An image is normal if it has no mask or its class is the normal one, whatever its item is. The
-masks of the smaller releases are interpolated, so that a pixel counts above a half.
+Source: Wang et al., CVPR 2024; the numbers of images are from there.
+
+The splits come from realiad_jsons/<category>.json (several views, one normal training set):
+    {"meta": {"prefix", "normal_class"}, "train": [...], "test": [...]}.
+    Each image has category, anomaly_class, image_path, and mask_path or null.
+An image is normal if it has no mask or the normal class, whatever its item is.
+The masks of the smaller releases are interpolated. Therefore a pixel is a defect if its value is above a half.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from pathlib import Path
 
 from mddbench.data.fabricate import Drawing, interpolated, save
 from mddbench.data.images import MaskRule
-from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Published, Sample, SecondHand, Tree
-from mddbench.data.splits import Below, Collected, SplitError, list_of, read_json, text_of
+from mddbench.data.samples import GOOD, Counts, DatasetSource, Published, Sample, SecondHand, SplitName, Tree
+from mddbench.data.splits import ImageFolder, SplitError, SplitFile, list_of, read_json, text_of
 
 # fmt: off
 NAMES = (
@@ -27,10 +30,12 @@ NAMES = (
 )
 # fmt: on
 SPLITS = ("realiad_jsons/realiad_jsons", "realiad_jsons")
+"""The folders in which the split files may lie."""
 SIDES = {"realiad_256": 256, "realiad_512": 512, "realiad_1024": 1024, "realiad_raw": 10**6}
+"""The folder of each release, and the side of its images in pixels."""
 VIEWS = 5
 ITEM = re.compile(r"([A-Za-z][A-Za-z0-9_]*_[0-9]{4}_[A-Z][A-Z_]*[A-Z])_C[0-9]_")
-"""What the names of an item's views share. Source: the pattern that ADer groups by."""
+"""The part of a file's name that all views of an item share. Source: the pattern by which ADer groups images."""
 LAYOUT = """\
 ROOT/
   realiad_jsons/<category>.json        the splits, or in realiad_jsons/realiad_jsons/, as unpacked;
@@ -42,9 +47,19 @@ ROOT/
 
 
 def read(root: Path, size: int) -> Tree:
-    """What the split files below `root` name, in the smallest release that has `size` pixels, or else in the largest."""
-    places = (sorted((root / place).glob("[!.]*.json")) for place in SPLITS)
-    files = next((files for files in places if files), [f for f in sorted(root.glob("*.json")) if f.stem in NAMES])
+    """Read the samples that the split files below the root name.
+
+    They are taken from the smallest release whose images are large enough, or else from the largest release.
+
+    Args:
+        root: The dataset's folder.
+        size: The side in pixels that the decoded images will have.
+
+    Returns:
+        The tree.
+    """
+    listings = (sorted((root / folder).glob("[!.]*.json")) for folder in SPLITS)
+    files = next((files for files in listings if files), [f for f in sorted(root.glob("*.json")) if f.stem in NAMES])
     if not files:
         return Tree(root, (), (f"expected Real-IAD's splits at {root / SPLITS[-1]}/<category>.json, found none",))
     base = _release(root, size)
@@ -52,86 +67,94 @@ def read(root: Path, size: int) -> Tree:
         return Tree(
             root, (), (f"expected Real-IAD's images below {root / next(iter(SIDES))}, or another release; found none",)
         )
-    all_found = [_category(root, base, file) for file in files]
+    split_files = [_category(root, base, file) for file in files]
     warnings = []
     if SIDES.get(base.name, size) < size:
         warnings.append(
             f"{base}: its images are smaller than {size} pixels and will be enlarged; unpack a larger release"
         )
-    for file, found in zip(files, all_found, strict=True):
-        if nameless := sum(not sample.item for sample in found.samples if sample.split == "test"):
+    for file, split_file in zip(files, split_files, strict=True):
+        if nameless := sum(not sample.item for sample in split_file.samples if sample.split == "test"):
             warnings.append(
                 f"{file}: {nameless} test images' names do not tell whose view they are; S-AUROC is not defined"
             )
-    samples = tuple(sample for found in all_found for sample in found.samples)
-    faults = tuple(line for found in all_found for line in found.faults)
+    samples = tuple(sample for split_file in split_files for sample in split_file.samples)
+    faults = tuple(line for split_file in split_files for line in split_file.faults)
     return Tree(root, samples, faults, tuple(warnings), tuple(files))
 
 
 def _release(root: Path, size: int) -> Path:
-    there = [name for name in SIDES if (root / name).is_dir()]
-    enough = [name for name in there if SIDES[name] >= size]
-    return root / (enough[0] if enough else there[-1]) if there else root
+    """The smallest release with `size` pixels, or else the largest one; the root if there is no release."""
+    present = [name for name in SIDES if (root / name).is_dir()]
+    large_enough = [name for name in present if SIDES[name] >= size]
+    return root / (large_enough[0] if large_enough else present[-1]) if present else root
 
 
-def _category(root: Path, base: Path, file: Path) -> Collected:
-    found = Collected(file)
+def _category(root: Path, base: Path, file: Path) -> SplitFile:
+    """The content of one category's split file."""
+    split_file = SplitFile(file)
     try:
         content = read_json(file, root)
         meta = content.get("meta") if isinstance(content, dict) else None
         normal, prefix = text_of(meta, "normal_class"), text_of(meta, "prefix")
-        below = Below(base if prefix in ("", ".", "./") else Below(base).path(prefix))
-        if not below.folder.is_dir():
-            raise SplitError(f"expected its images below {below.folder}, found no such folder; unpack them there")
-        splits: tuple[Kind, Kind] = ("train", "test")
+        images = ImageFolder(base if prefix in ("", ".", "./") else ImageFolder(base).path(prefix))
+        if not images.folder.is_dir():
+            raise SplitError(f"expected its images below {images.folder}, found no such folder; unpack them there")
+        splits: tuple[SplitName, SplitName] = ("train", "test")
         for split in splits:
-            found.add(list_of(content, split), partial(_sample, below, file.stem, split, normal))
+            split_file.add(list_of(content, split), partial(_sample, images, file.stem, split, normal))
     except SplitError as fault:
-        found.fail(fault)
-    return found
+        split_file.fail(fault)
+    return split_file
 
 
-def _sample(below: Below, category: str, split: Kind, normal: str, entry: object) -> Sample:
+def _sample(folder: ImageFolder, category: str, split: SplitName, normal: str, entry: object) -> Sample:
     image, kind = text_of(entry, "image_path"), text_of(entry, "anomaly_class")
     mask = "" if isinstance(entry, dict) and entry.get("mask_path") is None else text_of(entry, "mask_path")
     defect = GOOD if not mask or kind == normal else kind
-    named = ITEM.search(image.rsplit("/", 1)[-1])
-    return below.sample(image, category, split, defect, mask, named[1] if named else "")
+    item = ITEM.search(image.rsplit("/", 1)[-1])
+    return folder.sample(image, category, split, defect, mask, item[1] if item else "")
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """Items of five views, a defective one with a normal view where there are enough; masks with grey rims."""
+    """Write drawn images of items with five views, and split files. Masks have grey rims.
+
+    Where there are enough images, a defective item has one normal view.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     splits = root / SPLITS[0]
     splits.mkdir(parents=True)
     for index, (category, (train, good, defective)) in enumerate(counts.items()):
         folder, drawing = root / "realiad_256" / category, Drawing(index, (48, 48))
-        split: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
+        entries: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
         normal_views = min(good, defective // (VIEWS - 1))
         for number in range(train + good - normal_views):
-            kind = "train" if number < train else "test"
-            split[kind].append(_drawn(folder, drawing, number, defective=False))
+            split = "train" if number < train else "test"
+            entries[split].append(_drawn(folder, drawing, number, defective=False))
         for number in range(defective + normal_views):
-            shown = normal_views == 0 or number % VIEWS != VIEWS - 1
-            split["test"].append(_drawn(folder, drawing, number, defective=shown, kind="NG"))
-        content = {"meta": {"prefix": f"{category}/", "normal_class": "OK"}, **split}
+            visible = normal_views == 0 or number % VIEWS != VIEWS - 1
+            entries["test"].append(_drawn(folder, drawing, number, defective=visible, kind="NG"))
+        content = {"meta": {"prefix": f"{category}/", "normal_class": "OK"}, **entries}
         (splits / f"{category}.json").write_text(json.dumps(content))
 
 
 def _drawn(folder: Path, drawing: Drawing, number: int, defective: bool, kind: str = "OK") -> dict[str, str | None]:
-    """Draw one view, and its mask; what the split file says of them. A normal view of a defective item has no mask, or is of
-    the normal class with a mask that does not count.
-    """
+    """Write one view and its mask, and return their entry in the split file."""
+    # A normal view of a defective item has no mask, or it has the normal class and a mask that does not count.
     item, view = divmod(number, VIEWS)
-    part, marks = ("OK", "OK") if kind == "OK" else ("NG/HS", "NG_HS")
-    image = f"{part}/S{item:04d}/{folder.name}_{item:04d}_{marks}_C{view + 1}_20231023.jpg"
+    class_folder, class_code = ("OK", "OK") if kind == "OK" else ("NG/HS", "NG_HS")
+    image = f"{class_folder}/S{item:04d}/{folder.name}_{item:04d}_{class_code}_C{view + 1}_20231023.jpg"
     pixels, mask = drawing.image(number + 100_000 * (kind != "OK"), defective)
     save(pixels, folder / image)
     normal_class = kind == "OK" or (not defective and item % 2 == 0)
     mask_path = image.replace(".jpg", ".png") if defective or (kind != "OK" and normal_class) else None
     if mask_path:
         save(interpolated(mask if defective else drawing.image(number, defective=True)[1]), folder / mask_path)
-    named = "OK" if normal_class else "HS"
-    return {"category": folder.name, "anomaly_class": named, "image_path": image, "mask_path": mask_path}
+    class_name = "OK" if normal_class else "HS"
+    return {"category": folder.name, "anomaly_class": class_name, "image_path": image, "mask_path": mask_path}
 
 
 DATASET = DatasetSource(

@@ -1,7 +1,9 @@
 """Uni-Medical: slices of BMAD in MVTec-AD's layout; 3 categories, 13 339 normal training images, 7013 test images.
 
-Source: Zhang et al., ADer; counts of each category from BMAD's table 1; how the test images divide into normal and defective
-ones is second hand. BMAD's own release has other folders (train/good/img, test/Ungood/{img,anomaly_mask}) and is not read.
+Source: Zhang et al., ADer. The numbers of each category are from BMAD's table 1.
+The division of the test images into normal and defective ones is second hand.
+
+BMAD's own release has other folders (train/good/img, test/Ungood/{img,anomaly_mask}) and is not read.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ ROOT/<category>/                       brain, liver, retinal
 
 
 def read(root: Path, _: int) -> Tree:
-    """The tree below `root`, or below medical/ in it."""
+    """Read the tree below the root, or below medical/ in it.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     base = base_of(root, ("medical",))
     if any(base.glob("*/train/good/img")):
         return Tree(
@@ -39,7 +49,12 @@ def read(root: Path, _: int) -> Tree:
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """One-channel slices, wide ones for the retina."""
+    """Write drawn slices with one channel. Those of the retina are wide.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     for index, (category, numbers) in enumerate(counts.items()):
         size = (64, 32) if category == "retinal" else (48, 48)
         style = Style(defects=("Ungood",), mode="L", size=size, mask_ending="")

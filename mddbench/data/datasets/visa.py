@@ -1,7 +1,10 @@
 """VisA: 12 categories, 8659 normal training images, 962 normal and 1200 defective test images.
 
-Source: Zou et al., ECCV 2022, the one-class split. Read as it is downloaded, by split_csv/1cls.csv, or in the layout that the
-authors' code converts it to. As downloaded, masks hold the number of the defect's class, nearly black, and not 255.
+Source: Zou et al., ECCV 2022, the one-class split.
+
+The dataset is read as downloaded, with the split of split_csv/1cls.csv.
+It is also read in the layout to which the authors' code converts it.
+As downloaded, masks do not hold 255 but the number of the defect's class, which is nearly black.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from PIL import Image
 
 from mddbench.data.fabricate import Drawing, save
 from mddbench.data.images import MaskRule
-from mddbench.data.samples import GOOD, Counts, DatasetSource, Kind, Published, Sample, Tree
-from mddbench.data.splits import Below, Collected, SplitError, read_csv
+from mddbench.data.samples import GOOD, Counts, DatasetSource, Published, Sample, SplitName, Tree
+from mddbench.data.splits import ImageFolder, SplitError, SplitFile, read_csv
 from mddbench.data.tree import Layout, base_of, read_tree
 
 COUNTS = {
@@ -49,32 +52,47 @@ ROOT/                                  or ROOT/1cls/, ROOT/VisA_pytorch/1cls/: c
 
 
 def read(root: Path, _: int) -> Tree:
-    """The tree as downloaded, if its split file is there; else the converted one."""
+    """Read the tree as downloaded if its split file exists, or else the converted one.
+
+    Args:
+        root: The dataset's folder.
+        _: The image size, which does not matter here.
+
+    Returns:
+        The tree.
+    """
     split = root / SPLIT
     if not split.exists():
         return read_tree(base_of(root, CONVERTED), Layout())
-    found = Collected(split, "; unpack VisA anew")
-    below = Below(root)
-    found.add(read_csv(split, root, HEADER), lambda row: _sample(below, row))
-    samples = sorted(found.samples, key=lambda sample: sample.category)
-    return Tree(root, tuple(samples), tuple(found.faults), sources=(split,))
+    split_file = SplitFile(split, "; unpack VisA anew")
+    folder = ImageFolder(root)
+    split_file.add(read_csv(split, root, HEADER), lambda row: _sample(folder, row))
+    samples = sorted(split_file.samples, key=lambda sample: sample.category)
+    return Tree(root, tuple(samples), tuple(split_file.faults), sources=(split,))
 
 
-def _sample(below: Below, row: dict[str, str]) -> Sample:
+def _sample(folder: ImageFolder, row: dict[str, str]) -> Sample:
     labels = {"normal": GOOD, "anomaly": "anomaly"}
-    place, label = f"image {row['image']!r} of '{row['object']}'", row["label"]
+    title, label = f"image {row['image']!r} of '{row['object']}'", row["label"]
     if row["split"] not in ("train", "test") or label not in labels:
         raise SplitError(
-            f"{place}: expected split train or test and label normal or anomaly, found {row['split']!r}, {label!r}"
+            f"{title}: expected split train or test and label normal or anomaly, found {row['split']!r}, {label!r}"
         )
     if label == "anomaly" and not row["mask"]:
-        raise SplitError(f"{place} is defective and has no mask")
-    kind: Kind = "train" if row["split"] == "train" else "test"
-    return below.sample(row["image"], row["object"], kind, labels[label], row["mask"])
+        raise SplitError(f"{title} is defective and has no mask")
+    split: SplitName = "train" if row["split"] == "train" else "test"
+    return folder.sample(row["image"], row["object"], split, labels[label], row["mask"])
 
 
 def fabricate(root: Path, counts: Counts) -> None:
-    """As downloaded: upper-case suffixes, images that are not square, masks of class numbers in a palette of blacks."""
+    """Write drawn images in the downloaded layout.
+
+    Suffixes are in upper case, images are not square, and masks hold class numbers with an all-black palette.
+
+    Args:
+        root: The empty folder of the tree.
+        counts: The numbers of images of each category.
+    """
     rows = [HEADER]
     for index, (category, (train, good, defective)) in enumerate(counts.items()):
         drawing, data = Drawing(index, (60 + 4 * (index % 3), 40)), f"{category}/Data"
@@ -84,9 +102,9 @@ def fabricate(root: Path, counts: Counts) -> None:
             rows.append((category, "train" if number < train else "test", "normal", image, ""))
         for number in range(defective):
             image, mask = f"{data}/Images/Anomaly/{number:03d}.JPG", f"{data}/Masks/Anomaly/{number:03d}.png"
-            pixels, drawn = drawing.image(train + good + number, defective=True)
+            pixels, mask_pixels = drawing.image(train + good + number, defective=True)
             save(pixels, root / image)
-            _save_indices(drawn // 255 * (1 + number % 3), root / mask)
+            _save_indices(mask_pixels // 255 * (1 + number % 3), root / mask)
             rows.append((category, "test", "anomaly", image, mask))
         (root / category / "image_anno.csv").write_text("image,label,mask\n")
     (root / SPLIT).parent.mkdir()
@@ -95,6 +113,7 @@ def fabricate(root: Path, counts: Counts) -> None:
 
 
 def _save_indices(indices: np.ndarray, path: Path) -> None:
+    """Write palette numbers (H, W) as an image whose colours are all black."""
     image = Image.fromarray(indices.astype(np.uint8), mode="P")
     image.putpalette([0] * 768)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,14 @@
-"""MDD-Net: two decoders on pseudo-anomalous images, one restoring what is normal, one keeping what is there, and a
-class-aware memory.
+"""MDD-Net: two decoders on pseudo-anomalous images, and a class-aware memory.
 
-Paper:     Xing et al., Memory-Augmented Dual-Decoder Networks for Multi-Class Unsupervised Anomaly Detection, arXiv 2504.14884.
-Code read: none exists. The paper's abstract and published reviews of it were read, not the paper; docs/mddnet.md says of every
-           decision whether it is stated, reported or ours.
-Differs:   nothing that is known of.
-Unsaid:    encoder, bottleneck, the memory's place, size, addressing and loss, the synthesis, fusion, smoothing, image score
-           and all settings of the training. Each is a setting here.
+The restoration decoder rebuilds the features of the normal image. The identity decoder rebuilds those of its input.
+
+Paper:     Xing et al., Memory-Augmented Dual-Decoder Networks for Multi-Class Unsupervised Anomaly Detection,
+           arXiv 2504.14884.
+Code read: none exists. The abstract of the paper and published reviews of it were read, not the paper itself.
+           docs/mddnet.md says of every decision whether it is stated, reported or ours.
+Differs:   no difference is known.
+Unsaid:    the encoder and the bottleneck; the position, size, addressing and loss of the memory; the synthesis;
+           the fusion, the smoothing and the image score; all settings of the training. Each is a setting here.
 """
 
 from __future__ import annotations
@@ -36,36 +38,53 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class LossWeights(Strict):
-    """A term of weight 0 is left out; identity 0 leaves out the identity decoder, and the discrepancy with it."""
+    """The weights of the loss terms. A term of weight 0 is left out."""
 
-    restoration: Weight = 1.0
-    identity: Weight = 1.0
-    discrepancy: Weight = 1.0
-    classes: Weight = 1.0
-    compactness: Weight = 1.0
+    restoration: Weight = Field(default=1.0, description="The weight of the restoration loss.")
+    identity: Weight = Field(
+        default=1.0,
+        description="The weight of the identity loss. 0 also leaves out the identity decoder and the discrepancy loss.",
+    )
+    discrepancy: Weight = Field(default=1.0, description="The weight of the discrepancy loss.")
+    classes: Weight = Field(default=1.0, description="The weight of the memory's class discrimination loss.")
+    compactness: Weight = Field(default=1.0, description="The weight of the memory's compactness loss.")
 
 
 class MDDNet(Detector):
-    """Dual-decoder reverse distillation with a class-aware memory on the restoration decoder's way."""
+    """Reverse distillation with two decoders, and a class-aware memory in the path to the restoration decoder."""
 
     label = "MDD-Net"
     version = 2
     asks_teacher = True
 
     class Settings(Strict):
-        """memory_at: before (a memory for each level of the teacher, before the restoration decoder's bottleneck), restoration
-        (after the bottleneck, before the restoration decoder), both (before both decoders) or none; bottleneck_width,
-        decoder_blocks: as RD4AD's; balanced: defective and other positions count alike in the discrepancy loss.
-        """
+        """The settings of MDD-Net."""
 
-        bottleneck_width: Count = 128
-        decoder_blocks: tuple[Depth, Depth, Depth] = (3, 4, 6)
-        memory_at: Literal["before", "restoration", "both", "none"] = "before"
-        memory: MemorySettings = MemorySettings()
-        synthesis: SynthesisSettings = SynthesisSettings()
-        weights: LossWeights = LossWeights()
-        balanced: bool = True
-        scoring: ScoringSettings = ScoringSettings()
+        bottleneck_width: Count = Field(
+            default=128,
+            description="The inner width of the bottleneck's blocks, as in RD4AD: 128 is the authors' width.",
+        )
+        decoder_blocks: tuple[Depth, Depth, Depth] = Field(
+            default=(3, 4, 6), description="The number of blocks in each decoder stage, deep to shallow, as in RD4AD."
+        )
+        memory_at: Literal["before", "restoration", "both", "none"] = Field(
+            default="before",
+            description="The position of the memory. before: a memory for each level of the teacher, before the "
+            "restoration decoder's bottleneck. restoration: after the bottleneck, before the restoration decoder. "
+            "both: before both decoders. none: no memory.",
+        )
+        memory: MemorySettings = Field(default=MemorySettings(), description="The settings of the memory.")
+        synthesis: SynthesisSettings = Field(
+            default=SynthesisSettings(), description="The settings of the synthetic defects."
+        )
+        weights: LossWeights = Field(default=LossWeights(), description="The weights of the loss terms.")
+        balanced: bool = Field(
+            default=True,
+            description="True if defective and other positions have equal shares in the discrepancy loss.",
+        )
+        scoring: ScoringSettings = Field(
+            default=ScoringSettings(), description="The settings of the anomaly maps and image scores."
+        )
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
         super().__init__(encoder, settings, categories)
@@ -87,43 +106,62 @@ class MDDNet(Detector):
 
     @classmethod
     def training_settings(cls, settings: Any) -> dict[str, Any]:
+        """Return all settings except those of the scoring and `memory.label_at_test`."""
         return dict(settings.model_dump(mode="json", exclude={"scoring": True, "memory": {"label_at_test"}}))
 
     @classmethod
     def wants_textures(cls, settings: Any) -> bool:
+        """Return True if the synthetic defects use textures from a folder."""
         return "folder" in settings.synthesis.textures
 
     @property
     def wants_test_labels(self) -> bool:
+        """True if each test image may use only the memory items of its own category."""
         return bool(self.settings.memory.label_at_test and self.memories)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the weighted loss terms on a batch and its pseudo-anomalous twins. The memories learn from it, too.
+
+        Args:
+            batch: The normal training images.
+
+        Returns:
+            The scalar loss terms by name, each times its weight.
+        """
         weights = self.settings.weights
         with full_precision(batch.images):
             abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
-        normal_teacher, abnormal_teacher = self._asked_teacher(batch, abnormal)
-        asked: list[_Asked] = []
-        restored, identical = self._decoded(abnormal_teacher, asked, batch.images.shape[-1])
+        normal_teacher, abnormal_teacher = self._teacher_features(batch, abnormal)
+        uses: list[_MemoryUse] = []
+        restored, identical = self._decoded(abnormal_teacher, uses, batch.images.shape[-1])
         terms = {"restoration": losses.restoration(restored, normal_teacher)}
         if identical is not None:
             terms["identity"] = losses.identity(identical, abnormal_teacher)
             if weights.discrepancy:
                 terms["discrepancy"] = losses.discrepancy(restored, identical, masks, self.settings.balanced)
-        if self.settings.memory_at == "before":  # what the memory learns from is the clean image's features, then
+        if self.settings.memory_at == "before":  # here the memory learns from the features of the normal images
             masks = torch.zeros_like(masks)
-            asked = [self._asked(level, one.memory) for level, one in zip(normal_teacher, asked, strict=True)]
+            uses = [self._addressed(level, use.memory) for level, use in zip(normal_teacher, uses, strict=True)]
         with full_precision(batch.images):
-            terms |= self._memory_terms(asked, masks, batch.categories)
+            terms |= self._memory_terms(uses, masks, batch.categories)
         return {name: getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)}
 
-    def _asked_teacher(self, batch: Batch, abnormal: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The teacher's features of normal images and of their abnormal twins, in one pass unless the first are remembered."""
+    def _teacher_features(self, batch: Batch, abnormal: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's features of normal images and of their twins, in one pass unless the former are cached."""
         if batch.features is not None:
             return self.teacher(batch), self.encoder(abnormal)
         both = self.encoder(torch.cat([batch.images, abnormal]))
         return [level.chunk(2)[0] for level in both], [level.chunk(2)[1] for level in both]
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
+        """Compute the anomaly maps from the teacher's and the decoders' features.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, H, W), smoothed.
+        """
         teacher = self.encoder(images)
         restored, identical = self._decoded(teacher, [], images.shape[-1])
         signals: dict[str, tuple[losses.Levels, losses.Levels]] = {"teacher": (teacher, restored)}
@@ -132,79 +170,103 @@ class MDDNet(Detector):
         return scoring.anomaly_maps(signals, (images.shape[-2], images.shape[-1]), self.settings.scoring)
 
     def image_scores(self, maps: Tensor) -> Tensor:
+        """Compute the image scores (B,) of maps (B, H, W) by the rule of the settings."""
         return scoring.image_scores(maps, self.settings.scoring)
 
     def _decoded(
-        self, teacher: list[Tensor], asked: list[_Asked], size: int
+        self, teacher: list[Tensor], uses: list[_MemoryUse], size: int
     ) -> tuple[list[Tensor], list[Tensor] | None]:
-        """The two decoders' features; what the memories were asked is added to `asked`. size: of the images, for a message."""
-        place = self.settings.memory_at
-        needed = place != "before" or self.identity_decoder is not None
+        """The features of the two decoders. Each use of a memory is added to `uses`.
+
+        Args:
+            teacher: The teacher's features, (B, C_l, H_l, W_l) for each level, shallow to deep.
+            uses: The list to which the uses of the memories are added.
+            size: The width of the images in pixels, for an error message.
+
+        Returns:
+            The features of the restoration decoder and of the identity decoder; None if there is no identity decoder.
+
+        Raises:
+            InputError: If the image size does not fit, so that restored features have other sizes than the teacher's.
+        """
+        memory_at = self.settings.memory_at
+        needed = memory_at != "before" or self.identity_decoder is not None
         embedding: Any = self.bottleneck(teacher) if needed else None
-        if place == "before":
+        if memory_at == "before":
             pairs = zip(teacher, self.memories, strict=True)
-            filtered = self.bottleneck([self._filtered(level, memory, asked) for level, memory in pairs])
-        elif place == "none":
+            filtered = self.bottleneck([self._filtered(level, memory, uses) for level, memory in pairs])
+        elif memory_at == "none":
             filtered = embedding
         else:
-            filtered = self._filtered(embedding, self.memories[0], asked)
+            filtered = self._filtered(embedding, self.memories[0], uses)
         restored = self.restoration_decoder(filtered)
         if any(t.shape != r.shape for t, r in zip(teacher, restored, strict=True)):
             raise InputError(f"mddnet: image_size {size} does not fit; use a multiple of {self.multiple}")
         if self.identity_decoder is None:
             return restored, None
-        return restored, self.identity_decoder(filtered if place == "both" else embedding)
+        return restored, self.identity_decoder(filtered if memory_at == "both" else embedding)
 
     def diagnostics(self) -> dict[str, float]:
-        """For each category how evenly its prototypes are used (1 evenly, 0 a single one) and how many are dead; of several
-        memories the mean and the sum.
+        """Measure for each category how its prototypes are used.
+
+        Returns:
+            For each category number C two values. `prototype_usage_entropy_C` is 1 if all prototypes are used evenly
+            and 0 if only one is used. `dead_prototypes_C` counts those that are hardly used. With several memories
+            the first is their mean and the second their sum.
         """
         memories = [memory for memory in self.memories if isinstance(memory, ClassAwareMemory)]
         if not memories:
             return {}
         entropies = torch.stack([memory.usage_entropy() for memory in memories]).mean(dim=0).tolist()
         dead = torch.stack([memory.dead() for memory in memories]).sum(dim=0).tolist()
-        found = {f"prototype_usage_entropy_{number}": value for number, value in enumerate(entropies)}
-        return found | {f"dead_prototypes_{number}": float(value) for number, value in enumerate(dead)}
+        values = {f"prototype_usage_entropy_{number}": value for number, value in enumerate(entropies)}
+        return values | {f"dead_prototypes_{number}": float(value) for number, value in enumerate(dead)}
 
-    def _filtered(self, features: Tensor, memory: torch.nn.Module, asked: list[_Asked]) -> Tensor:
-        """Features (B, D, H, W) as the memory gives them back."""
+    def _filtered(self, features: Tensor, memory: torch.nn.Module, uses: list[_MemoryUse]) -> Tensor:
+        """The features (B, D, H, W) that a memory reads for features of the same shape."""
         assert isinstance(memory, ClassAwareMemory)
         queries = features.flatten(2).transpose(1, 2)
-        told = self.told_category
-        labels = None if told is None else torch.full((len(queries),), told, device=queries.device)
+        category = self.told_category
+        labels = None if category is None else torch.full((len(queries),), category, device=queries.device)
         with full_precision(features):
             read, weights = memory(queries, labels)
-        asked.append(_Asked(memory, queries, weights, (features.shape[-2], features.shape[-1])))
+        uses.append(_MemoryUse(memory, queries, weights, (features.shape[-2], features.shape[-1])))
         filtered: Tensor = read.transpose(1, 2).reshape(features.shape).to(features.dtype)
         return filtered
 
-    def _asked(self, features: Tensor, memory: ClassAwareMemory) -> _Asked:
-        """Features (B, D, H, W) as queries of a memory that nothing is read from."""
+    def _addressed(self, features: Tensor, memory: ClassAwareMemory) -> _MemoryUse:
+        """The use of a memory with features (B, D, H, W) as queries, where only the weights are computed."""
         queries = at_least_single(features.flatten(2).transpose(1, 2))
         with full_precision(features):
             weights = memory.addressing(queries, at_least_single(memory.items).clone())
-        return _Asked(memory, queries, weights, (features.shape[-2], features.shape[-1]))
+        return _MemoryUse(memory, queries, weights, (features.shape[-2], features.shape[-1]))
 
-    def _memory_terms(self, asked: list[_Asked], masks: Tensor, categories: Tensor) -> dict[str, Tensor]:
-        """The memories' losses, at positions outside the masks; there the memories learn."""
-        if not asked:
+    def _memory_terms(self, uses: list[_MemoryUse], masks: Tensor, categories: Tensor) -> dict[str, Tensor]:
+        """The losses of the memories at positions outside the masks. The memories learn from these positions, too."""
+        if not uses:
             return {}
         classes, compact = [], []
-        for one in asked:
-            normal = F.adaptive_max_pool2d(masks.float()[:, None], one.size)[:, 0].flatten(1) == 0
-            if one.weights.requires_grad:  # averaged items that frozen features ask have nothing to learn from a loss
-                classes.append(losses.class_discrimination(one.weights, categories, self.settings.memory.items, normal))
-            if isinstance(one.memory.items, torch.nn.Parameter):
-                compact.append(losses.compactness(one.weights, one.memory.items, one.queries, normal))
-            one.memory.learn(one.queries.detach(), one.weights.detach(), categories, normal)
+        for use in uses:
+            normal = F.adaptive_max_pool2d(masks.float()[:, None], use.size)[:, 0].flatten(1) == 0
+            if use.weights.requires_grad:  # averaged items with frozen features as queries get no gradient
+                classes.append(losses.class_discrimination(use.weights, categories, self.settings.memory.items, normal))
+            if isinstance(use.memory.items, torch.nn.Parameter):
+                compact.append(losses.compactness(use.weights, use.memory.items, use.queries, normal))
+            use.memory.learn(use.queries.detach(), use.weights.detach(), categories, normal)
         terms = {"classes": classes, "compactness": compact}
         return {name: torch.stack(values).mean() for name, values in terms.items() if values}
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """One use of a memory in a training step. queries: (B, P, D); weights: (B, P, C x K); size: of the P positions."""
+class _MemoryUse:
+    """One use of a memory in a training step.
+
+    Attributes:
+        memory: The memory.
+        queries: (B, P, D), the embeddings of P positions.
+        weights: (B, P, C x K), the addressing weights of all items.
+        size: The height and width of the P positions.
+    """
 
     memory: ClassAwareMemory
     queries: Tensor

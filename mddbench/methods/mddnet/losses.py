@@ -1,8 +1,9 @@
-"""The losses of DRD-Net and of the class-aware memory, one function each.
+"""The losses of DRD-Net (the two decoders) and of the class-aware memory, one function each.
 
-F_T, F_R, F_I are the features of the teacher, the restoration decoder and the identity decoder; index n is the normal image,
-a its pseudo-anomalous twin. Source of the first three: a published review of the paper (docs/mddnet.md); the memory's are
-ours.
+F_T, F_R and F_I are the features of the teacher, the restoration decoder and the identity decoder.
+The index n is the normal image, and a is its pseudo-anomalous twin.
+
+Source of the first three: a published review of the paper (docs/mddnet.md). The losses of the memory are ours.
 """
 
 from __future__ import annotations
@@ -17,66 +18,116 @@ from mddbench.nn.precision import at_least_single
 from mddbench.nn.reverse_distillation import flat_cosine_distance
 
 Levels = Sequence[Tensor]
-"""One tensor (B, C_l, H_l, W_l) a level."""
+"""Features of several levels, one tensor (B, C_l, H_l, W_l) for each."""
 
 
 def restoration(restored: Levels, teacher_normal: Levels) -> Tensor:
-    """L_restoration = sum_l 1 - cos(F_R(a), F_T(n)), each level of an image one vector; batch mean."""
+    """Compute L_restoration = sum_l 1 - cos(F_R(a), F_T(n)), where each level of an image is one vector.
+
+    Args:
+        restored: F_R(a), the features of the restoration decoder.
+        teacher_normal: F_T(n), the teacher's features of the normal images.
+
+    Returns:
+        A scalar, the mean over the batch.
+    """
     return flat_cosine_distance(teacher_normal, restored)
 
 
 def identity(identical: Levels, teacher_abnormal: Levels) -> Tensor:
-    """L_identity = sum_l 1 - cos(F_I(a), F_T(a)), each level of an image one vector; batch mean."""
+    """Compute L_identity = sum_l 1 - cos(F_I(a), F_T(a)), where each level of an image is one vector.
+
+    Args:
+        identical: F_I(a), the features of the identity decoder.
+        teacher_abnormal: F_T(a), the teacher's features of the pseudo-anomalous images.
+
+    Returns:
+        A scalar, the mean over the batch.
+    """
     return flat_cosine_distance(teacher_abnormal, identical)
 
 
 def discrepancy(restored: Levels, identical: Levels, masks: Tensor, balanced: bool = True) -> Tensor:
-    """L_dist = sum_l ||M_l - G_l|| with M_l = 1 - cos(F_R(a), F_I(a)) at each position and G_l the mask at level l.
+    """Compute L_dist = sum_l ||M_l - G_l||.
 
-    The norm is the mean of two means of absolute differences, weighted by G_l and by 1 - G_l. A plain mean (balanced=False)
-    is least where the decoders agree everywhere, since few positions have a defect, and there they collapse onto each other.
-    masks: (B, H, W) bool.
+    M_l = 1 - cos(F_R(a), F_I(a)) at each position, and G_l is the mask at level l.
+    The norm is the mean of two weighted means of absolute differences. Their weights are G_l and 1 - G_l.
+    A plain mean is smallest where the decoders agree everywhere, because few positions have a defect.
+    With it the decoders become equal.
+
+    Args:
+        restored: F_R(a), the features of the restoration decoder.
+        identical: F_I(a), the features of the identity decoder.
+        masks: (B, H, W) bool, True where the twin has a defect.
+        balanced: False for a plain mean as the norm.
+
+    Returns:
+        A scalar.
     """
     terms = []
-    for one, other, mask in zip(restored, identical, mask_levels(masks, restored), strict=True):
-        off = (_distances(one, other) - mask).abs()
-        parts = (_mean_where(off, mask), _mean_where(off, 1.0 - mask))
-        terms.append((parts[0] + parts[1]) / 2 if balanced else off.mean())
+    for restored_level, identical_level, mask in zip(restored, identical, mask_levels(masks, restored), strict=True):
+        difference = (_distances(restored_level, identical_level) - mask).abs()
+        halves = (_weighted_mean(difference, mask), _weighted_mean(difference, 1.0 - mask))
+        terms.append((halves[0] + halves[1]) / 2 if balanced else difference.mean())
     return torch.stack(terms).sum()
 
 
 def mask_levels(masks: Tensor, levels: Levels) -> list[Tensor]:
-    """Masks (B, H, W) at the size of each level, as the share of each position that they cover: (B, H_l, W_l) in [0, 1].
+    """Resize masks to each level, as the share of each position that they cover.
 
-    A share keeps defects that are smaller than a position, which a threshold of one half would lose.
+    A share keeps defects that are smaller than a position. A threshold of one half would lose them.
+
+    Args:
+        masks: (B, H, W) bool.
+        levels: Features whose sizes are taken.
+
+    Returns:
+        (B, H_l, W_l) in [0, 1] for each level.
     """
     area = masks[:, None].to(at_least_single(levels[0]).dtype)
     return [F.adaptive_avg_pool2d(area, (level.shape[-2], level.shape[-1]))[:, 0] for level in levels]
 
 
 def class_discrimination(weights: Tensor, categories: Tensor, items: int, normal: Tensor) -> Tensor:
-    """Mean over normal positions of -log of the addressing weight on the image's own category's items.
+    """Compute -log of the addressing weight on the items of the image's own category.
 
-    weights: (B, P, C x K) rows that sum to 1; categories: (B,); items: K; normal: (B, P) bool positions without a defect.
+    Args:
+        weights: (B, P, C x K), rows that sum to 1.
+        categories: (B,) int64, the category of each image.
+        items: K, the number of items of a category.
+        normal: (B, P) bool, True at positions without a defect.
+
+    Returns:
+        A scalar, the mean over normal positions.
     """
-    own = weights.reshape(*weights.shape[:2], -1, items).sum(dim=-1)
-    chosen = own.gather(2, categories[:, None, None].expand(-1, own.shape[1], 1))[..., 0]
-    return _mean_where(-at_least_single(chosen).clamp_min(1e-6).log(), normal)
+    category_weights = weights.reshape(*weights.shape[:2], -1, items).sum(dim=-1)
+    own_weights = category_weights.gather(2, categories[:, None, None].expand(-1, category_weights.shape[1], 1))[..., 0]
+    return _weighted_mean(-at_least_single(own_weights).clamp_min(1e-6).log(), normal)
 
 
 def compactness(weights: Tensor, items: Tensor, queries: Tensor, normal: Tensor) -> Tensor:
-    """Mean over normal positions of 1 - cos between a position's mixture of items and its embedding: items stay near the data.
+    """Compute 1 - cos between each position's mixture of items and its embedding.
 
-    weights: (B, P, M); items: (M, D); queries: (B, P, D). The gradient reaches the items only.
+    It keeps the items near the data. Only the items get a gradient.
+
+    Args:
+        weights: (B, P, M), the addressing weights.
+        items: (M, D).
+        queries: (B, P, D), the embeddings.
+        normal: (B, P) bool, True at positions without a defect.
+
+    Returns:
+        A scalar, the mean over normal positions.
     """
     mixtures = weights.detach() @ at_least_single(items)
-    return _mean_where(1.0 - F.cosine_similarity(mixtures, at_least_single(queries.detach()), dim=-1), normal)
+    return _weighted_mean(1.0 - F.cosine_similarity(mixtures, at_least_single(queries.detach()), dim=-1), normal)
 
 
-def _distances(one: Tensor, other: Tensor) -> Tensor:
-    return 1.0 - F.cosine_similarity(at_least_single(one), at_least_single(other), dim=1)
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    """1 - cos at each position."""
+    return 1.0 - F.cosine_similarity(at_least_single(first), at_least_single(second), dim=1)
 
 
-def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of values weighted by `chosen`, 0 if nothing is."""
-    return (values * chosen).sum() / chosen.sum().clamp_min(1e-6)
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of the values, or 0 if all weights are 0."""
+    return (values * weights).sum() / weights.sum().clamp_min(1e-6)

@@ -1,4 +1,7 @@
-"""From features to maps and image scores: which discrepancies count, at which levels, and how they are put together."""
+"""Turns features into anomaly maps and image scores.
+
+The settings say which pairs of features are compared, at which levels, and how the results are combined.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,33 @@ from mddbench.settings import Count, Pixels, Strict
 
 
 class ScoringSettings(Strict):
-    """signals: teacher against restoration decoder, restoration against identity decoder; fusion: of the two, and of levels
-    likewise; levels: which of the encoder's levels count, 0 the shallowest; sigma: of the smoothing, in pixels; image: max of
-    the map, max after averaging over `pool` x `pool` pixels, or mean of the highest `top` share of pixels.
-    """
+    """The settings of anomaly maps and image scores."""
 
-    signals: Annotated[tuple[Literal["teacher", "decoders"], ...], Field(min_length=1)] = ("teacher", "decoders")
-    fusion: Literal["sum", "product"] = "sum"
-    levels: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)] = (0, 1, 2)
-    sigma: Pixels = 4.0
-    image: Literal["max", "pooled", "top"] = "max"
-    pool: Count = 16
-    top: Annotated[float, Field(gt=0, le=1)] = 0.001
+    signals: Annotated[tuple[Literal["teacher", "decoders"], ...], Field(min_length=1)] = Field(
+        default=("teacher", "decoders"),
+        description="The compared features. teacher: the teacher with the restoration decoder. "
+        "decoders: the restoration decoder with the identity decoder.",
+    )
+    fusion: Literal["sum", "product"] = Field(
+        default="sum", description="The way in which the maps of all signals and levels are combined."
+    )
+    levels: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)] = Field(
+        default=(0, 1, 2), description="The levels of the encoder that are compared; 0 is the shallowest."
+    )
+    sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
+    image: Literal["max", "pooled", "top"] = Field(
+        default="max",
+        description="The image score. max: the maximum of the map. pooled: the maximum after averaging over "
+        "`pool` x `pool` pixels. top: the mean of the highest `top` share of pixels.",
+    )
+    pool: Count = Field(default=16, description="The side of the averaging window of `pooled`, in pixels.")
+    top: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.001, description="The share of the map's pixels that `top` averages."
+    )
 
     @property
     def image_rule(self) -> str:
-        """As a protocol card says it."""
+        """The rule of the image score, as the protocol card shows it."""
         rules = {
             "max": "max of the map",
             "pooled": f"max of the map averaged over {self.pool}x{self.pool}",
@@ -41,18 +55,26 @@ class ScoringSettings(Strict):
 
 
 def anomaly_maps(signals: dict[str, tuple[Levels, Levels]], size: tuple[int, int], settings: ScoringSettings) -> Tensor:
-    """(B, H, W) from pairs of features: of each signal and level 1 - cos at each position, brought to `size`, fused, smoothed.
+    """Compute anomaly maps from pairs of features.
 
-    signals: name -> the two sides' levels, (B, C_l, H_l, W_l) each.
+    For each signal and level, 1 - cos at each position is resized to `size`. The results are fused and smoothed.
+
+    Args:
+        signals: For each name of a signal two features, each (B, C_l, H_l, W_l) for each level.
+        size: The height and width of the maps in pixels.
+        settings: The settings of the scoring.
+
+    Returns:
+        (B, H, W).
     """
     maps = [
         F.interpolate(
-            1.0 - F.cosine_similarity(at_least_single(one[level]), at_least_single(other[level]), dim=1)[:, None],
+            1.0 - F.cosine_similarity(at_least_single(first[level]), at_least_single(second[level]), dim=1)[:, None],
             size,
             mode="bilinear",
             align_corners=True,
         )[:, 0]
-        for one, other in (signals[name] for name in settings.signals)
+        for first, second in (signals[name] for name in settings.signals)
         for level in settings.levels
     ]
     stacked = torch.stack(maps)
@@ -61,7 +83,15 @@ def anomaly_maps(signals: dict[str, tuple[Levels, Levels]], size: tuple[int, int
 
 
 def image_scores(maps: Tensor, settings: ScoringSettings) -> Tensor:
-    """Maps (B, H, W) -> (B,)."""
+    """Compute the image scores of anomaly maps.
+
+    Args:
+        maps: (B, H, W).
+        settings: The settings of the scoring.
+
+    Returns:
+        (B,).
+    """
     if settings.image == "pooled":
         maps = F.avg_pool2d(maps[:, None], settings.pool, 1)[:, 0]
     flat = maps.flatten(1)
