@@ -35,7 +35,7 @@ class _Listener:
     Attributes:
         stopped_at: The monotonic time at which a signal last stopped the work, in seconds.
         closing: How many `closing` blocks are active.
-        ignored: How many signals have come that did not stop the work.
+        ignored: How many later requests have come that did not stop the work.
         held: How many `held` blocks are active.
         pending: The number of a signal that waits for the end of a `held` block; 0 for none.
     """
@@ -57,9 +57,10 @@ class _Listener:
         if not self.held and not self.closing and now - self.stopped_at >= AT_ONCE:
             self.stopped_at = now
             raise Interruption(number)
-        self.ignored += 1
-        if self.ignored >= PATIENCE:
-            os._exit(128 + number)
+        if now - self.stopped_at >= AT_ONCE:
+            self.ignored += 1
+            if self.ignored >= PATIENCE:
+                os._exit(128 + number)
         if self.closing:
             os.write(2, b"mddbench: ending; what was begun is being closed\n")
 

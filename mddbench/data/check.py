@@ -82,7 +82,7 @@ def _incomplete(tree: Tree) -> Iterator[str]:
     if tree.faults:  # they name these categories already
         return
     for category, (train, good, defective) in tree.counts.items():
-        if train == 1:
+        if 0 < train < FEWEST:
             yield (
                 f"category '{category}' has one normal training image below {tree.root}; "
                 f"expected {FEWEST} at least, to tell what normal images differ in"

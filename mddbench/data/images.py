@@ -27,7 +27,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """The formats that are read, whatever the file's name. Decoders of some other formats run programs."""
 DEEP = "deep"
 """The oddity of a file with 16 bits per value."""
-DARK_BELOW = 2**14
+DARK_LIMIT = 2**14
 """A 16-bit image whose highest value is at most this one uses a small part of the range.
 
 Cameras with 10, 12 or 14 bits make such images.
@@ -87,7 +87,7 @@ def decode_image(
         colour = _to_rgb(image, path)
         if oddities is not None and DEEP in oddities:
             oddities.discard(DEEP)
-            oddities |= {DARK} if 0 < _highest(image) <= DARK_BELOW else set()
+            oddities |= {DARK} if 0 < _highest(image) <= DARK_LIMIT else set()
         return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR)), image.size
 
 

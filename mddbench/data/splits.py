@@ -41,8 +41,9 @@ def read_json(file: Path, root: Path) -> Any:
     Raises:
         SplitError: If the file cannot be read, or if it is no JSON.
     """
+    text = _text(file, root)
     try:
-        return json.loads(_text(file, root))
+        return json.loads(text)
     except ValueError as fault:
         raise SplitError(f"not valid JSON ({str(fault).splitlines()[0]})") from None
     except RecursionError:

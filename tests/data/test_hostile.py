@@ -139,6 +139,7 @@ def test_a_file_that_is_no_meta_file(content: bytes, message: str, tmp_path: Pat
     (tmp_path / "meta.json").write_bytes(content)
     (fault,) = read("meta", tmp_path).faults
     assert message in fault
+    assert ("JSON" in fault) == (message == "not valid JSON")
     assert "\n" not in fault
 
 
