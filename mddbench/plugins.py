@@ -131,9 +131,20 @@ def load_module(name: str, packages: tuple[str, ...]) -> ModuleType:
         return import_module(module_name)
     except InputError:
         raise
+    except ImportError as fault:
+        hint = _hint(fault.name or "", packages)
+        raise InputError(f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {fault}{hint}") from fault
     except Exception as fault:  # the file of a plug-in may raise anything
         text = str(fault).splitlines()[0] if str(fault) else "no message"
         raise InputError(f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {text}") from fault
+
+
+def _hint(missing: str, packages: tuple[str, ...]) -> str:
+    """What the author of a plug-in can do where a module of ours, or a name in it, is not there."""
+    if not missing.startswith("mddbench."):
+        return ""
+    kind = "methods" if packages == METHODS else "datasets"
+    return f"; write 'from mddbench.plugin_api.{kind} import ...', which holds what a plug-in needs and stays"
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

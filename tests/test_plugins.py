@@ -33,10 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mddbench.batch import Batch
-from mddbench.settings import Strict
-from mddbench.detector import Detector
-from mddbench.nn.encoder import FrozenEncoder
+from mddbench.plugin_api.methods import Batch, Detector, FrozenEncoder, Strict
 
 
 class Foo(Detector):
@@ -67,8 +64,7 @@ class Foo(Detector):
 DATASET = '''\
 """Bar: a folder whose categories are what they are."""
 
-from mddbench.data.samples import DatasetSource
-from mddbench.data.tree import Layout, read_tree
+from mddbench.plugin_api.datasets import DatasetSource, Layout, read_tree
 
 DATASET = DatasetSource(description="bar", read=lambda root, _: read_tree(root, Layout(masks_required=False)))
 '''
@@ -207,6 +203,12 @@ def test_a_known_experiment_is_not_replaced(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        (
+            "methods/foo.py",
+            METHOD.replace("mddbench.plugin_api.methods", "mddbench.config"),
+            "write 'from mddbench.plugin_api.methods import",
+        ),
+        ("datasets/bar.py", "import mddbench.nowhere", "write 'from mddbench.plugin_api.datasets import"),
         ("methods/foo.py", "def broken(:", "'foo' (mddbench.baselines.foo) cannot be imported: SyntaxError"),
         (
             "methods/foo.py",
