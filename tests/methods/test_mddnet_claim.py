@@ -39,7 +39,7 @@ def detector(planted: Dataset, encoder: FrozenEncoder, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="module")
 def study(planted: Dataset, detector: Detector) -> dict[str, dict[float, tuple[float, float]]]:
-    script: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "false_positives.py"))
+    script: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks" / "false_positives.py"))
     found: dict[str, dict[float, tuple[float, float]]] = script["study"](detector, planted)
     return found
 
@@ -61,7 +61,7 @@ def test_the_decoders_disagreement_is_quieter_on_hard_normal_texture(
 
 
 def test_rates_are_those_of_a_loop(planted: Dataset) -> None:
-    script: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "false_positives.py"))
+    script: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks" / "false_positives.py"))
     split = planted.test.of("brick")
     maps = np.random.default_rng(0).random(split.masks.shape, dtype=np.float32)
     everywhere, hard = script["rates"](maps, split, 0.8)
