@@ -267,4 +267,5 @@ def test_the_same_seed_gives_the_same_bits(
         with torch.inference_mode():
             results.append(detector.anomaly_maps(batch.images))
     assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
+    if not method.single_pass:  # which may draw nothing
+        assert not torch.equal(results[0], results[2])
