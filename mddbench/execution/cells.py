@@ -93,7 +93,7 @@ class Prepared:
 
     @property
     def training_identity(self) -> str:
-        """Hash over all that decides the trained weights. It is equal for cells that differ only in their evaluation."""
+        """Hash over all that decides the trained weights. Cells that differ only in their evaluation share it."""
         card = self.card.decisive(training_only=True)
         method_settings = self.detector.training_settings(self.detector.settings)
         settings = {**self.settings, "settings": method_settings, "metrics": None}

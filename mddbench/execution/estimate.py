@@ -34,7 +34,8 @@ class Estimate:
         seeds: Seeds of its cells.
         train_images: Number of training images, None if it is unknown.
         test_images: Number of test images, None if it is unknown.
-        step_seconds: Seconds of a training step.
+        step_seconds: Seconds of a training step after the first epoch.
+            Of the first epoch if the number of images is unknown.
         hours: Hours for all its cells together, None if the number of images is unknown.
         cache_mib: Size of the decoded images in MiB, None if the number of images is unknown.
     """
