@@ -127,8 +127,8 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
     experiments = distinct_experiments(cells)
     if options.from_checkpoint is not None and (len(cells) > 1 or options.test_curve):
         raise InputError(
-            f"{OPTION}: what a file holds has no seeds and no epochs; name one experiment with one seed (--seeds 0), and no "
-            f"--test-curve; found {len(cells)} cells"
+            f"{OPTION}: what a file holds has no seeds and no epochs; name one experiment with one seed (--seeds 0), "
+            f"and no --test-curve; found {len(cells)} cells"
         )
     for experiment in experiments:
         if options.test_curve and experiment.setting == "separate":
