@@ -98,8 +98,8 @@ class _LazyDatasets(Datasets):
 class _Parent:
     """The connection to the parent process.
 
-    If the parent process is gone, sending and receiving end this process. Its cell could be neither reported nor logged.
-    It will resume from its checkpoint when it is run again.
+    If the parent process is gone, sending and receiving end this process.
+    Its cell could be neither reported nor logged. It resumes from its checkpoint when it is run again.
     """
 
     def __init__(self, connection: Connection) -> None:
