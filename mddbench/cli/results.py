@@ -16,7 +16,7 @@ from mddbench.interruption import interruptible
 
 if TYPE_CHECKING:
     from mddbench.report.build import Report
-    from mddbench.runs.merge import Found
+    from mddbench.runs.merge import FoundRecord
     from mddbench.runs.store import MlflowStore
 
 
@@ -178,11 +178,11 @@ def _tell_bad(lines: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _found(folder: Path, bad: list[str]) -> list[Found]:
+def _found(folder: Path, bad: list[str]) -> list[FoundRecord]:
     """The records of a folder; with a cell's record the files that a store keeps beside it. Those that cannot be used are named
     in `bad`.
     """
-    from mddbench.runs.merge import Found
+    from mddbench.runs.merge import FoundRecord
     from mddbench.runs.records import RECORD, read_record, record_files
     from mddbench.runs.store import kept_files
 
@@ -190,16 +190,16 @@ def _found(folder: Path, bad: list[str]) -> list[Found]:
     for file in record_files(folder):
         beside = kept_files(file.parent) if file.name == RECORD else []
         try:
-            found.append(Found(read_record(file), str(file), frozenset(each.name for each in beside)))
+            found.append(FoundRecord(read_record(file), str(file), frozenset(each.name for each in beside)))
         except InputError as fault:
             bad.append(f"left out: {fault}")
     return found
 
 
-def _stored(store: MlflowStore, cell: str) -> list[Found]:
+def _stored(store: MlflowStore, cell: str) -> list[FoundRecord]:
     """What a store has of a cell: nothing, or its newest run's record."""
-    from mddbench.runs.merge import Found
+    from mddbench.runs.merge import FoundRecord
     from mddbench.runs.records import RECORD
 
     found = store.records(only=cell)
-    return [Found(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in found]
+    return [FoundRecord(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in found]
