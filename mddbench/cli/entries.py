@@ -87,7 +87,7 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path, passin
             Kept(partial(store.evidence, run_id), passing, f"run {run_id}: "),
             _link(store, run_id, report),
         )
-        for run_id, record in store.records(passing=passing)
+        for run_id, record in store.records(report_unusable=passing)
     ]
     if not entries:
         raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")

@@ -113,7 +113,7 @@ def export(
 
     written: set[Path] = set()
     bad: list[str] = []
-    for _, record in existing_store(tracking_uri, out).records(passing=bad.append):
+    for _, record in existing_store(tracking_uri, out).records(report_unusable=bad.append):
         # the newest takes the plain name; a variant, or weights that others trained, never
         file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
         if file in written or only_of_ablation(record) or record.card.trained_elsewhere:
@@ -154,7 +154,7 @@ def import_records(
     with lock_for("import", store.uri if file is None else str(file.resolve())):
         merged = merge_into([one for cell in cells for one in _stored(store, cell)], incoming, replace)
         tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
-        with finally_closed(tracker, told=partial(print, file=sys.stderr)), interruptible():
+        with finally_closed(tracker, say=partial(print, file=sys.stderr)), interruptible():
             for one in merged.kept:
                 files = [Path(one.place).with_name(name) for name in sorted(one.files)]
                 log_finished(tracker, facts_of(one.record), one.record, files)
@@ -201,5 +201,5 @@ def _stored(store: MlflowStore, cell: str) -> list[FoundRecord]:
     from mddbench.runs.merge import FoundRecord
     from mddbench.runs.records import RECORD
 
-    found = store.records(only=cell)
+    found = store.records(identity=cell)
     return [FoundRecord(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in found]

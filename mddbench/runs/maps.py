@@ -47,8 +47,9 @@ class KeptCategory:
 
 
 class MapKeeper:
-    """Writes the maps of an evaluation to a folder. When all maps are written, they replace the old content of the folder.
+    """Writes the maps of an evaluation to a folder.
 
+    When all maps are written, they replace the old content of the folder.
     There is one array for each category: (maps - offset) * 2^k in half precision, which is finest at the offset.
     The offset is a high percentile of the first maps that are not one constant.
     Scores keep their order. But scores may become equal if they differ by less than a thousandth of their distance
