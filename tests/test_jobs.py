@@ -151,7 +151,7 @@ def test_a_process_that_dies_fails_its_cell_only(options: RunOptions) -> None:
         def start(self, facts: Any, folder: Path | None) -> Any:
             if "seed3" in facts.name:
                 raise InputError("the store is full")
-            return super().start(facts, place)
+            return super().start(facts, folder)
 
         def ended(self, message: str) -> None:
             raise ConnectionError("the server is gone")
@@ -187,7 +187,7 @@ def test_an_interruption_ends_processes_and_runs(sent: signal.Signals, options: 
         def start(self, facts: Any, folder: Path | None) -> Any:
             if len(self.logged) >= 1:
                 signal.raise_signal(sent)
-            run = super().start(facts, place)
+            run = super().start(facts, folder)
             run.note("start")
             return run
 
