@@ -231,7 +231,7 @@ def load_method(name: str) -> type[Detector]:
         The class.
 
     Raises:
-        InputError: If the name is unknown, or if the file has no or several detectors, or if the label is unfit.
+        InputError: If the name is unknown, the file has no or several detectors, or the label is unfit.
     """
     module = load_module(name, METHODS)
     if hasattr(module, "__path__"):

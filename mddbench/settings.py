@@ -85,7 +85,7 @@ def validated(model: type[Model], raw: Mapping[str, Any], source: str) -> Model:
 def _first_fault(model: type[BaseModel], fault: ValidationError) -> str:
     """Describe the first error, where an unknown key comes first."""
     error = min(fault.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-    location = [str(part) for part in error["loc"]]
+    location = [str(key) for key in error["loc"]]
     name = ".".join(location)
     if error["type"] == "extra_forbidden":
         fields = _fields_at(model, location[:-1])

@@ -38,8 +38,8 @@ def size_and_speed(detector: Detector, image_size: int, precision: str) -> dict[
         precision: 'float32', 'bfloat16' or 'float16'.
 
     Returns:
-        Number of all parameters and of the trainable ones, multiply-adds for the map of one image,
-        milliseconds of inference for one image, and the batch size of that measurement.
+        Name -> value. There are the numbers of all parameters and of the trainable ones.
+        There are also the multiply-adds and the milliseconds of inference for one image, and the batch size.
     """
     parameters = list(detector.parameters())
     detector.eval()

@@ -151,7 +151,7 @@ def choose_engine(images: int, size: int) -> Engine:
 
 
 def _fits_device(needed: int, device: torch.device) -> bool:
-    """Return True if that many bytes of maps may stay on a GPU: at most a quarter of its free memory."""
+    """Return True if the device is a GPU and the bytes are at most a quarter of its free memory."""
     return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] // 4
 
 
@@ -223,7 +223,7 @@ def _infer(
         precision: 'float32', 'bfloat16' or 'float16'.
 
     Yields:
-        Indices of the images, their anomaly maps (B, H, W) on the device, and their scores (B,) on the host.
+        Indices of the images, anomaly maps (B, H, W) on the device, and image scores (B,) on the host.
         Maps and scores are as the method returned them, but at least float32.
     """
     device = next(detector.parameters()).device

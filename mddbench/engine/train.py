@@ -110,7 +110,7 @@ class Trainer:
     """Trains a detector for one cell. It resumes from the cell's checkpoint if there is one.
 
     Each epoch starts from its own seed, which is derived from the cell's seed and the epoch's number.
-    So a training that is resumed at the end of an epoch gives exactly the same results as an uninterrupted one.
+    So a training that is resumed at the end of an epoch gives exactly the results of an uninterrupted one.
     A single pass is never resumed, it begins again.
 
     Attributes:
@@ -137,7 +137,7 @@ class Trainer:
     ) -> None:
         """Prepare a training.
 
-        An InputError is raised if the method has no parameter to train, or if the experiment does not suit the method.
+        An InputError is raised if the method has no parameter to train, or if the experiment does not suit it.
 
         Args:
             detector: The untrained model, on its device.
@@ -309,8 +309,10 @@ class Trainer:
         try:
             self.detector.load_learned_state(saved["detector"])
             if self.optimizer is not None:
-                for own, group in zip(self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True):
-                    group["fused"] = own["fused"]  # the checkpoint may come from another kind of device
+                for own_group, group in zip(
+                    self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True
+                ):
+                    group["fused"] = own_group["fused"]  # the checkpoint may come from another kind of device
                 self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
         except Exception as fault:  # noqa: BLE001 - states that do not fit can raise almost anything
@@ -333,8 +335,8 @@ class Trainer:
 
 def batches_per_epoch(images: int, experiment: Experiment) -> int:
     """Count the batches of an epoch of that many images: only full ones with `drop_last`, but always at least one."""
-    whole, rest = divmod(images, experiment.batch_size)
-    return max(1, whole if experiment.drop_last else whole + bool(rest))
+    full_batches, remainder = divmod(images, experiment.batch_size)
+    return max(1, full_batches if experiment.drop_last else full_batches + bool(remainder))
 
 
 def epoch_batches(
@@ -359,14 +361,14 @@ def epoch_batches(
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(data.images))
     for index in range(batches_per_epoch(len(order), experiment)):
-        chosen = order[index * experiment.batch_size : (index + 1) * experiment.batch_size]
-        categories = torch.from_numpy(data.categories[chosen]).to(device)
+        indices = order[index * experiment.batch_size : (index + 1) * experiment.batch_size]
+        categories = torch.from_numpy(data.categories[indices]).to(device)
         textures = None
         if data.textures is not None:
-            textures = as_images(data.textures[generator.integers(len(data.textures), size=len(chosen))], device)
-        images = as_images(data.images[chosen], device)
+            textures = as_images(data.textures[generator.integers(len(data.textures), size=len(indices))], device)
+        images = as_images(data.images[indices], device)
         features = None
         if cache is not None:
             with autocast(device, experiment.precision):
-                features = tuple(cache.features(chosen, images))
+                features = tuple(cache.features(indices, images))
         yield Batch(images, categories, textures, features)

@@ -56,10 +56,10 @@ def is_held_out(dataset: Dataset) -> bool:
     return any(sample.defect.startswith(DRAWN) for sample in dataset.test.samples)
 
 
-def _subset(split: Split, chosen: np.ndarray) -> Split:
-    """Return the images of a split for which `chosen` (N,) is True."""
-    samples = tuple(sample for sample, keep in zip(split.samples, chosen, strict=True) if keep)
-    return Split(samples, np.asarray(split.images)[chosen], np.asarray(split.masks)[chosen])
+def _subset(split: Split, selected: np.ndarray) -> Split:
+    """Return the images of a split for which `selected` (N,) is True."""
+    samples = tuple(sample for sample, keep in zip(split.samples, selected, strict=True) if keep)
+    return Split(samples, np.asarray(split.images)[selected], np.asarray(split.masks)[selected])
 
 
 def _with_defects(split: Split) -> Split:

@@ -98,9 +98,9 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
             for_method(experiment, load_method(experiment.method)) for experiment in (base, *experiments)
         )
         for experiment in experiments:
-            same = _content(experiment) == _content(base)
+            unchanged = _content(experiment) == _content(base)
             for seed in seeds or experiment.seeds:
-                key, cell = f"{seed} {_content(experiment)}", Cell(base if same else experiment, seed)
+                key, cell = f"{seed} {_content(experiment)}", Cell(base if unchanged else experiment, seed)
                 if key not in cells or is_ablation(cells[key].experiment.name):  # an experiment's own name wins
                     cells[key] = cell
     return list(cells.values())
@@ -250,8 +250,8 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
         The detector on its device. With `from_checkpoint`, the weights of all models are loaded once, as a check.
     """
     method, settings = _method(experiment)
-    chosen = experiment.encoder
-    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256, chosen.padding_for)
+    teacher = experiment.encoder
+    encoder = load_encoder(teacher.name, teacher.levels, options.weights_dir, teacher.sha256, teacher.padding_for)
     separate = experiment.setting == "separate"
     categories = 1 if separate else len(dataset.categories)
     needed = bytes_of_model(lambda: method(encoder, settings, categories), experiment.optimizer.name)

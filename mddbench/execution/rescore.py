@@ -85,7 +85,7 @@ def rescore(folder: Path, conventions: Sequence[str], reporter: Reporter) -> Res
     The conventions have no rule for scores that are not finite. A category with such scores has no metrics in them,
     and then they have no mean.
 
-    An InputError is also raised for files that cannot be read, and for maps that do not belong to the record.
+    An InputError is also raised for unreadable files, and for maps that do not belong to the record.
 
     Args:
         folder: Folder of the cell.
@@ -148,18 +148,18 @@ def _compute_tables(record: Record, folder: Path, conventions: Sequence[str], re
     tables: dict[str, Table] = {convention: {} for convention in conventions}
     without_mean = set()
     with reporter.task(f"re-scoring {folder.name}", len(evidence) * len(conventions)) as task:
-        for kept in kept_maps(folder / MAPS):
-            scores = evidence[kept.category]
-            finite = _check(kept, scores, folder)
+        for stored in kept_maps(folder / MAPS):
+            scores = evidence[stored.category]
+            finite = _check(stored, scores, folder)
             for convention in conventions:
                 if convention != OWN and not finite:
                     without_mean.add(convention)
                     reporter.say(
-                        f"{folder.name}: {kept.category}: scores are not finite, for which {convention} has no rule"
+                        f"{folder.name}: {stored.category}: scores are not finite, for which {convention} has no rule"
                     )
-                    tables[convention][kept.category] = dict.fromkeys(SEVEN, math.nan)
+                    tables[convention][stored.category] = dict.fromkeys(SEVEN, math.nan)
                 else:
-                    tables[convention][kept.category] = _of_category(kept, scores, convention, _engine(record))
+                    tables[convention][stored.category] = _of_category(stored, scores, convention, _engine(record))
                 task.advance(1)
     undefined = dict.fromkeys((*SEVEN, MAD.key), math.nan)
     return {
@@ -168,15 +168,15 @@ def _compute_tables(record: Record, folder: Path, conventions: Sequence[str], re
     }
 
 
-def _check(kept: KeptCategory, evidence: Evidence, folder: Path) -> bool:
+def _check(stored: KeptCategory, evidence: Evidence, folder: Path) -> bool:
     """Return True if all scores of a category are finite. Raise InputError if maps and image scores do not match."""
-    if len(evidence.scores) != len(kept.maps):
+    if len(evidence.scores) != len(stored.maps):
         raise InputError(
-            f"{folder}: {kept.category} has {len(kept.maps)} maps and {len(evidence.scores)} image scores; {AGAIN}"
+            f"{folder}: {stored.category} has {len(stored.maps)} maps and {len(evidence.scores)} image scores; {AGAIN}"
         )
-    if any(np.isnan(values).any() for values in kept.maps):
-        raise InputError(f"{folder}: a map of {kept.category} holds NaN; {AGAIN}")
-    return bool(np.isfinite(evidence.scores).all()) and all(np.isfinite(values).all() for values in kept.maps)
+    if any(np.isnan(values).any() for values in stored.maps):
+        raise InputError(f"{folder}: a map of {stored.category} holds NaN; {AGAIN}")
+    return bool(np.isfinite(evidence.scores).all()) and all(np.isfinite(values).all() for values in stored.maps)
 
 
 def _refuse_foreign_maps(own: Table, record: Record, folder: Path) -> None:
@@ -190,19 +190,19 @@ def _refuse_foreign_maps(own: Table, record: Record, folder: Path) -> None:
         )
 
 
-def _of_category(kept: KeptCategory, evidence: Evidence, convention: str, engine: Engine) -> dict[str, float]:
+def _of_category(stored: KeptCategory, evidence: Evidence, convention: str, engine: Engine) -> dict[str, float]:
     """Compute the metrics of one category by a convention."""
     if convention != OWN:
-        if kept.masks is None:
+        if stored.masks is None:
             return dict.fromkeys(SEVEN, float("nan"))
-        maps = kept.maps.astype(np.float32)
-        return evaluate_convention(convention, maps=maps, masks=kept.masks, image_scores=evidence.scores)
+        maps = stored.maps.astype(np.float32)
+        return evaluate_convention(convention, maps=maps, masks=stored.masks, image_scores=evidence.scores)
     metrics = CategoryMetrics(engine)
-    for start in range(0, len(kept.maps), CHUNK):
+    for start in range(0, len(stored.maps), CHUNK):
         chunk = slice(start, start + CHUNK)
         metrics.update(
-            maps=kept.maps[chunk],
-            masks=None if kept.masks is None else kept.masks[chunk],
+            maps=stored.maps[chunk],
+            masks=None if stored.masks is None else stored.masks[chunk],
             image_scores=evidence.scores[chunk],
             image_labels=evidence.labels[chunk],
         )

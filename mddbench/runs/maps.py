@@ -23,8 +23,8 @@ INDEX = "index.json"
 HEADROOM = 2.0**-10
 """Greatest share of the range of half precision that the first maps of a category use.
 
-So later maps may have scores farther from the offset. At the offset, stored scores have a resolution of 2^-29
-or finer, as a share of the greatest distance of the first scores from the offset.
+So later maps may have scores farther from the offset. At the offset, stored scores have a resolution of 2^-29 or finer.
+That is a share of the greatest distance of the first scores from the offset.
 """
 PERCENTILE = 98
 """Percentile of the scores that is the offset. The thresholds that metrics depend on are close to it."""
@@ -170,8 +170,8 @@ def kept_maps(folder: Path) -> Iterator[KeptCategory]:
         entries = _entries(folder)
     for number, entry in enumerate(entries):
         with refusing(folder, "kept maps", AGAIN):
-            kept = _category(folder / f"{number:03d}.npy", entry)
-        yield kept
+            maps_of_category = _category(folder / f"{number:03d}.npy", entry)
+        yield maps_of_category
 
 
 def _category(file: Path, entry: dict[str, Any]) -> KeptCategory:

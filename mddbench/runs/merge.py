@@ -63,10 +63,10 @@ class Conflict:
         group, key = location
         kept_value, other_value = record.value(group, key), self.other.record.value(group, key)
         difference = kept_value - other_value
-        apart = "" if math.isnan(difference) else f", {abs(difference):.2g} apart"
+        distance = "" if math.isnan(difference) else f", {abs(difference):.2g} apart"
         return (
             f"{name}: {self.kept.place} and {self.other.place} differ most in {group}/{key}: "
-            f"{_shown(kept_value)} and {_shown(other_value)}{apart}"
+            f"{_shown(kept_value)} and {_shown(other_value)}{distance}"
         )
 
 
@@ -115,7 +115,7 @@ def merge(records: Iterable[FoundRecord]) -> Merged:
 def merge_into(stored: Sequence[FoundRecord], incoming: Sequence[FoundRecord], replace: bool = False) -> Merged:
     """Find the records that a store should take.
 
-    A record is taken if the store has no record of its cell, or one with the same numbers and fewer extras.
+    A record is taken if the store has none of its cell, or one with equal numbers and fewer extras.
 
     Args:
         stored: Records of the store.
@@ -128,8 +128,8 @@ def merge_into(stored: Sequence[FoundRecord], incoming: Sequence[FoundRecord], r
     together = [*stored, *incoming]
     merged = merge(reversed(together) if replace else together)
     stored_by_cell = {entry.record.identity: entry for entry in stored}
-    taken = [entry for entry in merged.kept if _is_news(entry, stored_by_cell.get(entry.record.identity))]
-    return Merged(tuple(reversed(taken) if replace else taken), merged.conflicts)
+    accepted = [entry for entry in merged.kept if _is_news(entry, stored_by_cell.get(entry.record.identity))]
+    return Merged(tuple(reversed(accepted) if replace else accepted), merged.conflicts)
 
 
 def in_fixed_order(records: Iterable[FoundRecord]) -> list[FoundRecord]:

@@ -84,7 +84,7 @@ class CurvePoint(Strict):
 class Record(Strict):
     """The stored results of a finished cell.
 
-    Two runs of one cell may differ only in the cost, the environment, the seconds in the history, and the test curve.
+    Two runs of one cell may differ only in cost, environment, test curve and the seconds in the history.
 
     Attributes:
         record_version: Version of the format.

@@ -116,7 +116,7 @@ class MlflowStore:
         return _Guarded(client, uri)
 
     def holds_artifacts_of(self, run: Any) -> bool:
-        """Return True if the artifacts of a run lie in this store's folder, or if a server decides where they lie."""
+        """Return True if the artifacts of a run lie in this store's folder, or if a server decides their location."""
         return self.artifacts is None or _path_of(run.info.artifact_uri).is_relative_to(self.artifacts.resolve())
 
     def experiment(self, name: str) -> str:
@@ -180,12 +180,12 @@ class MlflowStore:
             TrackingError: If the store fails.
             OSError: If a file cannot be read.
         """
-        seen: set[str] = set()
+        seen_identities: set[str] = set()
         for run in self.finished(identity):
             run_identity = run.data.tags.get(IDENTITY_TAG)
-            if run_identity is None or run_identity in seen:
+            if run_identity is None or run_identity in seen_identities:
                 continue
-            seen.add(run_identity)
+            seen_identities.add(run_identity)
             try:
                 yield run.info.run_id, self._record(run)
             except (InputError, TrackingError, OSError) as fault:
@@ -230,8 +230,8 @@ class MlflowStore:
         if not self.uri.startswith(("http://", "https://")):
             return ""
         experiment = self.client.get_run(run_id).info.experiment_id
-        parts = urlparse(self.uri)
-        address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a user and password
+        url = urlparse(self.uri)
+        address = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a user and password
         return f"{address.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
     def record_file(self, run_id: str) -> Path | None:
@@ -333,9 +333,9 @@ def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
     Raises:
         InputError: If the folder's name has another meaning in a URI, because MLflow does not escape it.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    if chosen is not None:
-        return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
+    given_uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    if given_uri is not None:
+        return given_uri, out / "mlruns" if given_uri.startswith("sqlite:") else None
     file, default = out / "mlflow.db", f"{SQLITE}{out / 'mlflow.db'}"
     if sqlite_file(default) != file:
         raise InputError(

@@ -23,7 +23,7 @@ from mddbench.runs.store import IDENTITY_TAG, PREFIX, MlflowStore
 BATCH = 100
 """Greatest number of parameters or metrics in one call of MLflow."""
 RUN_FILE = "mlflow-run.json"
-"""File in a cell's folder that names the store and the run of the cell, so that only the cell's own run is resumed."""
+"""File in a cell's folder that names its store and its run. So only the cell's own run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class MlflowTracker:
             self.store.client.set_terminated(parent)
 
     def _start_time(self, identity: str) -> int:
-        """Return the present time in ms, or a later time if a finished run of the cell would otherwise be newer."""
+        """Return the present time in ms, or a later time if a finished run of the cell started later."""
         now = int(time.time() * 1000)
         return max([now, *(int(run.info.start_time) + 1 for run in self.store.finished(identity)[:1])])
 
