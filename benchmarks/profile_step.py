@@ -226,10 +226,10 @@ def operators(experiment: Experiment, device: torch.device, count: int, steps: i
     """
     trainer = Trainer(build(experiment, device), experiment, 0, Path("unused"))
     data = noise(experiment, experiment.batch_size)
-    trainer.time_steps(data, 2, remembered=True)
+    trainer.time_steps(data, 2, cached_features=True)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with torch_profile(activities=kinds) as profiler:
-        trainer.time_steps(data, steps, remembered=True)
+        trainer.time_steps(data, steps, cached_features=True)
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     found = [(str(each.key), float(getattr(each, own))) for each in profiler.key_averages()]
     total = sum(spent for _, spent in found)

@@ -62,10 +62,13 @@ def measured(experiment: Experiment, way: str, device: torch.device, steps: int)
         group["fused"] = way == "fused"
     data = noise(experiment, experiment.batch_size)
     started = time.perf_counter()
-    trainer.time_steps(data, 1, remembered=True)
+    trainer.time_steps(data, 1, cached_features=True)
     first = time.perf_counter() - started
-    trainer.time_steps(data, WARM, remembered=True)
-    return {"ms": 1000 * median(trainer.time_steps(data, 1, remembered=True) for _ in range(steps)), "first": first}
+    trainer.time_steps(data, WARM, cached_features=True)
+    return {
+        "ms": 1000 * median(trainer.time_steps(data, 1, cached_features=True) for _ in range(steps)),
+        "first": first,
+    }
 
 
 def fold_norms(network: nn.Module) -> None:

@@ -1,4 +1,8 @@
-"""What a method is: one class, two methods of its own. The loop, the evaluation and the tests know nothing else."""
+"""The base class of all methods.
+
+A method is one class with two methods of its own: `training_step` and `anomaly_maps`.
+The training loop, the evaluation and the tests know a method only through this class.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +21,37 @@ from mddbench.plugins import METHODS, load_module
 from mddbench.settings import Strict, validated
 
 LONGEST_LABEL = 70
-"""Of a method's label in letters; a record's may say more."""
+"""Greatest length of a method's label in letters. The label in a record may be longer."""
 NO_LOSS = "its training_step returns no loss; a method that only collects says `single_pass = True`"
 ONLY_COLLECTS = "it says `single_pass`, but its training_step returns losses"
 
 
 class Detector(nn.Module, ABC):
-    """Learns from normal images; scores every pixel of an image. Higher is more anomalous.
+    """A method that learns from normal images and scores every pixel of an image. Higher scores are more anomalous.
 
-    label: the method's name in tables; version: raise it whenever the same settings and seed would give other results,
-    so that finished cells are not taken for up to date; Settings: the method's own settings with their defaults.
-    image_score_rule, smoothing: what the protocol card says of them.
-    network: what of the network follows from the encoder by more than its channels; in the card and the identity unless ''.
-    learned_from: where the learned weights came from, unless they were trained here; in the card and the identity then.
-    asks_teacher: whether training asks for the teacher's features of the images as they are (`teacher`), so that remembering
-    them pays.
-    single_pass: whether the method only collects: it sees each training image once, all of them, without an optimiser, its
-    `training_step` returns {}, and `finish_training` builds what it learned. Such a pass is never resumed half-way.
-    What a step of any other method leaves for a later one lies in parameters and buffers: a checkpoint holds nothing else.
-    told_category: the category of the images that `anomaly_maps` gets next, where `wants_test_labels`; else None always.
+    A step of a method may leave something for a later step only in parameters and buffers.
+    A checkpoint holds nothing else. A single pass is an exception, because it is never resumed half-way.
+
+    Attributes:
+        label: Name of the method in tables.
+        version: Version of the method. Raise it whenever the same settings and seed would give other results.
+            Otherwise finished cells would wrongly count as up to date.
+        Settings: Class of the method's own settings, with their defaults.
+        image_score_rule: Text of the protocol card that says how an image score is computed.
+        smoothing: Text of the protocol card that says how maps are smoothed.
+        network: Text about the parts of the network that depend on more of the encoder than its channels.
+            The protocol card and the cell's identity include it unless it is ''.
+        learned_from: Source of the learned weights if they were not trained here, otherwise ''.
+            The protocol card and the cell's identity include it unless it is ''.
+        asks_teacher: True if training asks `teacher` for the features of the unchanged images. Then a cache saves time.
+        single_pass: True if the method only collects. It then sees every training image exactly once, without an
+            optimiser. Its `training_step` returns {}, and its `finish_training` builds what it learned.
+            Such a pass is never resumed half-way.
+        told_category: Index of the category of the images that `anomaly_maps` gets next.
+            None unless `wants_test_labels` is true.
+        encoder: The frozen teacher.
+        settings: The settings of this instance, of class `Settings`.
+        categories: Number of categories of the training set.
     """
 
     label: ClassVar[str]
@@ -50,9 +66,14 @@ class Detector(nn.Module, ABC):
     told_category: int | None = None
 
     def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
-        """encoder: the frozen teacher; settings: an instance of `Settings`; categories: how many the training set has.
+        """Create an untrained detector.
 
-        Raises InputError if the encoder does not suit the method.
+        A subclass raises InputError if the encoder does not suit the method.
+
+        Args:
+            encoder: The frozen teacher.
+            settings: An instance of `Settings`.
+            categories: Number of categories of the training set.
         """
         super().__init__()
         self.encoder = encoder
@@ -61,107 +82,196 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar loss terms, which the loop sums; {} if the method only collects (`single_pass`)."""
+        """Compute the losses of a batch.
+
+        Args:
+            batch: Normal training images.
+
+        Returns:
+            Name -> scalar loss term. The training loop adds the terms.
+            {} if the method only collects (`single_pass`).
+        """
 
     @abstractmethod
     def anomaly_maps(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> (B, H, W), final: smoothed if the method smooths. No label, no mask."""
+        """Compute the final anomaly maps of images. The method knows neither label nor mask.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, H, W) scores, already smoothed if the method smooths.
+        """
 
     def teacher(self, batch: Batch) -> list[Tensor]:
-        """The teacher's features of a training batch's images, shallow to deep, remembered or computed."""
+        """Return the teacher's features of the images of a training batch, from the cache or newly computed.
+
+        Args:
+            batch: Normal training images.
+
+        Returns:
+            The features of each level, shallow to deep.
+        """
         return list(batch.features) if batch.features is not None else self.encoder(batch.images)
 
     def image_scores(self, maps: Tensor) -> Tensor:
-        """Maps (B, H, W) -> (B,)."""
+        """Compute image scores from anomaly maps.
+
+        Args:
+            maps: (B, H, W) anomaly maps.
+
+        Returns:
+            (B,) scores, higher is more anomalous.
+        """
         return maps.flatten(1).amax(dim=1)
 
     def finish_training(self) -> None:
-        """Called once after the last epoch, for a method that builds something from what it collected."""
+        """Build something from the collected data. The training loop calls this once, after the last epoch."""
 
     def diagnostics(self) -> dict[str, float]:
-        """Numbers worth a curve beside the losses, asked for after each epoch; names are plain words with '_'."""
+        """Return numbers to plot beside the losses, after each epoch.
+
+        Returns:
+            Name -> number. Names are plain words with '_'.
+        """
         return {}
 
     @classmethod
     def training_settings(cls, settings: Any) -> dict[str, Any]:
-        """What of the settings training depends on: cells that agree in it share one trained model. All, unless a method knows
-        better.
+        """Return the settings that training depends on. Cells that agree in them share one trained model.
+
+        Args:
+            settings: An instance of `Settings`.
+
+        Returns:
+            Name -> JSON value. These are all settings, unless a subclass leaves some out.
         """
-        found: dict[str, Any] = settings.model_dump(mode="json")
-        return found
+        values: dict[str, Any] = settings.model_dump(mode="json")
+        return values
 
     @classmethod
     def wants_textures(cls, settings: Any) -> bool:  # noqa: ARG003
-        """Whether `Batch.textures` is needed, with these settings."""
+        """Return True if the method needs `Batch.textures` with these settings.
+
+        Args:
+            settings: An instance of `Settings`.
+
+        Returns:
+            False, unless a subclass says otherwise.
+        """
         return False
 
     @property
     def wants_test_labels(self) -> bool:
-        """Whether the method is told each test image's category: an upper bound, marked as such in every table."""
+        """True if the method gets the category of each test image. Every table marks its results as an upper bound."""
         return False
 
     def parameter_groups(self, lr: float) -> Iterable[dict[str, Any]]:
-        """Groups for the optimiser, each with its learning rate; by default all trainable parameters."""
+        """Return the parameter groups for the optimiser.
+
+        Args:
+            lr: Base learning rate of the experiment.
+
+        Returns:
+            Groups as PyTorch's optimisers take them, each with its learning rate.
+            By default there is one group of all trainable parameters.
+        """
         return [{"params": [value for value in self.parameters() if value.requires_grad], "lr": lr}]
 
     def learned_state(self) -> dict[str, Tensor]:
-        """The state dict without the encoder, whose weights the record names by hash."""
+        """Return the state dict without the encoder, whose weights the record identifies by their hash."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
 
     def load_authors_state(self, content: Any, where: str) -> None:  # noqa: ARG002
-        """Take what a file of the method's authors holds. content: tensors in dicts, under the authors' names; where: the file.
+        """Load the content of a weights file from the authors of the method.
 
-        Raises InputError if it is another network's, and for a method whose authors' files are not known.
+        Args:
+            content: Tensors in dicts, under the authors' names.
+            where: Name of the file, for error messages.
+
+        Raises:
+            InputError: If the weights belong to another network, or if the authors' files are unknown for this method.
         """
         raise InputError(f"{where}: {self.label} reads no weights that others trained")
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `learned_state` gave; the buffers of a single pass take the shapes that they had.
+        """Load what `learned_state` returned. After a single pass, buffers take the shapes of the loaded tensors.
 
-        Raises RuntimeError if it is another model's.
+        Args:
+            state: Name -> tensor, without the encoder.
+
+        Raises:
+            RuntimeError: If the state belongs to another model.
         """
-        places = {
-            f"{owner}.{leaf}" if owner else leaf: (module, leaf)
-            for owner, module in self.named_modules()
-            for leaf in set(module._buffers) - module._non_persistent_buffers_set
+        buffers = {
+            f"{module_name}.{buffer_name}" if module_name else buffer_name: (module, buffer_name)
+            for module_name, module in self.named_modules()
+            for buffer_name in _persistent_buffer_names(module)
         }
-        known = {name for name in (*self.state_dict(), *places) if not name.startswith("encoder.")}
-        missing = [name for name in known - set(state) if name not in places or self._has(*places[name])]
-        unexpected = sorted(set(state) - known)
+        expected = {name for name in (*self.state_dict(), *buffers) if not name.startswith("encoder.")}
+        missing = [name for name in expected - set(state) if name not in buffers or _has_value(*buffers[name])]
+        unexpected = sorted(set(state) - expected)
         if missing or unexpected:
             raise RuntimeError(f"the saved state does not fit: missing {sorted(missing)}, unexpected {unexpected}")
-        if self.single_pass:  # it has collected as many as there were
+        if self.single_pass:  # the number of collected items decides the shapes of the buffers
             device = next(self.encoder.parameters()).device
-            for name in set(state) & set(places):
-                module, leaf = places[name]
-                setattr(module, leaf, torch.empty_like(state[name], device=device))
+            for name in set(state) & set(buffers):
+                module, buffer_name = buffers[name]
+                setattr(module, buffer_name, torch.empty_like(state[name], device=device))
         self.load_state_dict(state, strict=False)
-
-    @staticmethod
-    def _has(module: nn.Module, buffer: str) -> bool:
-        return module._buffers[buffer] is not None
 
 
 def load_method(name: str) -> type[Detector]:
-    """The one Detector defined in the method's file, or in `detector.py` of its folder. Raises InputError for an unknown
-    name.
+    """Load the class of a method: the one Detector in the method's file, or in `detector.py` of its folder.
+
+    Args:
+        name: Name of the method, which is the name of its file or folder.
+
+    Returns:
+        The class.
+
+    Raises:
+        InputError: If the name is unknown, the file has no or several detectors, or the label is unfit.
     """
     module = load_module(name, METHODS)
     if hasattr(module, "__path__"):
         module = import_module(f"{module.__name__}.detector")
-    found = [
+    detectors = [
         item
         for item in vars(module).values()
         if isinstance(item, type) and issubclass(item, Detector) and item.__module__.startswith(module.__name__)
     ]
-    if len(found) != 1:
-        raise InputError(f"'{name}' ({module.__name__}): expected one subclass of Detector in it, found {len(found)}")
-    label = found[0].label
+    if len(detectors) != 1:
+        raise InputError(
+            f"'{name}' ({module.__name__}): expected one subclass of Detector in it, found {len(detectors)}"
+        )
+    label = detectors[0].label
     if not 1 <= len(label) <= LONGEST_LABEL:
         raise InputError(f"'{name}': its label has {len(label)} letters, expected 1 to {LONGEST_LABEL}: {label[:80]!r}")
-    return found[0]
+    return detectors[0]
 
 
-def method_settings(method: type[Detector], raw: dict[str, Any], where: str) -> Strict:
-    """The method's settings from an experiment's `settings`. Raises InputError for an unknown or unfit one."""
-    return validated(method.Settings, raw, f"{where}: settings")
+def method_settings(method: type[Detector], raw: dict[str, Any], source: str) -> Strict:
+    """Validate the method's own settings from the `settings` of an experiment.
+
+    An InputError is raised if a setting is unknown or its value is not allowed.
+
+    Args:
+        method: Class of the method.
+        raw: Setting -> value, as in the YAML file.
+        source: Name of the experiment or its file, for error messages.
+
+    Returns:
+        An instance of the method's `Settings`.
+    """
+    return validated(method.Settings, raw, f"{source}: settings")
+
+
+def _persistent_buffer_names(module: nn.Module) -> set[str]:
+    """Return the names of a module's own buffers that its state dict can hold, including buffers without a value."""
+    return set(module._buffers) - module._non_persistent_buffers_set  # noqa: SLF001 - torch has no public access
+
+
+def _has_value(module: nn.Module, buffer_name: str) -> bool:
+    """Return False if the buffer is registered as None."""
+    return module._buffers[buffer_name] is not None  # noqa: SLF001 - torch has no public access

@@ -1,4 +1,4 @@
-"""Settings: readable YAML, validated strictly, never changed afterwards."""
+"""Settings from readable YAML files. They are validated strictly and cannot be changed afterwards."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=2**20)]
 Depth = Annotated[int, Field(ge=1, le=256)]
-"""Of layers or blocks one after another."""
+"""Number of consecutive layers or blocks."""
 Pixels = Annotated[float, Field(ge=0, le=1024)]
-"""The width of a smoothing."""
+"""Width of a smoothing, in pixels."""
 
 
 class Strict(BaseModel):
-    """Settings that cannot be changed and refuse what they do not know."""
+    """A model whose fields cannot be changed and that rejects unknown keys and wrong types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -40,7 +40,17 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping, read safely; a key given twice is an error."""
+    """Read a YAML file that holds one mapping. No code in it is executed, and a repeated key is an error.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Key -> value.
+
+    Raises:
+        InputError: If the file cannot be read, or if it is not valid YAML or no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
@@ -51,59 +61,89 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def validated(model: type[Model], raw: Mapping[str, Any], where: str) -> Model:
-    """`raw` as the model; InputError with `where`, the setting, what was found and what was expected if it does not fit."""
+def validated(model: type[Model], raw: Mapping[str, Any], source: str) -> Model:
+    """Validate a mapping as a model.
+
+    Args:
+        model: The class of the model.
+        raw: Key -> value, as read from a file.
+        source: Name of the file or setting, for the error message.
+
+    Returns:
+        An instance of the model.
+
+    Raises:
+        InputError: If the mapping does not fit. The message names the source and the setting.
+            It also says what was found and what was expected.
+    """
     try:
         return model.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as fault:
-        raise InputError(f"{where}: {_first_fault(model, fault)}") from None
+        raise InputError(f"{source}: {_first_fault(model, fault)}") from None
 
 
 def _first_fault(model: type[BaseModel], fault: ValidationError) -> str:
+    """Describe the first error, where an unknown key comes first."""
     error = min(fault.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-    place = [str(part) for part in error["loc"]]
-    name = ".".join(place)
+    location = [str(key) for key in error["loc"]]
+    name = ".".join(location)
     if error["type"] == "extra_forbidden":
-        known = _fields_at(model, place[:-1])
-        hint = nearest(place[-1], known) or f"; known: {', '.join(known)}"
+        fields = _fields_at(model, location[:-1])
+        hint = nearest(location[-1], fields) or f"; known: {', '.join(fields)}"
         return f"unknown key '{name}'{hint}"
     if error["type"] == "missing":
         return f"'{name}' is missing"
     return f"'{name}' is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
-    for part in place:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """List the fields of the model that lies at a location within another model."""
+    for field in location:
+        annotation = model.model_fields[field].annotation if field in model.model_fields else None
+        candidates = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in candidates if issubclass(kind, BaseModel)), model)
     return list(model.model_fields)
 
 
 def packaged(folder: str) -> Path:
-    """A folder of files that come with the package."""
+    """Return the path of a folder of files that are installed with the package."""
     return Path(str(files("mddbench"))) / folder
 
 
 def shown_path(path: Path) -> str:
-    """A packaged file by its short name, any other by the path given."""
+    """Return the short name of a file of the package, or the given path of any other file."""
     root = packaged("")
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML text. No code in it is executed, and a repeated key is an error.
+
+    Args:
+        text: The YAML text.
+        source: Name of the file or option, for the error message.
+
+    Returns:
+        The content.
+
+    Raises:
+        InputError: If the text is not valid YAML.
+    """
     try:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except RecursionError:
-        raise InputError(f"{where}: not valid YAML (nested too deeply)") from None
+        raise InputError(f"{source}: not valid YAML (nested too deeply)") from None
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise InputError(f"{where}:{line} not valid YAML ({getattr(fault, 'problem', fault)})") from None
+        raise InputError(f"{source}:{line} not valid YAML ({getattr(fault, 'problem', fault)})") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, stricter: keys are text and given once, and no aliases (which can grow without bound)."""
+    """PyYAML's safe loader with two more rules.
+
+    Each key is text and occurs once. Aliases are not allowed, because they can grow without bound.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -123,6 +163,6 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_UniqueKeys.add_implicit_resolver(  # YAML 1.2 takes 1e-3 for a number; PyYAML, which reads 1.1, for text
+_UniqueKeys.add_implicit_resolver(  # YAML 1.2 reads 1e-3 as a number, but PyYAML reads YAML 1.1, where it is text
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )

@@ -21,7 +21,7 @@ from mddbench.experiments.ablation import (
     all_ablations,
     expand,
     is_ablation,
-    keep,
+    keep_ablations,
     load_ablation,
 )
 from mddbench.report.build import build_report, differences
@@ -130,7 +130,7 @@ def test_a_name_of_the_package_is_taken(tmp_path: Path) -> None:
 
 
 def test_kept_ablations_are_found_again_and_a_broken_one_is_said(tmp_path: Path) -> None:
-    keep([own(tmp_path)], tmp_path / "out")
+    keep_ablations([own(tmp_path)], tmp_path / "out")
     said: list[str] = []
     assert "ablation/own" in {each.name for each in all_ablations(tmp_path / "out", [], said.append)}
     assert said == []
@@ -279,8 +279,8 @@ def test_an_own_base_is_kept_beside_its_ablation(tmp_path: Path, monkeypatch: py
     (tmp_path / "base.yaml").write_text((packaged("experiments") / "mini/mddnet.yaml").read_text())
     own(tmp_path, ITEMS.replace("mini/mddnet", "base.yaml"))
     monkeypatch.chdir(tmp_path)
-    keep(["own.yaml"], Path("out"))
-    keep(["out/ablations/own.yaml"], Path("out"))  # the kept one itself, to add seeds
+    keep_ablations(["own.yaml"], Path("out"))
+    keep_ablations(["out/ablations/own.yaml"], Path("out"))  # the kept one itself, to add seeds
     monkeypatch.chdir("/")
     said: list[str] = []
     names = [each.name for each in all_ablations(tmp_path / "out", [], said.append)]

@@ -38,9 +38,9 @@ def test_later_epochs_are_priced_with_remembered_features(options: RunOptions, m
 def test_a_remembered_step_is_timed_without_the_teacher(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def time_steps(self: Trainer, data: object, steps: int, remembered: bool = False) -> float:
-        asked.append(remembered)
-        return 1.0 if remembered else 2.0
+    def time_steps(self: Trainer, data: object, steps: int, cached_features: bool = False) -> float:
+        asked.append(cached_features)
+        return 1.0 if cached_features else 2.0
 
     monkeypatch.setattr(Trainer, "time_steps", time_steps)
     monkeypatch.setattr(module, "inference_seconds", lambda *_: 0.1)

@@ -226,7 +226,7 @@ def test_separate_models_resume_and_are_marked(root: Path, tmp_path: Path) -> No
     chosen = options(root, tmp_path / "out")
     prepared, folder = begun(chosen, setting="separate")
     first = Fit(prepared, chosen, folder, QUIET)
-    first._trainer(first._fresh(), "bolt").run(first._data("bolt"), QUIET)  # then the power failed
+    first._trainer(first._untrained(), "bolt").run(first._data("bolt"), QUIET)  # then the power failed
     run(chosen, setting="separate")
     assert not list(folder.glob("checkpoint*"))
     run(options(root, tmp_path / "out"))

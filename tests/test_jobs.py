@@ -47,10 +47,10 @@ class Ledger(NoTracker):
         self.logged: list[tuple[str, ...]] = []
         self.writers: set[int] = set()
 
-    def has(self, identity: str, place: Path) -> bool:
+    def has(self, identity: str, folder: Path) -> bool:
         return False
 
-    def start(self, facts: Any, place: Path | None) -> Any:
+    def start(self, facts: Any, folder: Path | None) -> Any:
         return LedgerRun(self, facts.name)
 
     def ended(self, message: str) -> None:
@@ -148,10 +148,10 @@ def test_a_process_that_dies_fails_its_cell_only(options: RunOptions) -> None:
     """So does a store that cannot take a run, and one that cannot take that the dead one's ended."""
 
     class Full(Ledger):
-        def start(self, facts: Any, place: Path | None) -> Any:
+        def start(self, facts: Any, folder: Path | None) -> Any:
             if "seed3" in facts.name:
                 raise InputError("the store is full")
-            return super().start(facts, place)
+            return super().start(facts, folder)
 
         def ended(self, message: str) -> None:
             raise ConnectionError("the server is gone")
@@ -184,10 +184,10 @@ def test_cells_that_share_a_training_stay_together(options: RunOptions) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_processes_and_runs(sent: signal.Signals, options: RunOptions) -> None:
     class Interrupted(Ledger):
-        def start(self, facts: Any, place: Path | None) -> Any:
+        def start(self, facts: Any, folder: Path | None) -> Any:
             if len(self.logged) >= 1:
                 signal.raise_signal(sent)
-            run = super().start(facts, place)
+            run = super().start(facts, folder)
             run.note("start")
             return run
 

@@ -14,7 +14,7 @@ from mddbench.experiments.ablation import all_ablations
 from mddbench.metrics.names import SEVEN
 from mddbench.report.build import build_report
 from mddbench.report.rows.entries import Entry
-from mddbench.runs.merge import Found, Merged, in_fixed_order, largest_difference, merge, merge_into
+from mddbench.runs.merge import FoundRecord, Merged, in_fixed_order, largest_difference, merge, merge_into
 from mddbench.runs.panels import Panel, save_panels
 from mddbench.runs.records import Record, read_record, write_record
 from mddbench.runs.store import MlflowStore
@@ -27,8 +27,8 @@ def made(seed: int = 0, score: float = 0.5, weights: str = "0", **changes: objec
     return record(seed, score, model_sha256=weights * 64, **changes)
 
 
-def found(place: str, one: Record, *files: str) -> Found:
-    return Found(one, place, frozenset(files))
+def found(place: str, one: Record, *files: str) -> FoundRecord:
+    return FoundRecord(one, place, frozenset(files))
 
 
 RECORDS = st.builds(
@@ -57,7 +57,7 @@ def contradictions(merged: Merged) -> list[tuple[str, frozenset[tuple[str, float
 
 
 @given(FOUND, st.randoms())
-def test_what_is_in_conflict_does_not_depend_on_the_order(all_found: list[Found], random: object) -> None:
+def test_what_is_in_conflict_does_not_depend_on_the_order(all_found: list[FoundRecord], random: object) -> None:
     shuffled = list(all_found)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     one, two = merge(all_found), merge(shuffled)
@@ -67,7 +67,7 @@ def test_what_is_in_conflict_does_not_depend_on_the_order(all_found: list[Found]
 
 
 @given(FOUND)
-def test_merging_is_idempotent(all_found: list[Found]) -> None:
+def test_merging_is_idempotent(all_found: list[FoundRecord]) -> None:
     once = merge(all_found)
     assert merge(once.kept) == Merged(once.kept, ())
     assert merge([*all_found, *all_found]) == once
@@ -75,7 +75,7 @@ def test_merging_is_idempotent(all_found: list[Found]) -> None:
 
 
 @given(FOUND)
-def test_every_number_is_kept_or_told(all_found: list[Found]) -> None:
+def test_every_number_is_kept_or_told(all_found: list[FoundRecord]) -> None:
     merged = merge(all_found)
     left = [*merged.kept, *(conflict.other for conflict in merged.conflicts)]
     for one in all_found:
@@ -88,7 +88,7 @@ def test_every_number_is_kept_or_told(all_found: list[Found]) -> None:
 
 
 @given(FOUND, FOUND, st.booleans())
-def test_a_second_import_brings_nothing(stored: list[Found], incoming: list[Found], replace: bool) -> None:
+def test_a_second_import_brings_nothing(stored: list[FoundRecord], incoming: list[FoundRecord], replace: bool) -> None:
     known = merge(stored).kept
     first = merge_into(known, incoming, replace)
     after = {one.record.identity: one for one in (*known, *first.kept)}

@@ -22,14 +22,14 @@ from mddbench.cli.verdicts import _rescored
 from mddbench.data.dataset import Split
 from mddbench.data.samples import Sample
 from mddbench.errors import CellError, InputError
-from mddbench.execution.rescore import WAYS, kept_cells, rescore
+from mddbench.execution.rescore import CONVENTION_NAMES, kept_cells, rescore
 from mddbench.metrics.conventions import evaluate as evaluate_convention
 from mddbench.metrics.names import METRIC_VERSIONS, SEVEN
 from mddbench.metrics.suite import evaluate, mean_over_categories
 from mddbench.progress import LineReporter, SilentReporter
 from mddbench.runs.evidence import Evidence, load_evidence, save_evidence
 from mddbench.runs.maps import MapKeeper, kept_maps
-from mddbench.runs.merge import farthest
+from mddbench.runs.merge import largest_mean_difference
 from mddbench.runs.panels import Panel, PanelChoice, load_panels, save_panels
 from mddbench.runs.records import nullable, read_record, write_record
 from support import YAML, mddbench, record
@@ -340,7 +340,7 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 def test_metrics_of_kept_maps_are_those_of_the_maps(tmp_path: Path) -> None:
     folder, content = cell(tmp_path)
-    found = rescore(folder, WAYS, QUIET)
+    found = rescore(folder, CONVENTION_NAMES, QUIET)
     scores = {part.category: part.scores for part in load_evidence(folder / "scores.npz")}
     for category, (maps, masks) in content.items():
         labels = masks.any(axis=(1, 2))
@@ -462,9 +462,9 @@ def test_results_that_are_not_the_records_are_computed_anew(tmp_path: Path) -> N
 def test_maps_and_scores_must_belong_together(tmp_path: Path) -> None:
     folder, _ = cell(tmp_path)
     save_evidence((evidence("bolt", 6), evidence("nut", 4)), folder / "scores.npz")
-    one_line(lambda: rescore(folder, WAYS, QUIET), "nut has 6 maps and 4 image scores")
+    one_line(lambda: rescore(folder, CONVENTION_NAMES, QUIET), "nut has 6 maps and 4 image scores")
     save_evidence((evidence("bolt", 6),), folder / "scores.npz")
-    one_line(lambda: rescore(folder, WAYS, QUIET), "of 1 categories, which are not the record's 2")
+    one_line(lambda: rescore(folder, CONVENTION_NAMES, QUIET), "of 1 categories, which are not the record's 2")
 
 
 @pytest.mark.parametrize("left", [[0], [1, 0, 0], [0, 0], []])
@@ -494,12 +494,12 @@ def test_a_convention_without_a_rule_for_infinite_scores_gives_no_metrics(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = cell(tmp_path, extreme=np.inf)
-    found = rescore(folder, WAYS, LineReporter()).values
+    found = rescore(folder, CONVENTION_NAMES, LineReporter()).values
     assert "one: nut: scores are not finite, for which ader has no rule" in capsys.readouterr().err
     assert np.isnan([*found["ader"]["nut"].values(), *found["rd4ad"]["mean"].values()]).all()
     assert not np.isnan(list(found["ader"]["bolt"].values())).any()
     assert not np.isnan(list(found["own"]["mean"].values())).any()
-    again = rescore(folder, WAYS, QUIET).values
+    again = rescore(folder, CONVENTION_NAMES, QUIET).values
     assert np.isnan(list(again["ader"]["mean"].values())).all()
 
 
@@ -536,7 +536,7 @@ def test_a_broken_index_of_maps_is_one_line(tmp_path: Path, content: str) -> Non
     folder, _ = cell(tmp_path)
     (folder / "maps" / "index.json").write_text(content)
     one_line(lambda: list(kept_maps(folder / "maps")), "maps: cannot be read as kept maps")
-    one_line(lambda: rescore(folder, WAYS, QUIET), "maps: cannot be read as kept maps")
+    one_line(lambda: rescore(folder, CONVENTION_NAMES, QUIET), "maps: cannot be read as kept maps")
 
 
 @pytest.mark.parametrize(
@@ -559,7 +559,7 @@ def test_a_broken_index_of_maps_is_one_line(tmp_path: Path, content: str) -> Non
 def test_broken_maps_are_one_line(tmp_path: Path, write: Callable[[Path, Path], object]) -> None:
     folder, _ = cell(tmp_path)
     write(folder / "maps" / "001.npy", folder / "maps" / "001.masks.npy")
-    one_line(lambda: rescore(folder, WAYS, QUIET), "maps: cannot be read as kept maps")
+    one_line(lambda: rescore(folder, CONVENTION_NAMES, QUIET), "maps: cannot be read as kept maps")
 
 
 def test_maps_with_nan_are_refused(tmp_path: Path) -> None:
@@ -571,12 +571,15 @@ def test_maps_with_nan_are_refused(tmp_path: Path) -> None:
 def test_what_one_side_does_not_define_is_farthest() -> None:
     one = record()
     mean = dict.fromkeys(SEVEN, 0.5)
-    assert farthest(mean, one)[1] == 0.0
-    assert farthest({**mean, "aupro": 0.4}, one) == ("aupro", pytest.approx(0.1))
-    assert farthest({**mean, "i_auroc": float("nan"), "aupro": 0.4}, one) == ("i_auroc", float("inf"))
+    assert largest_mean_difference(mean, one)[1] == 0.0
+    assert largest_mean_difference({**mean, "aupro": 0.4}, one) == ("aupro", pytest.approx(0.1))
+    assert largest_mean_difference({**mean, "i_auroc": float("nan"), "aupro": 0.4}, one) == ("i_auroc", float("inf"))
     undefined = one.model_copy(update={"metrics": {"mean": {**mean, "p_ap": None}}})
-    assert farthest({**mean, "p_ap": float("nan"), "aupro": 0.4}, undefined) == ("aupro", pytest.approx(0.1))
-    assert farthest(mean, undefined) == ("p_ap", float("inf"))
+    assert largest_mean_difference({**mean, "p_ap": float("nan"), "aupro": 0.4}, undefined) == (
+        "aupro",
+        pytest.approx(0.1),
+    )
+    assert largest_mean_difference(mean, undefined) == ("p_ap", float("inf"))
 
 
 def test_the_difference_is_told_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from mddbench.errors import TrackingError
 from mddbench.execution.fit import Fit
-from mddbench.execution.runner import finish_replacing, place_of_new
+from mddbench.execution.runner import finish_replacing, replacement_folder
 from mddbench.runs.records import Record, read_record
 from mddbench.runs.store import MlflowStore
 from support import YAML, Done, mddbench, mddbench_process
@@ -184,8 +184,8 @@ def test_a_replacement_that_was_killed_is_ended_by_the_next_run(
     out = tmp_path / "out"
     assert run(out, "--tracking", "none").status == 0
     folder = cell(out)
-    shutil.copytree(folder, place_of_new(folder))
-    (place_of_new(folder) / "which").write_text("new")
+    shutil.copytree(folder, replacement_folder(folder))
+    (replacement_folder(folder) / "which").write_text("new")
     move, left = Path.replace, iter(range(calls))
 
     def killed(path: Path, target: Path) -> Path:

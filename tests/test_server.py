@@ -166,7 +166,7 @@ def test_records_go_out_of_the_server_and_into_it(ran: Ran, tmp_path: Path, comm
     assert imported.out.strip() == "rd4ad/folder/seed1"
     assert "1 imported, 1 already there" in imported.err
     store = MlflowStore(ran.uri, None)
-    ((run_id, record),) = store.records(only="d" * 16)
+    ((run_id, record),) = store.records(identity="d" * 16)
     assert record == other
     assert store.panels(run_id)
     assert "gallery.png" in store.files(run_id)

@@ -27,13 +27,13 @@ def entries_from_folders(folders: list[Path], report: Path, passing: Passing = N
     Raises InputError if two records contradict each other, if no record is left, or for the first bad one if `passing` is None.
     """
     from mddbench.report.rows.entries import entries_from_folder
-    from mddbench.runs.merge import Found, in_fixed_order, merge
+    from mddbench.runs.merge import FoundRecord, in_fixed_order, merge
 
     found_in = ((folder, entry) for folder in folders for entry in entries_from_folder(folder, report, passing))
     entries = {str(folder / entry.run): entry for folder, entry in found_in}
     if not entries:
         raise InputError(f"{folders[0]}: no record there can be used; run the cells again, or give another folder")
-    found = [Found(entry.record, place, _kept_beside(place)) for place, entry in entries.items()]
+    found = [FoundRecord(entry.record, place, _kept_beside(place)) for place, entry in entries.items()]
     merged = merge(in_fixed_order(found))
     if merged.conflicts:
         more = f" ({len(merged.conflicts) - 1} more conflicts)" if len(merged.conflicts) > 1 else ""
@@ -87,7 +87,7 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path, passin
             Kept(partial(store.evidence, run_id), passing, f"run {run_id}: "),
             _link(store, run_id, report),
         )
-        for run_id, record in store.records(passing=passing)
+        for run_id, record in store.records(report_unusable=passing)
     ]
     if not entries:
         raise InputError(f"{store.uri}: no finished run there; `mddbench run --all` makes some")

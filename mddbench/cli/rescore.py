@@ -30,7 +30,7 @@ def rescore(
     maps, into rescored.json; `verify` compares with them where a published number is of another convention. Maps whose own
     metrics are not the record's are refused.
     """
-    from mddbench.execution.rescore import OWN, WAYS, as_dict, as_rows, kept_cells
+    from mddbench.execution.rescore import CONVENTION_NAMES, OWN, as_dict, as_rows, kept_cells
     from mddbench.execution.rescore import rescore as compute
     from mddbench.metrics.names import COLUMNS, LABELS
     from mddbench.progress import reporter
@@ -42,7 +42,7 @@ def rescore(
         raise InputError(
             f"{out}: no finished cell{' of those named' if names else ''} kept its maps; `mddbench run NAME --keep-maps`"
         )
-    chosen = [compute(folder, convention or WAYS, speaker) for folder in cells]
+    chosen = [compute(folder, convention or CONVENTION_NAMES, speaker) for folder in cells]
     if as_json:
         print(json.dumps([as_dict(one) for one in chosen], indent=1))
         return

@@ -16,7 +16,7 @@ from mddbench.interruption import interruptible
 
 if TYPE_CHECKING:
     from mddbench.report.build import Report
-    from mddbench.runs.merge import Found
+    from mddbench.runs.merge import FoundRecord
     from mddbench.runs.store import MlflowStore
 
 
@@ -113,7 +113,7 @@ def export(
 
     written: set[Path] = set()
     bad: list[str] = []
-    for _, record in existing_store(tracking_uri, out).records(passing=bad.append):
+    for _, record in existing_store(tracking_uri, out).records(report_unusable=bad.append):
         # the newest takes the plain name; a variant, or weights that others trained, never
         file = to / record.dataset / f"{record.method}-seed{record.seed}.json"
         if file in written or only_of_ablation(record) or record.card.trained_elsewhere:
@@ -154,7 +154,7 @@ def import_records(
     with lock_for("import", store.uri if file is None else str(file.resolve())):
         merged = merge_into([one for cell in cells for one in _stored(store, cell)], incoming, replace)
         tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
-        with finally_closed(tracker, told=partial(print, file=sys.stderr)), interruptible():
+        with finally_closed(tracker, say=partial(print, file=sys.stderr)), interruptible():
             for one in merged.kept:
                 files = [Path(one.place).with_name(name) for name in sorted(one.files)]
                 log_finished(tracker, facts_of(one.record), one.record, files)
@@ -178,11 +178,11 @@ def _tell_bad(lines: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _found(folder: Path, bad: list[str]) -> list[Found]:
+def _found(folder: Path, bad: list[str]) -> list[FoundRecord]:
     """The records of a folder; with a cell's record the files that a store keeps beside it. Those that cannot be used are named
     in `bad`.
     """
-    from mddbench.runs.merge import Found
+    from mddbench.runs.merge import FoundRecord
     from mddbench.runs.records import RECORD, read_record, record_files
     from mddbench.runs.store import kept_files
 
@@ -190,16 +190,16 @@ def _found(folder: Path, bad: list[str]) -> list[Found]:
     for file in record_files(folder):
         beside = kept_files(file.parent) if file.name == RECORD else []
         try:
-            found.append(Found(read_record(file), str(file), frozenset(each.name for each in beside)))
+            found.append(FoundRecord(read_record(file), str(file), frozenset(each.name for each in beside)))
         except InputError as fault:
             bad.append(f"left out: {fault}")
     return found
 
 
-def _stored(store: MlflowStore, cell: str) -> list[Found]:
+def _stored(store: MlflowStore, cell: str) -> list[FoundRecord]:
     """What a store has of a cell: nothing, or its newest run's record."""
-    from mddbench.runs.merge import Found
+    from mddbench.runs.merge import FoundRecord
     from mddbench.runs.records import RECORD
 
-    found = store.records(only=cell)
-    return [Found(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in found]
+    found = store.records(identity=cell)
+    return [FoundRecord(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in found]

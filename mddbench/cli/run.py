@@ -182,9 +182,9 @@ def _set_up_process(quiet: bool) -> Reporter:
 
 def _keep_ablations(names: list[str], out: Path) -> None:
     """Keep a user's own ablation files beside their cells, so that the report finds them."""
-    from mddbench.experiments.ablation import is_ablation, is_path, keep
+    from mddbench.experiments.ablation import is_ablation, is_path, keep_ablations
 
-    keep([name for name in names if is_path(name) and is_ablation(name)], out)
+    keep_ablations([name for name in names if is_path(name) and is_ablation(name)], out)
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,7 @@
-"""The file from which an interrupted training goes on: written at epochs' ends, and never taken if a byte of it has changed."""
+"""The checkpoint file from which an interrupted training is resumed.
+
+It is written at the end of epochs. It is refused if a single byte of its content has changed.
+"""
 
 from __future__ import annotations
 
@@ -19,68 +22,110 @@ from mddbench.errors import InputError
 from mddbench.runs.records import CurvePoint, EpochLog
 
 SHARE = 0.05
-"""Writing checkpoints may take no more than this share of the time."""
+"""Greatest share of the time that may be spent on writing checkpoints."""
 DIGEST = "sha256"
-"""Under this key a checkpoint holds the hash of all the rest. PyTorch does not check the sums of its own archives."""
+"""Key of the hash of all other content of a checkpoint. PyTorch does not verify the checksums of its archives."""
 
 
 @dataclass
 class Progress:
-    """How far a training has come. epoch: how many are done; history: one entry each; looks: at the test split, if any."""
+    """How much of a training is done.
+
+    Attributes:
+        epoch: Number of finished epochs.
+        history: One entry for each finished epoch.
+        test_curve: Metrics of the test split after some epochs, if they were requested.
+    """
 
     epoch: int = 0
     history: list[EpochLog] = field(default_factory=list)
-    looks: list[CurvePoint] = field(default_factory=list)
+    test_curve: list[CurvePoint] = field(default_factory=list)
 
 
 class Checkpoint:
-    """A training's checkpoint file, and when it was last written."""
+    """The checkpoint file of a training.
+
+    Attributes:
+        file: Path of the file.
+        last_written: Monotonic time in seconds when the file was last written, or when this object was created.
+        write_seconds: Seconds that the last writing took, 0 before the first.
+    """
 
     def __init__(self, file: Path) -> None:
+        """Prepare a checkpoint. Nothing is read or written yet.
+
+        Args:
+            file: Path of the file, which need not exist.
+        """
         self.file = file
         self.last_written, self.write_seconds = time.monotonic(), 0.0
 
     def load(self, device: torch.device) -> tuple[Progress, dict[str, Any]] | None:
-        """How far the training had come, and the states that were saved; None if there is no file.
+        """Read the file.
 
-        Raises InputError if the file cannot be read or is not as it was written.
+        An InputError is raised if the file cannot be read or has changed since it was written.
+
+        Args:
+            device: Device of the loaded tensors.
+
+        Returns:
+            The progress of the training and the saved states; None if there is no file.
         """
         if not self.file.exists():
             return None
         try:
-            saved = torch.load(self.file, map_location=device, weights_only=True)
-            if DIGEST not in saved:
-                raise ValueError("it holds no hash: an earlier version wrote it")
-            if saved.pop(DIGEST) != digest_of(saved):
-                raise ValueError("it is damaged: its content has another hash than was written with it")
-            history = [EpochLog(**log) for log in saved.pop("history")]
-            looks = [CurvePoint(**point) for point in saved.pop("looks")]
-            return Progress(saved.pop("epoch"), history, looks), saved
-        except Exception as fault:
+            return self._read(device)
+        except Exception as fault:  # noqa: BLE001 - a broken file can raise almost anything
             raise self.unusable(
                 f"{type(fault).__name__}: {str(fault).splitlines()[0][:120] if str(fault) else ''}"
             ) from None
 
+    def _read(self, device: torch.device) -> tuple[Progress, dict[str, Any]]:
+        """Read the file and raise ValueError if its hash is wrong."""
+        saved = torch.load(self.file, map_location=device, weights_only=True)
+        if DIGEST not in saved:
+            raise ValueError("it holds no hash: an earlier version wrote it")
+        if saved.pop(DIGEST) != digest_of(saved):
+            raise ValueError("it is damaged: its content has another hash than was written with it")
+        history = [EpochLog(**log) for log in saved.pop("history")]
+        test_curve = [CurvePoint(**point) for point in saved.pop("looks")]
+        return Progress(saved.pop("epoch"), history, test_curve), saved
+
     def unusable(self, reason: str) -> InputError:
-        """The error that says so."""
+        """Return the error for a checkpoint that cannot be used.
+
+        Args:
+            reason: What is wrong with it, in a few words.
+
+        Returns:
+            The error, to be raised by the caller.
+        """
         return InputError(f"{self.file}: cannot be resumed from ({reason}); start the cell anew with --force")
 
     @property
     def is_due(self) -> bool:
-        """Whether enough time has passed since the last writing, by the time that it took."""
+        """True if enough time has passed since the last writing, compared with the time that the writing took."""
         return (time.monotonic() - self.last_written) * SHARE >= self.write_seconds
 
     def save(self, progress: Progress, states: dict[str, Any], say: Callable[[str], object]) -> None:
-        """Write beside and rename: a killed process leaves the file of before. A full disk is told, and costs this file only.
+        """Write the file under another name and rename it. If the process is killed, the previous file remains.
 
-        states: of tensors, numbers and texts. Raises FileNotFoundError if the folder has gone.
+        If the disk is full, a message says so, and the training continues without this file.
+
+        Args:
+            progress: The progress of the training.
+            states: Nested dicts and lists of tensors, numbers and texts.
+            say: Called with a message if the file cannot be written.
+
+        Raises:
+            FileNotFoundError: If the folder no longer exists.
         """
         started = time.monotonic()
         content = {
             **states,
             "epoch": progress.epoch,
             "history": [log.model_dump() for log in progress.history],
-            "looks": [point.model_dump() for point in progress.looks],
+            "looks": [point.model_dump() for point in progress.test_curve],
         }
         partial = self.file.with_suffix(".part")
         try:
@@ -98,13 +143,23 @@ class Checkpoint:
 
 
 def digest_of(content: Any) -> str:
-    """SHA-256, in hex, over nested dicts and sequences of tensors, numbers and texts: every key, type, shape and value."""
+    """Compute a hash of nested dicts and sequences of tensors, numbers and texts.
+
+    Every key, type, shape and value counts.
+
+    Args:
+        content: The nested dicts and sequences.
+
+    Returns:
+        The SHA-256 in hex.
+    """
     total = hashlib.sha256()
-    _feed(total, content)
+    _update(total, content)
     return total.hexdigest()
 
 
-def _feed(total: Any, value: Any) -> None:
+def _update(total: Any, value: Any) -> None:
+    """Add a value to a running hash, and all values inside it."""
     if isinstance(value, Tensor):
         host = value.detach().cpu().contiguous()
         total.update(f"tensor {host.dtype} {tuple(host.shape)};".encode())
@@ -113,10 +168,10 @@ def _feed(total: Any, value: Any) -> None:
         total.update(f"dict {len(value)};".encode())
         for key, inner in value.items():
             total.update(f"{key!r}:".encode())
-            _feed(total, inner)
+            _update(total, inner)
     elif isinstance(value, list | tuple):
         total.update(f"sequence {len(value)};".encode())
         for inner in value:
-            _feed(total, inner)
+            _update(total, inner)
     else:
         total.update(f"{type(value).__name__} {value!r};".encode())

@@ -1,4 +1,4 @@
-"""`torch.compile` for a training step, which has to pay."""
+"""`torch.compile` for training steps, where it saves time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Any
 import torch
 
 COMPILING_PAYS = 10_000
-"""From so many steps on compiling may save the time that it takes: docs/performance.md."""
+"""Least number of steps for which compiling may save more time than it takes: see docs/performance.md."""
 
 
 def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A training step that is compiled when it is first called, and draws the numbers that it would draw otherwise."""
-    torch.compiler.reset()  # what other cells have compiled counts against a limit
+    """Compile a training step. The compilation happens at the first call.
+
+    Args:
+        step: The training step.
+
+    Returns:
+        The compiled step, which draws the same random numbers as the original one.
+    """
+    torch.compiler.reset()  # the functions that other cells have compiled count against a limit
     inductor: Any = import_module("torch._inductor.config")
     inductor.fallback_random = True
     return torch.compile(step)

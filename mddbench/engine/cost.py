@@ -1,4 +1,4 @@
-"""What a method costs, measured in one way for all: size, multiply-adds, inference time, peak memory."""
+"""The cost of a method, measured in the same way for all: size, multiply-adds, inference time and peak memory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,23 @@ from mddbench.runs.records import EpochLog
 
 TIMED_CALLS, MOST_SECONDS = 7, 20.0
 TIMES = ("train_seconds", "train_images_per_second", "metric_seconds", "inference_ms_per_image")
-"""The costs that are true only of a cell that has its device to itself."""
+"""The costs that are only valid if no other cell ran on the device at the same time."""
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def size_and_speed(detector: Detector, image_size: int, precision: str) -> dict[str, float | None]:
-    """Parameters, multiply-adds of the maps of one image, and milliseconds an image of maps and scores in a full batch: the
-    median of a few synchronised calls after one that warms up. The images are noise, which costs the same.
+    """Measure the size of a model and the speed of its inference.
+
+    The images are noise, which costs the same as real images.
+
+    Args:
+        detector: The model. It is set to evaluation mode.
+        image_size: Side of the square images in pixels.
+        precision: 'float32', 'bfloat16' or 'float16'.
+
+    Returns:
+        Name -> value. There are the numbers of all parameters and of the trainable ones.
+        There are also the multiply-adds and the milliseconds of inference for one image, and the batch size.
     """
     parameters = list(detector.parameters())
     detector.eval()
@@ -43,15 +53,34 @@ def size_and_speed(detector: Detector, image_size: int, precision: str) -> dict[
 
 
 def multiply_adds(detector: Detector, image_size: int) -> float:
-    """Of one image's maps: convolutions, matrix products and attention, as PyTorch counts them; nothing else counts."""
+    """Count the multiply-adds for the map of one image.
+
+    Only convolutions, matrix products and attention count, in the way PyTorch counts them.
+
+    Args:
+        detector: The model.
+        image_size: Side of the square image in pixels.
+
+    Returns:
+        The number of multiply-adds.
+    """
     counter = FlopCounterMode(display=False)
-    with counter:  # with gradients: the counter cannot follow modules without
+    with counter:  # with gradients, because the counter cannot follow modules without them
         detector.anomaly_maps(_noise(1, image_size, detector))
     return counter.get_total_flops() / 2
 
 
 def inference_seconds(detector: Detector, image_size: int, precision: str = "float32") -> float:
-    """Seconds an image of maps and scores, in a batch of BATCH_SIZE."""
+    """Measure the inference time of one image, with maps and scores, in a batch of BATCH_SIZE images.
+
+    Args:
+        detector: The model, in evaluation mode.
+        image_size: Side of the square images in pixels.
+        precision: 'float32', 'bfloat16' or 'float16'.
+
+    Returns:
+        Seconds for one image: the median of several synchronised calls, see `median_seconds`.
+    """
     device = next(detector.parameters()).device
     images = _noise(BATCH_SIZE, image_size, detector)
 
@@ -67,7 +96,16 @@ def inference_seconds(detector: Detector, image_size: int, precision: str = "flo
 
 
 def median_seconds(timed: Callable[[], float]) -> float:
-    """The median of a few calls after a first one, or as many of them as fit into a time; of slow calls the first counts."""
+    """Compute the median time of TIMED_CALLS calls, after one call that warms up.
+
+    No further call is started after MOST_SECONDS. If the first call alone takes so long, its time is the result.
+
+    Args:
+        timed: Function that does the work once and returns the seconds it took.
+
+    Returns:
+        The median in seconds.
+    """
     started, first = time.perf_counter(), timed()
     times: list[float] = []
     while len(times) < TIMED_CALLS and time.perf_counter() - started < MOST_SECONDS:
@@ -76,8 +114,15 @@ def median_seconds(timed: Callable[[], float]) -> float:
 
 
 def training_speed(history: Sequence[EpochLog]) -> dict[str, float | None]:
-    """Seconds of the training, and images a second after its first epoch, which warms up, where there are several. None if an
-    epoch has no time.
+    """Compute the time of a training and its speed.
+
+    The first epoch warms up. It does not count for the speed if there are several epochs.
+
+    Args:
+        history: One entry for each epoch.
+
+    Returns:
+        Seconds of the training and images per second. Both are None if an epoch has no time.
     """
     seconds = [log.seconds for log in history if log.seconds is not None]
     if len(seconds) < len(history):
@@ -90,7 +135,11 @@ def training_speed(history: Sequence[EpochLog]) -> dict[str, float | None]:
 
 
 def start_memory(device: torch.device) -> None:
-    """From here on peak memory is counted anew, where the system can: on Linux, and on a GPU."""
+    """Reset the measurement of peak memory. This works on Linux and on a GPU, and has no effect elsewhere.
+
+    Args:
+        device: Device of the model.
+    """
     gc.collect()
     give_back_freed_memory()
     if device.type == "cuda":
@@ -103,8 +152,15 @@ def start_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> dict[str, float | None]:
-    """Since `start_memory`: the highest memory of this process, and of tensors on a GPU. Where the system does not count anew,
-    the process's since its start.
+    """Read the peak memory since `start_memory`.
+
+    On a system that cannot reset the measurement, the memory of the process counts since its start.
+
+    Args:
+        device: Device of the model.
+
+    Returns:
+        Peak memory of this process in MiB, and on a GPU also that of its tensors.
     """
     peaks: dict[str, float | None] = {"peak_host_mib": _host_peak()}
     if device.type == "cuda":
@@ -113,6 +169,7 @@ def peak_memory(device: torch.device) -> dict[str, float | None]:
 
 
 def _host_peak() -> float:
+    """Return the peak memory of this process in MiB."""
     if _STATUS.exists():
         for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
@@ -122,5 +179,6 @@ def _host_peak() -> float:
 
 
 def _noise(images: int, size: int, detector: Detector) -> torch.Tensor:
+    """Return images of noise on the detector's device, always the same ones."""
     pixels = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), dtype=np.uint8)
     return as_images(pixels, next(detector.parameters()).device)

@@ -1,4 +1,7 @@
-"""Evaluation, category by category: what is kept of a map is what exact metrics need, and the few that people look at."""
+"""Evaluation of a trained model, one category after another.
+
+Of the maps only the data for exact metrics stays in memory, and the few maps that people look at.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,23 @@ from mddbench.runs.maps import MapKeeper
 from mddbench.runs.panels import Panel, PanelChoice
 
 BATCH_SIZE = 32
+"""Number of images that are evaluated at once."""
 MOST_EXACT_PIXELS = 2**30
+"""Greatest number of pixels of a category for which the exact engine is used."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: 'mean' and each category -> the seven metrics, NaN where not defined, and S-AUROC where several images show one
-    item; panels: images worth looking at; evidence: image scores and curves, category by category;
-    metric_seconds: spent on metrics; bounds: category -> metric -> interval that holds the exact value, of the histogram
-    engine; confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if resamples were asked for.
+    """The results of an evaluation.
+
+    Attributes:
+        metrics: 'mean' and each category -> the seven metrics, NaN where a metric is not defined.
+            They include S-AUROC where several images show one item.
+        panels: Images worth looking at.
+        evidence: Image scores and curves of each category.
+        metric_seconds: Seconds that the computation of metrics took.
+        bounds: Category -> metric -> interval that contains the exact value. Only for the histogram engine.
+        confidence: 'mean' and each category -> metric -> 95 % bootstrap interval; empty without resamples.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -45,9 +56,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """engine: of the pixel metrics; resamples: bootstrap samples, 0 for no intervals; seed: of the first category's samples;
-    before: called with each category before it is evaluated; keeper: keeps all maps, if they are wanted;
-    sharing: how many cells run on the device at once.
+    """Options of an evaluation.
+
+    Attributes:
+        engine: Name of the engine of the pixel metrics.
+        resamples: Number of bootstrap samples, 0 for no confidence intervals.
+        seed: Seed for the bootstrap samples of the first category. The next category has the next number.
+        before: Called with each category before it is evaluated.
+        keeper: Writes all maps to disk; None if they are not wanted.
+        sharing: Number of cells that run on the device at the same time.
     """
 
     engine: Engine = "exact"
@@ -61,9 +78,19 @@ class EvaluationOptions:
 def evaluate(
     detector: Detector, dataset: Dataset, precision: str, reporter: Reporter, options: EvaluationOptions
 ) -> Evaluation:
-    """The seven metrics of each category of the test split, and their means.
+    """Compute the seven metrics of each category of the test split, and their means.
 
-    Raises CellError, naming the image, if a map or score is NaN.
+    A CellError is raised if a map or a score is NaN. It names the image.
+
+    Args:
+        detector: The trained model. It is set to evaluation mode.
+        dataset: The dataset, whose test split is used.
+        precision: 'float32', 'bfloat16' or 'float16'.
+        reporter: Shows the progress.
+        options: Options of the evaluation.
+
+    Returns:
+        The results.
     """
     detector.eval()
     metrics: dict[str, dict[str, float]] = {}
@@ -79,28 +106,26 @@ def evaluate(
             split = dataset.test.of(category)
             options.before(category)
             detector.told_category = min(number, detector.categories - 1) if detector.wants_test_labels else None
-            found, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
+            measured, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
+            size = split.images.shape[1]
             if options.keeper is not None:
-                options.keeper.begin(
-                    category, len(split), split.images.shape[1], split.masks if split.has_masks else None
-                )
-            needed = options.sharing * 4 * len(split) * split.images.shape[1] ** 2
-            stays = _fits_device(needed, next(detector.parameters()).device)
-            taker = _Taker(found, choice, options.keeper, stays)
-            for part, maps, scores in _infer(detector, split, precision):
-                metric_seconds += taker.take(part, maps, scores)
+                options.keeper.begin(category, len(split), size, split.masks if split.has_masks else None)
+            on_device = _fits_device(options.sharing * 4 * len(split) * size**2, next(detector.parameters()).device)
+            consumer = _BatchConsumer(measured, choice, options.keeper, on_device)
+            for indices, maps, scores in _infer(detector, split, precision):
+                metric_seconds += consumer.add(indices, maps, scores)
                 task.advance(len(scores))
             started = time.perf_counter()
-            metrics[category] = found.compute()
+            metrics[category] = measured.compute()
             if split.items is not None:
-                metrics[category][ITEM.key] = found.images.item_auroc(split.items)
+                metrics[category][ITEM.key] = measured.images.item_auroc(split.items)
             if options.engine == "histogram":
-                bounds[category] = found.bounds()
+                bounds[category] = measured.bounds()
             if options.resamples:
-                replicates[category] = found.replicates(options.resamples, options.seed + number)
+                replicates[category] = measured.replicates(options.resamples, options.seed + number)
             metric_seconds += time.perf_counter() - started
             panels += choice.panels()
-            evidence.append(evidence_of(category, split.samples, found.images.all()[0], found.curves()))
+            evidence.append(evidence_of(category, split.samples, measured.images.all()[0], measured.curves()))
     detector.told_category = None
     return Evaluation(
         metrics={"mean": mean_over_categories(metrics), **metrics},
@@ -113,52 +138,76 @@ def evaluate(
 
 
 def choose_engine(images: int, size: int) -> Engine:
-    """The engine for a category of so many images: exact up to 4 GiB of scores, whatever the machine."""
+    """Choose the engine for a category: exact up to 4 GiB of scores, on every machine.
+
+    Args:
+        images: Number of images of the category.
+        size: Side of the square images in pixels.
+
+    Returns:
+        'exact' or 'histogram'.
+    """
     return "exact" if images * size**2 <= MOST_EXACT_PIXELS else "histogram"
 
 
 def _fits_device(needed: int, device: torch.device) -> bool:
-    """Whether so many bytes of maps may stay on the device: at most a quarter of its free memory; never that of the host."""
+    """Return True if the device is a GPU and the bytes are at most a quarter of its free memory."""
     return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 @dataclass(frozen=True)
-class _Taker:
-    """Hands a category's batches on: to the metrics, the choice of panels and the keeper of maps. stays: whether the metrics
-    take the maps where they lie, instead of on the host.
+class _BatchConsumer:
+    """Passes the batches of a category on to the metrics, the choice of panels and the keeper of maps.
+
+    Attributes:
+        metrics: The metrics of the category.
+        choice: The choice of panels.
+        keeper: Writes all maps to disk; None if they are not wanted.
+        on_device: True if the metrics take the maps on their device, False if they take a copy on the host.
     """
 
     metrics: CategoryMetrics
     choice: PanelChoice
     keeper: MapKeeper | None
-    stays: bool
+    on_device: bool
 
-    def take(self, part: slice, maps: torch.Tensor, scores: NDArray[np.floating]) -> float:
-        """One batch; the metrics' seconds. Raises CellError, naming the image, for a NaN."""
+    def add(self, indices: slice, maps: torch.Tensor, scores: NDArray[np.floating]) -> float:
+        """Add one batch.
+
+        Args:
+            indices: Indices of the images in the split.
+            maps: (B, H, W) anomaly maps.
+            scores: (B,) image scores.
+
+        Returns:
+            Seconds that the metrics took.
+
+        Raises:
+            CellError: If a map or a score is NaN. The message names the image.
+        """
         split, host = self.choice.split, maps.cpu()
         started = time.perf_counter()
         try:
             self.metrics.update(
-                maps=maps if self.stays else host,
-                masks=np.asarray(split.masks[part]) if split.has_masks else None,
+                maps=maps if self.on_device else host,
+                masks=np.asarray(split.masks[indices]) if split.has_masks else None,
                 image_scores=scores,
-                image_labels=np.array([sample.anomalous for sample in split.samples[part]]),
+                image_labels=np.array([sample.anomalous for sample in split.samples[indices]]),
             )
         except BrokenScoreError as fault:
             sample = split.samples[fault.image]
-            raise CellError(
-                f"evaluating {self.choice.category}: the {fault.kind} of {sample.image.name} ({sample.defect}) holds NaN"
-            ) from None
+            image = f"{sample.image.name} ({sample.defect})"
+            raise CellError(f"evaluating {self.choice.category}: the {fault.kind} of {image} holds NaN") from None
         seconds = time.perf_counter() - started
         if self.keeper is not None:
-            self.keeper.keep(part, host.numpy())
+            self.keeper.keep(indices, host.numpy())
         for offset, (values, score) in enumerate(zip(host.numpy(), scores, strict=True)):
-            self.choice.see(part.start + offset, values, float(score))
+            self.choice.see(indices.start + offset, values, float(score))
         return seconds
 
 
-def _widened(values: torch.Tensor) -> torch.Tensor:
-    """float32 of half precision, which loses nothing; float64 stays, as rounding could make scores equal."""
+def _at_least_single(values: torch.Tensor) -> torch.Tensor:
+    """Convert half precision to float32 without loss; keep float64, because rounding could make scores equal."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -166,14 +215,22 @@ def _widened(values: torch.Tensor) -> torch.Tensor:
 def _infer(
     detector: Detector, split: Split, precision: str
 ) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.floating]]]:
-    """Batches of a split in its order: which images, their anomaly maps (B, H, W) on the device, their scores (B,), both as the
-    method gave them, but at least float32.
+    """Compute the maps and scores of a split, batch by batch, in its order.
+
+    Args:
+        detector: The trained model, in evaluation mode.
+        split: The images.
+        precision: 'float32', 'bfloat16' or 'float16'.
+
+    Yields:
+        Indices of the images, anomaly maps (B, H, W) on the device, and image scores (B,) on the host.
+        Maps and scores are as the method returned them, but at least float32.
     """
     device = next(detector.parameters()).device
     for start in range(0, len(split), BATCH_SIZE):
-        part = slice(start, min(start + BATCH_SIZE, len(split)))
-        images = as_images(split.images[part], device)
+        indices = slice(start, min(start + BATCH_SIZE, len(split)))
+        images = as_images(split.images[indices], device)
         with autocast(device, precision):
-            maps = _widened(detector.anomaly_maps(images))
-            scores = _widened(detector.image_scores(maps))
-        yield part, maps, scores.cpu().numpy()
+            maps = _at_least_single(detector.anomaly_maps(images))
+            scores = _at_least_single(detector.image_scores(maps))
+        yield indices, maps, scores.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Watches the losses of an epoch without making each step wait for the device."""
+"""Checks the losses of an epoch without making every step wait for the device."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from torch import Tensor
 from mddbench.errors import CellError
 
 CHECK_EVERY = 20
-"""Steps between two looks at the losses: one copy from the device for that many steps."""
+"""Number of steps between two checks. The losses of that many steps are copied from the device together."""
 
 
 class LossWatch:
-    """Collects the named losses of an epoch on their device and looks at them now and then."""
+    """Collects the named losses of an epoch on their device, and checks them from time to time.
+
+    Attributes:
+        step: Number of the last checked step, counted from the start of the training.
+        waiting: (T,) losses of each step that was not checked yet, on their device, for T loss terms.
+        names: Names of the T loss terms.
+        rows: The T losses of each checked step.
+    """
 
     def __init__(self, first_step: int) -> None:
+        """Begin an epoch.
+
+        Args:
+            first_step: Number of steps before this epoch.
+        """
         self.step = first_step
         self.waiting: list[Tensor] = []
         self.names: tuple[str, ...] = ()
@@ -23,18 +35,30 @@ class LossWatch:
 
     @property
     def latest(self) -> float | None:
-        """The sum of terms at the last look; None before the first, and for a method that only collects."""
+        """Sum of the loss terms of the last checked step.
+
+        None before the first check, and for a method that only collects.
+        """
         return sum(self.rows[-1]) if self.rows else None
 
     def add(self, terms: dict[str, Tensor]) -> None:
+        """Add the losses of a step, and check them if it is time for it.
+
+        Args:
+            terms: Name -> scalar loss. {} for a method that only collects.
+        """
         if terms:
             self.names = tuple(terms)
             self.waiting.append(torch.stack([term.detach().float() for term in terms.values()]))
             if len(self.waiting) == CHECK_EVERY or not self.rows:
-                self.look()
+                self.check()
 
-    def look(self) -> None:
-        """Bring the waiting losses over. Raises CellError at the first that is not finite."""
+    def check(self) -> None:
+        """Copy the waiting losses to the host and check them.
+
+        Raises:
+            CellError: At the first loss that is not finite.
+        """
         if not self.waiting:
             return
         for row in torch.stack(self.waiting).tolist():
@@ -48,5 +72,6 @@ class LossWatch:
         self.waiting.clear()
 
     def means(self) -> dict[str, float]:
-        self.look()
+        """Return the mean of each loss term over the epoch; {} for a method that only collects."""
+        self.check()
         return dict(zip(self.names, np.mean(self.rows, axis=0).tolist(), strict=True)) if self.rows else {}

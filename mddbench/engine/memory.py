@@ -1,4 +1,4 @@
-"""What a training needs of a memory at the least, so that one that obviously cannot fit is refused before it starts."""
+"""The least memory that a training needs, so that a training that cannot fit is refused before it starts."""
 
 from __future__ import annotations
 
@@ -14,64 +14,109 @@ from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 
-FLOAT = 4
+FLOAT_BYTES = 4
 """Bytes of a float32."""
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux says how much memory a container may use."""
+"""Files in which Linux reports the memory limit of a container."""
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes of memory that there are on a device in all; None if the system does not say."""
+    """Return the total memory of a device.
+
+    Args:
+        device: A GPU; for any other device the memory of the machine or container counts.
+
+    Returns:
+        Bytes, None if the system does not report them.
+    """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    found = []
-    with suppress(OSError, ValueError, AttributeError):  # not every system has these
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limits = []
+    with suppress(OSError, ValueError, AttributeError):  # not every system has these names
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for file in LIMITS:
-        with suppress(OSError, ValueError):  # 'max' is no number
-            found.append(int(file.read_text(encoding="ascii")))
-    return min(found, default=None)
+        with suppress(OSError, ValueError):  # the content can be 'max', which is no number
+            limits.append(int(file.read_text(encoding="ascii")))
+    return min(limits, default=None)
 
 
-def demand_memory(needed: int, device: torch.device, where: str, what: str) -> None:
-    """Raise InputError if so many bytes are more than the device has. where, what: for the message."""
-    there = memory_of(device)
-    if there is not None and needed > there:
+def demand_memory(needed: int, device: torch.device, experiment: str, purpose: str) -> None:
+    """Check that a device has enough memory.
+
+    Args:
+        needed: Number of bytes.
+        device: The device.
+        experiment: Name of the experiment, for the message.
+        purpose: What needs the memory, for the message.
+
+    Raises:
+        InputError: If more bytes are needed than the device has.
+    """
+    available = memory_of(device)
+    if available is not None and needed > available:
         raise InputError(
-            f"{where}: {what} takes {needed / 2**30:.1f} GiB at least, {device} has {there / 2**30:.1f} GiB of memory; "
-            "choose smaller settings"
+            f"{experiment}: {purpose} takes {needed / 2**30:.1f} GiB at least, "
+            f"{device} has {available / 2**30:.1f} GiB of memory; choose smaller settings"
         )
 
 
 def bytes_of_batch(encoder: FrozenEncoder, images: int, size: int) -> int:
-    """Bytes of a batch of images of `size` x `size` pixels and of their features."""
-    places = zip(encoder.channels, encoder.strides, strict=True)
-    return images * FLOAT * (3 * size**2 + sum(channels * (size // stride) ** 2 for channels, stride in places))
+    """Compute the bytes of a batch of images and of their features.
+
+    Args:
+        encoder: The frozen teacher.
+        images: Number of images.
+        size: Side of the square images in pixels.
+
+    Returns:
+        Bytes in float32.
+    """
+    levels = zip(encoder.channels, encoder.strides, strict=True)
+    return images * FLOAT_BYTES * (3 * size**2 + sum(channels * (size // stride) ** 2 for channels, stride in levels))
 
 
 def bytes_of_model(build: Callable[[], Detector], optimizer: str) -> int:
-    """Bytes of what a model learns and holds, with its gradients and what the optimiser remembers; built without memory, and 0
-    for one that cannot be.
+    """Compute the bytes of a model's parameters and buffers, with the gradients and the state of the optimiser.
+
+    The model is built on PyTorch's 'meta' device, so it takes no memory.
+
+    Args:
+        build: Builds the model.
+        optimizer: 'adam', 'adamw' or 'sgd'.
+
+    Returns:
+        Bytes; 0 for a model that cannot be built on that device.
     """
     try:
         with torch.device("meta:0"):
             detector = build()
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):  # it looks at values, and there are none
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):  # it reads values, which do not exist there
         return 0
     learned = sum(_bytes(value) for value in detector.parameters() if value.is_meta and value.requires_grad)
-    held = sum(_bytes(value) for value in (*detector.parameters(), *detector.buffers()) if value.is_meta)
-    return held + learned * (2 if optimizer == "sgd" else 3)
+    total = sum(_bytes(value) for value in (*detector.parameters(), *detector.buffers()) if value.is_meta)
+    return total + learned * (2 if optimizer == "sgd" else 3)
 
 
-class Remembered:
-    """Counts the bytes that steps inside remember for their gradients, weights apart."""
+class SavedForBackward:
+    """Counts the bytes that PyTorch saves for the gradients of the steps inside a `with` block, without the weights.
+
+    Attributes:
+        counted: Addresses of the storages that were counted, and of those of the weights.
+        bytes: Number of bytes so far.
+        hooks: PyTorch's context manager that reports each saved tensor.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self.known = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
+        """Create a counter.
+
+        Args:
+            model: The model, whose parameters and buffers do not count.
+        """
+        self.counted = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
         self.bytes = 0
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda value: value)
 
-    def __enter__(self) -> Remembered:
+    def __enter__(self) -> SavedForBackward:
         self.hooks.__enter__()
         return self
 
@@ -80,8 +125,8 @@ class Remembered:
 
     def _count(self, value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if storage.data_ptr() not in self.known:
-            self.known.add(storage.data_ptr())
+        if storage.data_ptr() not in self.counted:
+            self.counted.add(storage.data_ptr())
             self.bytes += storage.nbytes()
         return value
 

@@ -1,10 +1,13 @@
-"""The one training loop. It knows a method only by its named loss terms, and sees normal training images only."""
+"""The training loop of all methods.
+
+It knows a method only by its named loss terms, and it sees only normal training images.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +15,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor, nn
 
 from mddbench.batch import Batch, as_images
-from mddbench.detector import NO_LOSS, ONLY_COLLECTS, Detector
+from mddbench.detector import Detector
 from mddbench.engine.checkpoint import Checkpoint, Progress
-from mddbench.engine.compiling import compiled
-from mddbench.engine.device import autocast, synchronize
+from mddbench.engine.device import autocast
 from mddbench.engine.loss_watch import LossWatch
-from mddbench.engine.optimizer import make_optimizer, rate_factor
+from mddbench.engine.optimizer import rate_factor
+from mddbench.engine.step import TrainingStep, for_method
 from mddbench.errors import CellError, InputError
-from mddbench.experiments.schema import Experiment, ScheduleSettings
+from mddbench.experiments.schema import Experiment
 from mddbench.nn.feature_cache import GIB, FeatureCache, features_bytes, free_room
 from mddbench.progress import Reporter, Task
 from mddbench.runs.records import CurvePoint, EpochLog
 from mddbench.seeding import derived_seed, seed_everything
 
 FEATURE_ROOM = 2.0
-"""GiB that remembered features of the teacher may take, unless somebody says otherwise."""
+"""Default for the GiB that cached features of the teacher may take."""
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """All that training may see: normal images (N, S, S, 3) uint8, the index (N,) of each one's category, and pictures of
-    anything (T, S, S, 3) uint8 if the method wants them.
+    """All the data that a training may use.
+
+    Attributes:
+        images: (N, S, S, 3) uint8 RGB, normal images.
+        categories: (N,) int64, index of each image's category.
+        textures: (T, S, S, 3) uint8 RGB, pictures of any kind; None unless the method wants them.
     """
 
     images: NDArray[np.uint8]
@@ -45,9 +51,13 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a training runs under, which moves last bits at most. feature_room: GiB that the teacher's features may take, 0 to
-    remember none; compiled: whether steps go through `torch.compile`; sharing: how many cells run on the device at once: if
-    there are others, times mean nothing and are not kept.
+    """Conditions of a training that change its results by rounding differences at most.
+
+    Attributes:
+        feature_room: GiB that cached features of the teacher may take, 0 for no cache.
+        compiled: True if training steps use `torch.compile`.
+        sharing: Number of cells that run on the device at the same time.
+            If it is more than one, times have no meaning and are not recorded.
     """
 
     feature_room: float = FEATURE_ROOM
@@ -56,37 +66,36 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """Looks at the test split while a model is trained, every so many epochs and at the end: a diagnostic that decides nothing.
+class PeriodicEvaluation:
+    """Evaluation on the test split after some epochs and at the end of a training.
 
-    at: called with the number of the epoch that has just ended.
+    It is a diagnostic that influences nothing.
+
+    Attributes:
+        every: Number of epochs between two evaluations.
+        measure: Called with the number of the finished epoch. Returns the metrics of the model at that moment.
     """
 
     every: int
-    at: Callable[[int], CurvePoint]
-
-
-def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
-    """The experiment as the method is run by it: a single pass is one epoch, of all images, without an optimiser's recipe."""
-    if not method.single_pass:
-        return experiment
-    for name in experiment.overrides:
-        if name.partition(".")[0] in ("epochs", "drop_last", "gradient_clip", "schedule", "optimizer"):
-            raise InputError(
-                f"--set {name}: {experiment.method} sees each image once, without an optimiser; leave it out"
-            )
-    constant = ScheduleSettings(name="constant")
-    once = {"epochs": 1, "drop_last": False, "gradient_clip": None, "schedule": constant}
-    return experiment.model_copy(update=once)
+    measure: Callable[[int], CurvePoint]
 
 
 class Trainer:
-    """Trains a detector for one cell, from its checkpoint if there is one.
+    """Trains a detector for one cell. It resumes from the cell's checkpoint if there is one.
 
-    Each epoch starts from a seed of its own, derived from the cell's and the epoch's number, so that a run resumed at
-    the end of an epoch goes on exactly as an undisturbed one. A single pass is never resumed: it begins again.
+    Each epoch starts from its own seed, which is derived from the cell's seed and the epoch's number.
+    So a training that is resumed at the end of an epoch gives exactly the results of an uninterrupted one.
+    A single pass is never resumed, it begins again.
 
-    progress: how far it has come, with the looks at the test split.
+    Attributes:
+        detector: The model.
+        experiment: The experiment, adapted to the method.
+        seed: Seed of the cell.
+        conditions: Conditions of the training.
+        checkpoint: The checkpoint file.
+        progress: What is done so far, with the metrics of the test split if they were requested.
+        step: The training step of the model.
+        device: Device of the model.
     """
 
     def __init__(
@@ -97,86 +106,81 @@ class Trainer:
         checkpoint: Path,
         conditions: Conditions = Conditions(),
     ) -> None:
-        """checkpoint: its file."""
+        """Prepare a training.
+
+        An InputError is raised if the method has no parameter to train, or if the experiment does not suit it.
+
+        Args:
+            detector: The untrained model, on its device.
+            experiment: The experiment.
+            seed: Seed of the cell.
+            checkpoint: Path of the checkpoint file, which need not exist.
+            conditions: Conditions of the training.
+        """
         self.detector, self.seed, self.conditions = detector, seed, conditions
-        self.experiment = experiment = for_method(experiment, type(detector))
+        self.experiment = for_method(experiment, type(detector))
         self.checkpoint, self.progress = Checkpoint(checkpoint), Progress()
-        self.training_step = compiled(detector.training_step) if conditions.compiled else detector.training_step
-        self.device = next(detector.parameters()).device
-        self.optimizer = make_optimizer(detector, experiment.optimizer)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "float16")
+        self.step = TrainingStep(detector, self.experiment, conditions.compiled)
+        self.device = self.step.device
 
     def run(
         self,
         data: TrainingImages,
         reporter: Reporter,
         on_epoch: Callable[[EpochLog], None] | None = None,
-        looks: Looks | None = None,
+        test_curve: PeriodicEvaluation | None = None,
     ) -> list[EpochLog]:
-        """The history of all epochs, those before a resume included.
+        """Train the model.
 
-        on_epoch: called after each epoch; looks: at the test split, which `progress` then holds.
-        Raises CellError if a loss is not finite, InputError for a checkpoint that does not fit.
+        A CellError is raised if a loss is not finite. An InputError is raised for a checkpoint that does not fit.
+
+        Args:
+            data: The training images.
+            reporter: Shows the progress.
+            on_epoch: Called after each epoch.
+            test_curve: Evaluation on the test split after some epochs. `progress` gets its results.
+
+        Returns:
+            The history of all epochs, with those before an interruption.
         """
-        self.progress = progress = self._resumed(looks)
-        remembered = self._remembered(data, reporter)
+        self.progress = progress = self._resumed(test_curve)
+        cache = self._feature_cache(data, reporter)
         batches = batches_per_epoch(len(data.images), self.experiment)
         epochs = self.experiment.epochs
         if progress.epoch:
             reporter.say(f"resuming after epoch {progress.epoch} of {epochs}")
         with reporter.task("training", (epochs - progress.epoch) * batches) as task:
             for epoch in range(progress.epoch, epochs):
-                log = self._epoch(epoch, data, task, remembered)
-                if looks is not None and log.epoch % looks.every == 0 and log.epoch < epochs:
-                    progress.looks.append(looks.at(log.epoch))  # before the checkpoint, which holds it
+                log = self._epoch(epoch, data, task, cache)
+                if test_curve is not None and log.epoch % test_curve.every == 0 and log.epoch < epochs:
+                    progress.test_curve.append(test_curve.measure(log.epoch))  # first, so that the checkpoint holds it
                 progress.epoch, progress.history = log.epoch, [*progress.history, log]
                 if not self.detector.single_pass and (self.checkpoint.is_due or log.epoch == epochs):
-                    self.checkpoint.save(progress, self._states(), reporter.say)
+                    self.checkpoint.save(progress, self.step.state(), reporter.say)
                 if on_epoch is not None:
                     on_epoch(log)
         self.detector.finish_training()
-        if looks is not None:
-            progress.looks.append(looks.at(epochs))
+        if test_curve is not None:
+            progress.test_curve.append(test_curve.measure(epochs))
         return progress.history
 
-    def time_steps(self, data: TrainingImages, steps: int, remembered: bool = False) -> float:
-        """Seconds per training step, with the teacher's features given if they are remembered; changes the weights, for
-        estimates only.
-        """
-        self.detector.train()
-        batch = next(epoch_batches(data, self.experiment, self.seed, self.device))
-        if remembered:
-            with autocast(self.device, self.experiment.precision):
-                batch = replace(batch, features=tuple(self.detector.encoder(batch.images)))
-        synchronize(self.device)
-        started = time.perf_counter()
-        for _ in range(steps):
-            self._step(batch, 1.0)
-        synchronize(self.device)
-        return (time.perf_counter() - started) / steps
-
-    def feature_bytes(self, data: TrainingImages, images: int) -> int:
-        """What the teacher's features of so many images would take."""
-        with autocast(self.device, self.experiment.precision):
-            return images * features_bytes(self.detector.encoder, as_images(data.images[:1], self.device))
-
-    def _remembered(self, data: TrainingImages, reporter: Reporter) -> FeatureCache | None:
-        """Where the teacher's features are remembered; None for a method that would not ask, or if they take too much room."""
+    def _feature_cache(self, data: TrainingImages, reporter: Reporter) -> FeatureCache | None:
+        """Create a cache for the teacher's features; None if the method needs none or if they take too much memory."""
         room = self.conditions.feature_room
         if not self.detector.asks_teacher or not room or self.experiment.epochs == 1:
             return None
-        needed = self.feature_bytes(data, len(data.images))
+        needed = len(data.images) * feature_bytes(self.detector, data, self.experiment.precision)
         fits = needed <= room * GIB and needed <= free_room(self.device) / self.conditions.sharing
-        told = f"the teacher's features of {len(data.images)} images take {needed / GIB:.2f} GiB"
+        subject = f"the teacher's features of {len(data.images)} images take {needed / GIB:.2f} GiB"
         reporter.say(
-            f"{told}: computed once"
+            f"{subject}: computed once"
             if fits
-            else f"{told}: computed in every epoch, there being room for {room:g} GiB (--feature-cache)"
+            else f"{subject}: computed in every epoch, there being room for {room:g} GiB (--feature-cache)"
         )
         return FeatureCache(self.detector.encoder, len(data.images), self.experiment.batch_size) if fits else None
 
-    def _epoch(self, epoch: int, data: TrainingImages, task: Task, remembered: FeatureCache | None) -> EpochLog:
+    def _epoch(self, epoch: int, data: TrainingImages, task: Task, cache: FeatureCache | None) -> EpochLog:
+        """Train one epoch, whose number counts from 0."""
         started = time.perf_counter()
         seed_everything(derived_seed(self.seed, "epoch", epoch))
         self.detector.train()
@@ -184,10 +188,10 @@ class Trainer:
         losses = LossWatch(epoch * total)
         images, factor = 0, 1.0
         order_seed = derived_seed(self.seed, "order", epoch)
-        for index, batch in enumerate(epoch_batches(data, self.experiment, order_seed, self.device, remembered)):
+        for index, batch in enumerate(epoch_batches(data, self.experiment, order_seed, self.device, cache)):
             progress = (epoch * total + index) / (self.experiment.epochs * total)
             factor = rate_factor(self.experiment.schedule, progress)
-            losses.add(self._step(batch, factor))
+            losses.add(self.step(batch, factor))
             images += len(batch.images)
             rate = images / (time.perf_counter() - started)
             loss = "" if losses.latest is None else f" loss {losses.latest:.4f}"
@@ -206,72 +210,55 @@ class Trainer:
             return EpochLog(**content)
         except ValidationError as fault:
             error = fault.errors()[0]
-            place = ".".join(map(str, error["loc"]))
-            raise CellError(f"epoch {epoch + 1}: {place} is {error['input']!r} ({error['msg']})") from None
+            name = ".".join(map(str, error["loc"]))
+            raise CellError(f"epoch {epoch + 1}: {name} is {error['input']!r} ({error['msg']})") from None
 
-    def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:
-        for group, rate in zip(self.optimizer.param_groups if self.optimizer else [], self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        with autocast(self.device, self.experiment.precision):
-            terms = self.training_step(batch)
-        if bool(terms) == self.detector.single_pass:
-            raise CellError(f"{self.detector.label}: {ONLY_COLLECTS if terms else NO_LOSS}")
-        if terms and self.optimizer is not None:
-            loss = torch.stack([term.float() for term in terms.values()]).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            if self.experiment.gradient_clip is not None:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.detector.parameters(), self.experiment.gradient_clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        return terms
-
-    def _states(self) -> dict[str, Any]:
-        """All that a checkpoint must hold for the training to go on."""
-        return {
-            "detector": self.detector.learned_state(),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def _resumed(self, looks: Looks | None) -> Progress:
-        """Where the checkpoint left off, if there is one."""
-        found = None if self.detector.single_pass else self.checkpoint.load(self.device)
-        if found is None:
+    def _resumed(self, test_curve: PeriodicEvaluation | None) -> Progress:
+        """Load the checkpoint if there is one, and return the progress until then."""
+        content = None if self.detector.single_pass else self.checkpoint.load(self.device)
+        if content is None:
             return Progress()
-        progress, saved = found
+        progress, saved = content
         try:
-            self.detector.load_learned_state(saved["detector"])
-            if self.optimizer is not None:
-                for own, group in zip(self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True):
-                    group["fused"] = own["fused"]  # as this device takes it, not the one that wrote the checkpoint
-                self.optimizer.load_state_dict(saved["optimizer"])
-            self.scaler.load_state_dict(saved["scaler"])
-        except Exception as fault:
+            self.step.load_state(saved)
+        except Exception as fault:  # noqa: BLE001 - states that do not fit can raise almost anything
             raise self.checkpoint.unusable(type(fault).__name__) from None
-        if looks is not None:
-            self._demand(looks, progress)
+        if test_curve is not None:
+            self._demand_curve(test_curve.every, progress)
         return progress
 
-    def _demand(self, looks: Looks, progress: Progress) -> None:
-        """Raise InputError if the test split was not looked at where it should have been: that cannot be made up for."""
-        wanted = {
-            epoch for epoch in range(looks.every, progress.epoch + 1, looks.every) if epoch < self.experiment.epochs
-        }
-        seen = {point.epoch for point in progress.looks}
-        progress.looks = [point for point in progress.looks if point.epoch in wanted]
-        if wanted - seen:
+    def _demand_curve(self, every: int, progress: Progress) -> None:
+        """Raise InputError if a point of the test curve is missing, because its model no longer exists."""
+        wanted = {epoch for epoch in range(every, progress.epoch + 1, every) if epoch < self.experiment.epochs}
+        measured = {point.epoch for point in progress.test_curve}
+        progress.test_curve = [point for point in progress.test_curve if point.epoch in wanted]
+        if wanted - measured:
             raise InputError(
-                f"{self.checkpoint.file}: its first {progress.epoch} epochs were trained without --test-curve {looks.every}; "
-                "leave that out to go on, or train the cell anew with --force"
+                f"{self.checkpoint.file}: its first {progress.epoch} epochs were trained without "
+                f"--test-curve {every}; leave that out to go on, or train the cell anew with --force"
             )
 
 
+def feature_bytes(detector: Detector, data: TrainingImages, precision: str) -> int:
+    """Compute the bytes that the features of one image take.
+
+    Args:
+        detector: The model with its frozen teacher.
+        data: The training images.
+        precision: 'float32', 'bfloat16' or 'float16'.
+
+    Returns:
+        The number of bytes.
+    """
+    device = next(detector.parameters()).device
+    with autocast(device, precision):
+        return features_bytes(detector.encoder, as_images(data.images[:1], device))
+
+
 def batches_per_epoch(images: int, experiment: Experiment) -> int:
-    """Whole batches only if `drop_last`; always at least one."""
-    whole, rest = divmod(images, experiment.batch_size)
-    return max(1, whole if experiment.drop_last else whole + bool(rest))
+    """Count the batches of an epoch of that many images: only full ones with `drop_last`, but always at least one."""
+    full_batches, remainder = divmod(images, experiment.batch_size)
+    return max(1, full_batches if experiment.drop_last else full_batches + bool(remainder))
 
 
 def epoch_batches(
@@ -279,20 +266,31 @@ def epoch_batches(
     experiment: Experiment,
     seed: int,
     device: torch.device,
-    remembered: FeatureCache | None = None,
+    cache: FeatureCache | None = None,
 ) -> Iterator[Batch]:
-    """One epoch's batches in an order drawn from `seed`, with the teacher's features if they are to be remembered."""
+    """Draw the batches of one epoch.
+
+    Args:
+        data: The training images.
+        experiment: The experiment.
+        seed: Seed for the order of the images, and for the choice of textures.
+        device: Device of the batches.
+        cache: Cache for the teacher's features; None if batches have no features.
+
+    Yields:
+        The batches.
+    """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(data.images))
     for index in range(batches_per_epoch(len(order), experiment)):
-        chosen = order[index * experiment.batch_size : (index + 1) * experiment.batch_size]
-        categories = torch.from_numpy(data.categories[chosen]).to(device)
+        indices = order[index * experiment.batch_size : (index + 1) * experiment.batch_size]
+        categories = torch.from_numpy(data.categories[indices]).to(device)
         textures = None
         if data.textures is not None:
-            textures = as_images(data.textures[generator.integers(len(data.textures), size=len(chosen))], device)
-        images = as_images(data.images[chosen], device)
+            textures = as_images(data.textures[generator.integers(len(data.textures), size=len(indices))], device)
+        images = as_images(data.images[indices], device)
         features = None
-        if remembered is not None:
+        if cache is not None:
             with autocast(device, experiment.precision):
-                features = tuple(remembered.features(chosen, images))
+                features = tuple(cache.features(indices, images))
         yield Batch(images, categories, textures, features)

@@ -1,4 +1,7 @@
-"""A cell is an experiment with a seed. This file says what makes two cells the same, and what a record tells of one."""
+"""Cells. A cell is an experiment with a seed.
+
+This module defines when two cells are the same, and what the record of a cell contains.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,38 @@ from mddbench.runs.tracking import CellFacts, flat_settings, tags_of
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to run."""
+    """An experiment with a seed.
+
+    Attributes:
+        experiment: The experiment.
+        seed: The seed.
+    """
 
     experiment: Experiment
     seed: int
 
     @property
     def name(self) -> str:
-        """As runs and messages call it: rd4ad/mini/seed0, with the variant of an ablation behind it."""
+        """Name in runs and messages, as in rd4ad/mini/seed0. The name of an ablation's variant follows in brackets."""
         plain = f"{self.experiment.method}/{self.experiment.dataset}/seed{self.seed}"
         return f"{plain} ({self.experiment.name})" if is_ablation(self.experiment.name) else plain
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell that could start: its model, its data and its identity."""
+    """A cell that is ready to run.
+
+    Attributes:
+        cell: The cell.
+        detector: Its model, untrained.
+        dataset: Its opened dataset.
+        card: Its protocol card.
+        settings: All its settings, see `resolved_settings`.
+        identity: Hash over all that decides its numbers.
+        protocol: The same hash without the seed.
+        sharing: Number of cells that run on its device at the same time.
+        compiled: True if its training steps are compiled.
+    """
 
     cell: Cell
     detector: Detector
@@ -53,7 +73,18 @@ class Prepared:
     def of(
         cls, cell: Cell, detector: Detector, dataset: Dataset, sharing: int = 1, compiling: bool = False
     ) -> Prepared:
-        """sharing: how many cells run on its device at once; compiling: whether to compile, if the training is long enough."""
+        """Prepare a cell.
+
+        Args:
+            cell: The cell.
+            detector: Its model, untrained.
+            dataset: Its opened dataset.
+            sharing: Number of cells that run on its device at the same time.
+            compiling: True to compile the training steps if the training is long enough.
+
+        Returns:
+            The prepared cell.
+        """
         card = protocol_card(cell.experiment, detector, dataset)
         settings = resolved_settings(cell.experiment, detector.settings)
         compiled = compiling and fewest_steps(cell.experiment, dataset) >= COMPILING_PAYS
@@ -62,24 +93,24 @@ class Prepared:
 
     @property
     def training_identity(self) -> str:
-        """A hash over all that decides the trained weights: equal for cells that differ in evaluation only."""
+        """Hash over all that decides the trained weights. Cells that differ only in their evaluation share it."""
         card = self.card.decisive(training_only=True)
-        own = self.detector.training_settings(self.detector.settings)
-        settings = {**self.settings, "settings": own, "metrics": None}
+        method_settings = self.detector.training_settings(self.detector.settings)
+        settings = {**self.settings, "settings": method_settings, "metrics": None}
         return identities(settings, card, self.detector.version, self.cell.seed, self.dataset.fingerprint)[0]
 
     @property
     def uses_textures(self) -> bool:
-        """Whether the method draws defects with pictures from a folder."""
+        """True if the method draws defects with pictures from a folder."""
         return self.detector.wants_textures(self.detector.settings)
 
     def folder(self, out: Path) -> Path:
-        """Where the cell keeps its checkpoint, model, panels and record."""
+        """Return the folder of the cell's checkpoint, model, panels and record, below an output folder."""
         experiment = self.cell.experiment
         return out / "cells" / f"{experiment.dataset}-{experiment.method}-seed{self.cell.seed}-{self.identity[:8]}"
 
     def facts(self) -> CellFacts:
-        """What the tracking store is told before training."""
+        """Return what the tracking store gets before the training."""
         environment = self._environment()
         splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": self.dataset.files}
         return CellFacts(
@@ -93,6 +124,7 @@ class Prepared:
         )
 
     def _environment(self) -> dict[str, Any]:
+        """Describe the machine and the conditions of the cell."""
         machine = describe_environment(next(self.detector.parameters()).device)
         return machine | {"cells_on_device": self.sharing, "compiled": self.compiled}
 
@@ -104,16 +136,26 @@ class Prepared:
         donor: Record | None = None,
         test_curve: list[CurvePoint] | None = None,
     ) -> Record:
-        """The record of the finished cell; donor: of the cell that was trained in its place, whose cost of training counts.
+        """Create the record of the finished cell.
 
-        A cell that shared its device has no times: they would be the others' as well.
+        A cell that shared its device has no times, because the other cells would influence them.
+
+        Args:
+            history: One entry for each epoch.
+            evaluation: The results of the evaluation.
+            model_sha256: Hash of the learned tensors.
+            donor: Record of the cell whose trained model was used. Its cost of training counts. None if there is none.
+            test_curve: Metrics of the test split after some epochs, if they were requested.
+
+        Returns:
+            The record.
         """
         device = next(self.detector.parameters()).device
         experiment = self.cell.experiment
         cost = {
             **training_speed(history),
             "metric_seconds": evaluation.metric_seconds,
-            **peak_memory(device),  # before the next line, which is no part of the cell's work
+            **peak_memory(device),  # before the next line, because that measurement is not part of the cell's work
             **size_and_speed(self.detector, experiment.image_size, experiment.precision),
         }
         if self.sharing > 1:

@@ -1,4 +1,7 @@
-"""What a plan would cost, from timed steps: nothing is trained, and neither images nor weights are needed."""
+"""Estimates the cost of a plan from a few timed steps.
+
+Nothing is trained, and neither images nor weights are needed.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,23 @@ from mddbench.nn.feature_cache import GIB
 from mddbench.progress import Reporter
 
 CATEGORIES = 15
-"""Of the model that is timed; hardly anything depends on their number."""
+"""Number of categories of the timed model. Hardly anything depends on it."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One experiment of a plan. Images and times are None if the number of images is not known; hours are for all its cells."""
+    """The estimate for one experiment of a plan.
+
+    Attributes:
+        experiment: The experiment.
+        seeds: Seeds of its cells.
+        train_images: Number of training images, None if it is unknown.
+        test_images: Number of test images, None if it is unknown.
+        step_seconds: Seconds of a training step after the first epoch.
+            Of the first epoch if the number of images is unknown.
+        hours: Hours for all its cells together, None if the number of images is unknown.
+        cache_mib: Size of the decoded images in MiB, None if the number of images is unknown.
+    """
 
     experiment: Experiment
     seeds: tuple[int, ...]
@@ -36,25 +50,39 @@ class Estimate:
 
 
 def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list[Estimate]:
-    """An estimate for each experiment among the cells, in their order."""
+    """Estimate the cost of cells.
+
+    Args:
+        cells: The cells of a plan.
+        options: Options of the run.
+        reporter: Shows the progress.
+
+    Returns:
+        One estimate for each experiment, in the order of the cells.
+    """
     estimates = []
     timed: dict[str, _Times] = {}
     for experiment in distinct_experiments(cells):
-        alike = experiment.model_dump_json(
+        timing_key = experiment.model_dump_json(
             exclude={"name", "dataset", "seeds", "epochs", "schedule", "overrides", "reported"}
         )
-        if alike not in timed:
+        if timing_key not in timed:
             reporter.say(f"timing {experiment.name}")
-            timed[alike] = _timed(experiment, options)
+            timed[timing_key] = _timed(experiment, options)
         seeds = tuple(cell.seed for cell in cells if cell.experiment == experiment)
-        estimates.append(_one(experiment, seeds, options, timed[alike]))
+        estimates.append(_estimate_of(experiment, seeds, options, timed[timing_key]))
     return estimates
 
 
 @dataclass(frozen=True)
 class _Times:
-    """Seconds of a step of the first epoch, of a later one if the teacher's features are remembered, and of a test image;
-    bytes of one image's features.
+    """The measurements of an experiment.
+
+    Attributes:
+        first: Seconds of a training step in the first epoch.
+        later: Seconds of a training step in a later epoch if the teacher's features are cached.
+        inference: Seconds of inference for one test image.
+        feature_bytes: Bytes of the teacher's features of one image.
     """
 
     first: float
@@ -63,13 +91,13 @@ class _Times:
     feature_bytes: int
 
 
-def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, times: _Times) -> Estimate:
+def _estimate_of(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, times: _Times) -> Estimate:
     counts = image_counts(experiment.dataset, options, experiment.image_size)
     if counts is None:
         return Estimate(experiment, seeds, None, None, times.first, None, None)
     train, test = counts
-    at_once = train if experiment.setting == "unified" else train / CATEGORIES  # images of a model, about
-    step = times.later if at_once * times.feature_bytes <= options.feature_room * GIB else times.first
+    per_model = train if experiment.setting == "unified" else train / CATEGORIES  # images of one model, approximately
+    step = times.later if per_model * times.feature_bytes <= options.feature_room * GIB else times.first
     steps = batches_per_epoch(train, experiment)
     seconds = steps * (times.first + (experiment.epochs - 1) * step) + test * times.inference
     size = (train + test) * experiment.image_size**2 * 4 / 2**20
@@ -77,10 +105,10 @@ def _one(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, ti
 
 
 def _timed(experiment: Experiment, options: RunOptions) -> _Times:
-    """On noise and untrained weights, which cost the same."""
+    """Measure an experiment on noise with untrained weights, which cost the same as images and trained weights."""
     method = load_method(experiment.method)
-    chosen = experiment.encoder
-    encoder = FrozenEncoder(chosen.name, chosen.levels, chosen.padding_for)
+    encoder_settings = experiment.encoder
+    encoder = FrozenEncoder(encoder_settings.name, encoder_settings.levels, encoder_settings.padding_for)
     settings = method_settings(method, experiment.settings, experiment.name)
     detector = method(encoder, settings, CATEGORIES).to(options.device).to(memory_format=torch.channels_last)
     size = experiment.image_size
@@ -89,6 +117,6 @@ def _timed(experiment: Experiment, options: RunOptions) -> _Times:
     trainer = Trainer(detector, experiment, 0, Path("unused"))
     first = later = median_seconds(lambda: trainer.time_steps(data, 1))
     if detector.asks_teacher:
-        later = median_seconds(lambda: trainer.time_steps(data, 1, remembered=True))
+        later = median_seconds(lambda: trainer.time_steps(data, 1, cached_features=True))
     inference = inference_seconds(detector.eval(), size, experiment.precision)
     return _Times(first, later, inference, trainer.feature_bytes(data, 1))

@@ -1,4 +1,4 @@
-"""Trains what a cell asks for, one model or a separate one for each category, and evaluates it."""
+"""Trains and evaluates the model of a cell, or its separate models for each category."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from mddbench.detector import Detector
 from mddbench.engine.compiling import COMPILING_PAYS
 from mddbench.engine.evaluate import Evaluation, EvaluationOptions, evaluate
-from mddbench.engine.foreign import WHOLE, learned
-from mddbench.engine.train import Conditions, Looks, Trainer, TrainingImages
+from mddbench.engine.foreign import ALL_CATEGORIES, load_authors_models
+from mddbench.engine.train import Conditions, PeriodicEvaluation, Trainer, TrainingImages
 from mddbench.errors import CellError, InputError
 from mddbench.execution.cells import Prepared
 from mddbench.execution.plan import RunOptions, build_detector
@@ -28,15 +28,20 @@ from mddbench.seeding import derived_seed
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 TRAINING = "mddbench.training"
-"""Where a model's file says what it was trained as."""
+"""Key in the metadata of a model's file. Its value is the training identity of the cell."""
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """history: of the training, of all models together; states: what was learned, a model's category, or WHOLE -> on the host;
-    test_curve: if one was asked for; donor: the record of the cell that was trained in this one's place.
+    """The result of a training.
+
+    Attributes:
+        history: One entry for each epoch, of all models together.
+        states: Name of a model -> its learned state on the host. The name is a category or ALL_CATEGORIES.
+        test_curve: Metrics of the test split after some epochs, if they were requested.
+        donor: Record of the cell whose trained model was used; None if there is none.
     """
 
     history: list[EpochLog]
@@ -45,42 +50,78 @@ class Trained:
     donor: Record | None = None
 
     def flat(self) -> State:
-        """One state dict: names of a category's model begin with the category and '/'."""
+        """Return one state dict. In the model of a category, names begin with the category and '/'."""
         return {_joined(model, name): value for model, state in self.states.items() for name, value in state.items()}
 
 
 class Fit:
-    """The training and evaluation of one prepared cell. folder: the cell's own."""
+    """The training and the evaluation of one prepared cell.
+
+    Attributes:
+        prepared: The cell.
+        options: Options of the run.
+        folder: Folder of the cell.
+        reporter: Shows the progress.
+        models: Names of the models: the categories, or ALL_CATEGORIES alone.
+    """
 
     def __init__(self, prepared: Prepared, options: RunOptions, folder: Path, reporter: Reporter) -> None:
+        """Prepare training and evaluation.
+
+        Args:
+            prepared: The cell.
+            options: Options of the run.
+            folder: Folder of the cell, which must exist.
+            reporter: Shows the progress.
+        """
         self.prepared, self.options, self.folder, self.reporter = prepared, options, folder, reporter
-        self.models = prepared.dataset.categories if prepared.cell.experiment.setting == "separate" else (WHOLE,)
+        self.models = (
+            prepared.dataset.categories if prepared.cell.experiment.setting == "separate" else (ALL_CATEGORIES,)
+        )
 
     def train(self, on_epoch: Callable[[EpochLog], None]) -> Trained:
-        """Train, or take the weights of a finished cell that differs in evaluation only, or those of the file that is given."""
+        """Train the models, or take trained ones.
+
+        Weights from a file are used if the options name one. Otherwise a finished cell can be the donor of the weights
+        if it differs only in its evaluation.
+
+        Args:
+            on_epoch: Called with each epoch.
+
+        Returns:
+            The trained models.
+        """
         if self.options.from_checkpoint is not None:
-            return Trained([], dict(learned(self.prepared.detector, self.options.from_checkpoint, self.models)))
+            detector, path = self.prepared.detector, self.options.from_checkpoint
+            return Trained([], dict(load_authors_models(detector, path, self.models)))
         if not self.options.force and not self.options.test_curve:
-            found = self._trained_before(on_epoch)
-            if found is not None:
-                return found
+            trained = self._trained_before(on_epoch)
+            if trained is not None:
+                return trained
         if self.options.compiling and not self.prepared.compiled:
             self.reporter.say(f"{self.prepared.cell.name}: not compiled, which pays from {COMPILING_PAYS} steps on")
-        if self.models == (WHOLE,):
+        if self.models == (ALL_CATEGORIES,):
             return self._train_whole(on_epoch)
         histories, states = [], {}
         for category in self.models:
             self.reporter.say(f"{self.prepared.cell.name}: the model of {category}")
-            detector = self._fresh()
+            detector = self._untrained()
             histories.append(self._trainer(detector, category).run(self._data(category), self.reporter))
             states[category] = _on_host(detector)
-        history = [_together(logs) for logs in zip(*histories, strict=True)]
+        history = [_combined(logs) for logs in zip(*histories, strict=True)]
         for log in history:
             on_epoch(log)
         return Trained(history, states)
 
-    def again(self) -> Trained:
-        """What the finished cell has learned, from its own file. Raises CellError if that is not there, or not as it was."""
+    def load_finished(self) -> Trained:
+        """Load the models of the finished cell from its own file.
+
+        Returns:
+            The trained models.
+
+        Raises:
+            CellError: If the file does not exist or has changed since it was written.
+        """
         record = read_record(self.folder / RECORD)
         state, fault = _read_model(self.folder / MODEL, record)
         if state is None:
@@ -90,47 +131,57 @@ class Fit:
         return self._learned(state, record)
 
     def evaluate(self, trained: Trained) -> Evaluation:
-        """The evaluation of all categories, each by its model; the maps are kept if that is asked for."""
+        """Evaluate all categories, each with its model. The maps are kept if the options say so.
+
+        Args:
+            trained: The trained models.
+
+        Returns:
+            The results.
+        """
         cell, detector = self.prepared.cell, self.prepared.detector
-        asked = EvaluationOptions(
+        evaluation_options = EvaluationOptions(
             metric_engine(cell.experiment, self.prepared.dataset),
             self.options.resamples,
             derived_seed(cell.seed, "bootstrap"),
             sharing=self.options.sharing,
         )
-        if WHOLE not in trained.states:
-            asked = replace(asked, before=lambda category: detector.load_learned_state(trained.states[category]))
+        if ALL_CATEGORIES not in trained.states:
+            evaluation_options = replace(
+                evaluation_options, before=lambda category: detector.load_learned_state(trained.states[category])
+            )
         keeper = MapKeeper(self.folder / MAPS) if self.options.keep_maps else None
-        asked = replace(asked, keeper=keeper)
-        found = evaluate(detector, self.prepared.dataset, cell.experiment.precision, self.reporter, asked)
+        evaluation_options = replace(evaluation_options, keeper=keeper)
+        precision, dataset = cell.experiment.precision, self.prepared.dataset
+        evaluation = evaluate(detector, dataset, precision, self.reporter, evaluation_options)
         if keeper is not None:
             keeper.finish()
-        return found
+        return evaluation
 
     def save(self, trained: Trained) -> None:
-        """Write the model's file."""
+        """Write the model's file, with all models in it."""
         partial = self.folder / f"{MODEL}.part"
         save_file(trained.flat(), partial, {TRAINING: self.prepared.training_identity})
         os.replace(partial, self.folder / MODEL)
 
     def clean(self) -> None:
-        """Remove what only an unfinished training needs."""
+        """Remove the checkpoints, which only an unfinished training needs."""
         for model in self.models:
             self._checkpoint(model).unlink(missing_ok=True)
 
     def _train_whole(self, on_epoch: Callable[[EpochLog], None]) -> Trained:
         detector, every = self.prepared.detector, self.options.test_curve
-        looks = Looks(every, self._test_point) if every else None
-        trainer = self._trainer(detector, WHOLE)
-        history = trainer.run(self._data(WHOLE), self.reporter, on_epoch, looks)
-        return Trained(history, {WHOLE: _on_host(detector)}, trainer.progress.looks if looks else [])
+        test_curve = PeriodicEvaluation(every, self._test_point) if every else None
+        trainer = self._trainer(detector, ALL_CATEGORIES)
+        history = trainer.run(self._data(ALL_CATEGORIES), self.reporter, on_epoch, test_curve)
+        return Trained(history, {ALL_CATEGORIES: _on_host(detector)}, trainer.progress.test_curve if test_curve else [])
 
     def _test_point(self, epoch: int) -> CurvePoint:
-        """How the model does on the test split now: looked at, never acted upon."""
+        """Evaluate the model on the test split after an epoch. The training never depends on the result."""
         cell, dataset = self.prepared.cell, self.prepared.dataset
-        asked = EvaluationOptions(metric_engine(cell.experiment, dataset))
-        found = evaluate(self.prepared.detector, dataset, cell.experiment.precision, SilentReporter(), asked)
-        return CurvePoint(epoch=epoch, metrics=nullable(found.metrics)["mean"])
+        options = EvaluationOptions(metric_engine(cell.experiment, dataset))
+        evaluation = evaluate(self.prepared.detector, dataset, cell.experiment.precision, SilentReporter(), options)
+        return CurvePoint(epoch=epoch, metrics=nullable(evaluation.metrics)["mean"])
 
     def _trainer(self, detector: Detector, model: str) -> Trainer:
         cell, options = self.prepared.cell, self.options
@@ -140,17 +191,18 @@ class Fit:
     def _checkpoint(self, model: str) -> Path:
         return self.folder / (f"checkpoint-{model}.pt" if model else CHECKPOINT)
 
-    def _fresh(self) -> Detector:
+    def _untrained(self) -> Detector:
         cell = self.prepared.cell
         return build_detector(cell.experiment, self.prepared.dataset, self.options, cell.seed)
 
     def _data(self, model: str) -> TrainingImages:
-        """What a model is trained on: nothing of the test split is handed on."""
+        """Return the training images of a model. Nothing of the test split is among them."""
         dataset = self.prepared.dataset.only(model) if model else self.prepared.dataset
         textures = dataset.textures.images if dataset.textures and self.prepared.uses_textures else None
         return TrainingImages(dataset.train.images, dataset.train_categories, textures)
 
     def _trained_before(self, on_epoch: Callable[[EpochLog], None]) -> Trained | None:
+        """Load the models of a finished cell with the same training; None if there is no such cell."""
         wanted, name = self.prepared.training_identity, self.prepared.cell.name
         for file in sorted((self.options.out / "cells").glob(f"*/{MODEL}")):
             if _trained_as(file) != wanted or not file.with_name(RECORD).exists():
@@ -171,15 +223,15 @@ class Fit:
         return None
 
     def _learned(self, flat: State, donor: Record) -> Trained:
-        """What a model's file holds; the detector has learned it, too."""
-        states = {model: _part(flat, model) for model in self.models}
-        if WHOLE in states:
-            self.prepared.detector.load_learned_state(states[WHOLE])
+        """Split the content of a model's file into models. The state of a single model is also loaded."""
+        states = {model: _state_of(flat, model) for model in self.models}
+        if ALL_CATEGORIES in states:
+            self.prepared.detector.load_learned_state(states[ALL_CATEGORIES])
         return Trained(donor.history, states, donor=donor)
 
 
-def _together(logs: tuple[EpochLog, ...]) -> EpochLog:
-    """One epoch of several models: means of what was measured, sums of seconds and images."""
+def _combined(logs: tuple[EpochLog, ...]) -> EpochLog:
+    """Combine the same epoch of several models: means of losses and diagnostics, sums of seconds and images."""
     terms = {name: sum(log.terms[name] for log in logs) / len(logs) for name in logs[0].terms}
     diagnostics = {name: sum(log.diagnostics[name] for log in logs) / len(logs) for name in logs[0].diagnostics}
     return EpochLog(
@@ -198,17 +250,19 @@ def _on_host(detector: Detector) -> State:
 
 
 def _joined(model: str, name: str) -> str:
+    """Return the name of a model's tensor in the file of all models."""
     return f"{model}/{name}" if model else name
 
 
-def _part(flat: State, model: str) -> State:
+def _state_of(flat: State, model: str) -> State:
+    """Return the state of one model from the content of the file of all models."""
     if not model:
         return flat
     return {name.removeprefix(f"{model}/"): value for name, value in flat.items() if name.startswith(f"{model}/")}
 
 
 def _read_model(file: Path, record: Record) -> tuple[State | None, str]:
-    """What a cell's model file holds, if it is what the cell's record says by its hash; else None and what is wrong."""
+    """Read a model's file and compare its hash with the record. The result is (content, '') or (None, reason)."""
     try:
         state = load_file(file)
     except FileNotFoundError:
@@ -221,7 +275,7 @@ def _read_model(file: Path, record: Record) -> tuple[State | None, str]:
 
 
 def _trained_as(file: Path) -> str | None:
-    """What a model's file says that it was trained as; None if it does not say, or cannot be read."""
+    """Read the training identity from a model's file; None if it has none or cannot be read."""
     try:
         with safe_open(file, "pt") as stored:
             return (stored.metadata() or {}).get(TRAINING)

@@ -1,6 +1,6 @@
 """Choosing settings without test data: some normal training images are held out and get drawn defects.
 
-What this cannot tell: how a method does on defects that nobody drew. It is for settings, not for tables.
+The results say nothing about real defects, which nobody drew. They are meant for settings, not for tables.
 """
 
 from __future__ import annotations
@@ -23,10 +23,20 @@ DRAWN = "drawn-"
 
 
 def hold_out(dataset: Dataset) -> Dataset:
-    """A dataset whose training images are three quarters of those of each category, and whose test images are the rest,
-    normal and once with each kind of drawn defect. Nothing of the test split is in it.
+    """Make a dataset for choosing settings from the training images of another dataset.
 
-    Raises InputError for a category of fewer than FOLDS training images.
+    Three quarters of the training images of each category remain training images.
+    The others become test images: each once as it is, and once with each kind of drawn defect.
+    No image of the original test split is used.
+
+    Args:
+        dataset: The original dataset.
+
+    Returns:
+        The new dataset.
+
+    Raises:
+        InputError: If a category has fewer than FOLDS training images.
     """
     held = np.zeros(len(dataset.train), dtype=np.bool_)
     for category in dataset.categories:
@@ -37,22 +47,23 @@ def hold_out(dataset: Dataset) -> Dataset:
             )
         held[members[::FOLDS]] = True
     fingerprint = hashlib.sha256(f"{dataset.fingerprint} held out {FOLDS} {VERSION}".encode()).hexdigest()
-    train, test = _part(dataset.train, ~held), _with_defects(_part(dataset.train, held))
+    train, test = _subset(dataset.train, ~held), _with_defects(_subset(dataset.train, held))
     return replace(dataset, fingerprint=fingerprint, train=train, test=test)
 
 
 def is_held_out(dataset: Dataset) -> bool:
-    """Whether a dataset is what `hold_out` made."""
+    """Return True if `hold_out` made the dataset."""
     return any(sample.defect.startswith(DRAWN) for sample in dataset.test.samples)
 
 
-def _part(split: Split, chosen: np.ndarray) -> Split:
-    samples = tuple(sample for sample, keep in zip(split.samples, chosen, strict=True) if keep)
-    return Split(samples, np.asarray(split.images)[chosen], np.asarray(split.masks)[chosen])
+def _subset(split: Split, selected: np.ndarray) -> Split:
+    """Return the images of a split for which `selected` (N,) is True."""
+    samples = tuple(sample for sample, keep in zip(split.samples, selected, strict=True) if keep)
+    return Split(samples, np.asarray(split.images)[selected], np.asarray(split.masks)[selected])
 
 
 def _with_defects(split: Split) -> Split:
-    """Each image followed by its twins, drawn from a seed of its own that never changes."""
+    """Add defective copies after each image. They are drawn from a fixed seed for each kind of defect."""
     images = torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2).float() / 255
     index = {category: number for number, category in enumerate(sorted({sample.category for sample in split.samples}))}
     categories = torch.tensor([index[sample.category] for sample in split.samples])
@@ -61,13 +72,13 @@ def _with_defects(split: Split) -> Split:
     with torch.random.fork_rng(devices=[]):
         for kind in KINDS:
             torch.manual_seed(derived_seed(0, f"hold out {kind}"))
-            twins, drawn = synthesise(images, categories, SynthesisSettings(kinds=(kind,)))
-            pixels.append((twins * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
-            masks.append(drawn.numpy())
+            defective, defect_masks = synthesise(images, categories, SynthesisSettings(kinds=(kind,)))
+            pixels.append((defective * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+            masks.append(defect_masks.numpy())
             samples.append(tuple(_defective(sample, kind) for sample in split.samples))
     order = np.arange(len(split) * (1 + len(KINDS))).reshape(1 + len(KINDS), -1).T.reshape(-1)
-    every = [sample for part in samples for sample in part]
-    ordered = tuple(every[position] for position in order)
+    all_samples = [sample for copies in samples for sample in copies]
+    ordered = tuple(all_samples[position] for position in order)
     return Split(ordered, np.concatenate(pixels)[order], np.concatenate(masks)[order])
 
 

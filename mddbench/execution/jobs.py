@@ -1,5 +1,6 @@
-"""Several cells at once, each in a process of its own with its share of the processors. The tracking store has one writer: this
-process, which also says what the others do.
+"""Runs several cells at once, each in its own child process with its share of the processors.
+
+Only this process writes to the tracking store. It also reports what the child processes do.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ from mddbench.runs.tracking import CellRun, Tracker
 
 @dataclass(frozen=True)
 class Share:
-    """What a process gets. device: its own or one of several processes, which `sharing` counts; cores: the numbers of its
-    processors, () where the system cannot tell; threads: how many it may use.
+    """The part of the machine that a child process may use.
+
+    Attributes:
+        device: Device of the process.
+        sharing: Number of processes on that device.
+        cores: Numbers of its processors, () where the system does not report them.
+        threads: Number of threads it may use.
     """
 
     device: torch.device
@@ -40,54 +46,94 @@ class Share:
 
 
 def shares(device: torch.device, jobs: int) -> list[Share]:
-    """The machine divided: 'cuda' stands for all GPUs, which are given out by turns. Raises InputError for more jobs than
-    processors.
+    """Divide the machine among child processes.
+
+    Args:
+        device: The device. 'cuda' without a number stands for all GPUs, which are assigned in turn.
+        jobs: Number of child processes.
+
+    Returns:
+        The share of each child process.
+
+    Raises:
+        InputError: If there are fewer processors than child processes, or no child process.
     """
     cores, count = usable_processors(), processor_count()
     if not 1 <= jobs <= count:
         raise InputError(f"--jobs {jobs}: expected from 1 to {count}, the processors that may be used here")
-    whole = device.type == "cuda" and device.index is None
-    devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())] if whole else [device]
-    given = [devices[number % len(devices)] for number in range(jobs)]
+    all_gpus = device.type == "cuda" and device.index is None
+    devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())] if all_gpus else [device]
+    assigned = [devices[number % len(devices)] for number in range(jobs)]
     ends = [number * count // jobs for number in range(jobs + 1)]
     return [
-        Share(one, given.count(one), cores[first:last], last - first)
-        for one, first, last in zip(given, ends[:-1], ends[1:], strict=True)
+        Share(own_device, assigned.count(own_device), cores[first:last], last - first)
+        for own_device, first, last in zip(assigned, ends[:-1], ends[1:], strict=True)
     ]
 
 
 def chains(cells: list[Cell]) -> list[list[Cell]]:
-    """The cells, those together that share a trained model."""
-    found: dict[str, list[Cell]] = {}
+    """Group cells that share a trained model. A group runs in one process, one cell after another.
+
+    Args:
+        cells: The cells.
+
+    Returns:
+        The groups, in the order of their first cells.
+    """
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(training_key(cell), []).append(cell)
-    return list(found.values())
+        groups.setdefault(training_key(cell), []).append(cell)
+    return list(groups.values())
 
 
 class Jobs:
-    """Runs checked cells in several processes, with one set of options."""
+    """Runs checked cells in several child processes, with one set of options.
+
+    Attributes:
+        options: Options of the run.
+        tracker: The tracking store.
+        reporter: Shows the progress.
+        draw: Draws the picture of a finished cell; None for no pictures.
+        process_shares: Share of each child process.
+    """
 
     def __init__(
-        self, options: RunOptions, tracker: Tracker, reporter: Reporter, draw: Draw | None, divided: list[Share]
+        self, options: RunOptions, tracker: Tracker, reporter: Reporter, draw: Draw | None, process_shares: list[Share]
     ) -> None:
-        """divided: a share for each process. draw: as of a Runner; a function that another process can import."""
+        """Prepare a run. No process is started yet.
+
+        Args:
+            options: Options of the run.
+            tracker: The tracking store.
+            reporter: Shows the progress.
+            draw: Draws the picture of a finished cell, as for a Runner. Child processes must be able to import it.
+            process_shares: Share of each child process.
+        """
         self.options, self.tracker, self.reporter = options, tracker, reporter
-        self.draw, self.divided = draw, divided
+        self.draw, self.process_shares = draw, process_shares
 
     def run(self, cells: list[Cell]) -> list[Outcome]:
-        """Run all cells; a failed one, or one whose process dies, does not stop the others. In the order of the cells."""
+        """Run all cells. A cell that fails, or whose process dies, does not stop the others.
+
+        Args:
+            cells: The checked cells.
+
+        Returns:
+            The outcomes, in the order of the cells.
+        """
         waiting, outcomes = deque(map(deque, chains(cells))), {}
         if self.options.device.type == "cuda":
             torch.cuda.empty_cache()
-        workers = [_Worker(self, share, cells) for share in self.divided]
+        workers = [_Worker(self, share, cells) for share in self.process_shares]
         try:
             with self.reporter.task("cells", len(cells)) as task:
                 while busy := _busy(workers, waiting):
-                    for line in wait(list(busy)):
-                        ended = busy[line].hear()
-                        if ended is not None:
-                            outcomes[id(ended.cell)] = ended
-                        task.advance(ended is not None, " · ".join(worker.doing for worker in workers if worker.doing))
+                    for connection in wait(list(busy)):
+                        outcome = busy[connection].handle_message()
+                        if outcome is not None:
+                            outcomes[id(outcome.cell)] = outcome
+                        note = " · ".join(worker.activity for worker in workers if worker.activity)
+                        task.advance(outcome is not None, note)
         finally:
             with closing():
                 for worker in workers:
@@ -98,8 +144,18 @@ class Jobs:
 
 
 class _Worker:
-    """A process as seen from here. cell: what it runs now; chain: cells that it must run after that, as they share a training;
-    runs: what its cell has started in the tracking store, None if it has ended; doing: what is shown of it.
+    """A child process, as its parent sees it.
+
+    Attributes:
+        jobs: The run of all cells.
+        share: The part of the machine that the process may use.
+        cells: All cells of the run.
+        cell: The cell that it runs now, None if it has none.
+        chain: Cells that it must run after that, because they share the trained model.
+        runs: Runs that its cell has started in the tracking store. A run that has ended is None.
+        activity: Text about its progress, '' if it has no cell.
+        connection: The connection to the process.
+        process: The process.
     """
 
     def __init__(self, jobs: Jobs, share: Share, cells: list[Cell]) -> None:
@@ -107,24 +163,24 @@ class _Worker:
         self.cell: Cell | None = None
         self.chain: deque[Cell] = deque()
         self.runs: list[CellRun | None] = []
-        self.doing = ""
+        self.activity = ""
         self.start()
 
     def start(self) -> None:
-        """A new process, with its share of everything."""
-        context = multiprocessing.get_context("spawn")  # CUDA and threads do not outlive a fork
-        self.line, there = context.Pipe()
+        """Start a new process with its share of the machine."""
+        context = multiprocessing.get_context("spawn")  # CUDA and threads do not work after a fork
+        self.connection, child_connection = context.Pipe()
         options, share = self.jobs.options, self.share
-        room = options.feature_room / share.sharing
-        options = replace(options, device=share.device, feature_room=room, sharing=share.sharing)
+        feature_room = options.feature_room / share.sharing
+        options = replace(options, device=share.device, feature_room=feature_room, sharing=share.sharing)
         work = Work(options, share.threads, tuple(self.cells), tuple(added_folders()), self.jobs.draw)
-        self.process = context.Process(target=serve, args=(there, work), daemon=True)
+        self.process = context.Process(target=serve, args=(child_connection, work), daemon=True)
         with _on(share.cores), blocking_all_but_sigterm():
             self.process.start()
-        there.close()
+        child_connection.close()
 
     def give(self, waiting: deque[deque[Cell]]) -> None:
-        """The next cell, if it has none."""
+        """Send the next of the waiting cells to the process if it has none. A dead process is started anew."""
         if self.cell is None and (self.chain or waiting):
             if self.process.exitcode is not None:
                 self.start()
@@ -132,83 +188,92 @@ class _Worker:
                 self.chain = waiting.popleft()
             self.cell, self.runs = self.chain.popleft(), []
             self.jobs.reporter.say(self.cell.name)
-            with suppress(OSError):  # then nothing will be heard of it, either
-                self.line.send(self.cell)
+            with suppress(OSError):  # then receiving from it fails, too
+                self.connection.send(self.cell)
 
-    def hear(self) -> Outcome | None:
-        """Do what it asks for; the outcome of its cell if that has ended."""
+    def handle_message(self) -> Outcome | None:
+        """Receive one message and act on it. Return the outcome of the cell if it has ended."""
         cell, reporter = self.cell, self.jobs.reporter
         assert cell is not None
         try:
-            kind, *content = self.line.recv()
+            kind, *content = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             message = f"its process died (exit status {self.process.exitcode}); was there enough memory?"
             self.end("FAILED", message)
             kind, content = "done", [Outcome(cell, "failed", None, message)]
         if kind == "done":
-            self.cell, self.doing = None, ""
-            outcome: Outcome = replace(content[0], cell=cell)  # a copy came back
+            self.cell, self.activity = None, ""
+            outcome: Outcome = replace(content[0], cell=cell)  # the process returned a copy of the cell
             if outcome.status == "skipped":
                 reporter.say(f"{cell.name}: skipped, {outcome.message}")
             return outcome
         if kind == "say":
-            whole = content[0].startswith((cell.name, WARNING))
-            reporter.say(content[0] if whole else f"{cell.name}: {content[0]}")
+            complete = content[0].startswith((cell.name, WARNING))
+            reporter.say(content[0] if complete else f"{cell.name}: {content[0]}")
         elif kind == "doing":
-            self.doing = f"{cell.name} {content[0]}"
+            self.activity = f"{cell.name} {content[0]}"
         else:
             answer = self._answer(*content)
             with suppress(OSError):
-                self.line.send(answer)
+                self.connection.send(answer)
         return None
 
     def end(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
-        """Wait until it has ended; what it has left open in the tracking store ends with it."""
+        """Wait until the process has ended, and stop the runs that it left open in the tracking store."""
         self.process.join()
         for run in self.runs:
             try:
                 if run is not None:
                     run.stop(status, message)
-            except Exception as fault:  # of any store: what else goes on must not end with it
+            except Exception as fault:  # noqa: BLE001 - stores raise many kinds, and the other cells must continue
                 self.jobs.reporter.say(
                     f"the tracking store did not take that a run ended ({type(fault).__name__}: {fault})"
                 )
         self.runs = []
 
-    def _answer(self, number: int | None, what: str, arguments: tuple[Any, ...]) -> Any:
-        """What the tracking store, or the run with a number, says; or what it raised."""
+    def _answer(self, number: int | None, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Call a method of the tracking store, or of the run with a number. Return its result or its exception."""
         target: Any = self.jobs.tracker if number is None else self.runs[number]
         try:
-            found = getattr(target, what)(*arguments)
+            result = getattr(target, method)(*arguments)
         except (InputError, TrackingError) as fault:
             return fault
-        except Exception as fault:  # of any store, and not all can be sent
+        except Exception as fault:  # noqa: BLE001 - stores raise many kinds, and some of them cannot be sent
             return RuntimeError(f"{type(fault).__name__}: {fault}")
-        if what == "start":
-            self.runs.append(found)
+        if method == "start":
+            self.runs.append(result)
             return len(self.runs) - 1
-        if number is not None and what in ("finish", "stop"):
+        if number is not None and method in ("finish", "stop"):
             self.runs[number] = None
-        return found
+        return result
 
 
 def _busy(workers: list[_Worker], waiting: deque[deque[Cell]]) -> dict[Any, _Worker]:
-    """Give each worker its next cell; those that have one, by their connections."""
+    """Give each worker its next cell. Return the workers that have one, by their connections."""
     for worker in workers:
         worker.give(waiting)
-    return {worker.line: worker for worker in workers if worker.cell is not None}
+    return {worker.connection: worker for worker in workers if worker.cell is not None}
 
 
 @contextmanager
 def _on(cores: tuple[int, ...]) -> Iterator[None]:
-    """A process that is started inside has these processors, and every library in it starts as many threads."""
+    """Assign processors to each process that is started inside the `with` block.
+
+    Every library in such a process then starts as many threads as it has processors.
+
+    Args:
+        cores: Numbers of the processors; () has no effect.
+
+    Yields:
+        Nothing. The process is started inside the block.
+    """
     if not cores:
         yield
         return
-    before = os.sched_getaffinity(0)
+    previous = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, previous)

@@ -1,4 +1,4 @@
-"""What is to be run: the cells that names stand for, checked as far as can be before the first one starts."""
+"""Turns names of experiments into cells, and checks the cells as far as possible before the first one starts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mddbench.data.textures import open_textures
 from mddbench.detector import NO_LOSS, ONLY_COLLECTS, Detector, load_method, method_settings
 from mddbench.engine.device import autocast
 from mddbench.engine.evaluate import BATCH_SIZE
-from mddbench.engine.foreign import OPTION, WHOLE, learned
-from mddbench.engine.memory import Remembered, bytes_of_batch, bytes_of_model, demand_memory
+from mddbench.engine.foreign import ALL_CATEGORIES, OPTION, load_authors_models
+from mddbench.engine.memory import SavedForBackward, bytes_of_batch, bytes_of_model, demand_memory
 from mddbench.engine.optimizer import make_optimizer
 from mddbench.engine.train import FEATURE_ROOM, for_method
 from mddbench.errors import InputError
@@ -35,13 +35,24 @@ from mddbench.settings import Strict
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where things are and where they go. data_root: the dataset's folder, or a folder that holds it under its name.
+    """Options of a run: folders, the device, and what the run does besides training.
 
-    resamples: bootstrap samples for confidence intervals, 0 for none; held_out: train and judge on training images only;
-    textures: folder of pictures for methods that draw defects with them; test_curve: look at the test split every so many
-    epochs, 0 for never; keep_maps: keep the anomaly maps of the test split in the cell's folder; feature_room: GiB that the
-    teacher's features of training images may take, 0 to compute them in every epoch; sharing: how many cells run on the device
-    at once; compiling: compile the steps of long trainings; from_checkpoint: take what others trained and train nothing.
+    Attributes:
+        out: Output folder.
+        cache: Folder of decoded images.
+        device: Device of the models.
+        data_root: Folder of the dataset, or a folder that contains it under its name; None for the default.
+        weights_dir: Folder of encoder weights, or a weights file; None for a package or timm's hub.
+        force: True to run finished cells again.
+        resamples: Number of bootstrap samples for confidence intervals, 0 for none.
+        held_out: True to train and evaluate on training images only.
+        textures: Folder of pictures for methods that draw defects with them; None if there is none.
+        test_curve: Number of epochs between two evaluations on the test split, 0 for none.
+        keep_maps: True to keep the anomaly maps of the test split in the cell's folder.
+        feature_room: GiB that cached features of the teacher may take, 0 to compute them in every epoch.
+        sharing: Number of cells that run on the device at the same time.
+        compiling: True to compile the training steps of long trainings.
+        from_checkpoint: File or folder with weights of the method's authors, which replace a training; None to train.
     """
 
     out: Path
@@ -62,41 +73,62 @@ class RunOptions:
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
-    """The cells of some experiments and ablations, or else of a suite's; seeds: instead of those that they name.
+    """Find the cells of experiments and ablations.
 
-    Each once, however often it is asked for: the variant of an ablation that changes nothing is the experiment itself.
+    Each cell occurs once, even if several names contain it.
+    The variant of an ablation that changes nothing is the same as its base experiment.
+
+    Args:
+        names: Names or YAML files of experiments and ablations. [] stands for those of the suite.
+        suite: Name of the suite that is used if there are no names.
+        seeds: Seeds that replace the seeds of the experiments; None to keep them.
+        overrides: Dotted setting -> value, from the command line.
+
+    Returns:
+        The cells.
     """
-    found: dict[str, Cell] = {}
+    cells: dict[str, Cell] = {}
     for name in names or load_suite(suite).experiments:
         if is_ablation(name):
             base, experiments = expand(load_ablation(name), overrides)
         else:
             base = load_experiment(name, overrides)
             experiments = [base]
-        base, *experiments = (for_method(each, load_method(each.method)) for each in (base, *experiments))
+        base, *experiments = (
+            for_method(experiment, load_method(experiment.method)) for experiment in (base, *experiments)
+        )
         for experiment in experiments:
-            same = _content(experiment) == _content(base)
+            unchanged = _content(experiment) == _content(base)
             for seed in seeds or experiment.seeds:
-                key, cell = f"{seed} {_content(experiment)}", Cell(base if same else experiment, seed)
-                if key not in found or is_ablation(found[key].experiment.name):  # an own name goes before a variant's
-                    found[key] = cell
-    return list(found.values())
+                key, cell = f"{seed} {_content(experiment)}", Cell(base if unchanged else experiment, seed)
+                if key not in cells or is_ablation(cells[key].experiment.name):  # an experiment's own name wins
+                    cells[key] = cell
+    return list(cells.values())
 
 
 Datasets = dict[tuple[str, int], Dataset]
-"""Opened datasets by name and image size."""
+"""Opened datasets by their name and image size in pixels."""
 
 
 def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> Datasets:
-    """Find what would stop a cell before the first one starts: settings, then data (which is decoded), then weights.
+    """Check all cells before the first one starts: settings, then data, which is decoded, then weights.
 
-    Returns the opened datasets. Raises InputError for the first thing found.
+    Args:
+        cells: The cells.
+        options: Options of the run.
+        reporter: Shows the progress.
+
+    Returns:
+        The opened datasets.
+
+    Raises:
+        InputError: For the first problem.
     """
     experiments = distinct_experiments(cells)
     if options.from_checkpoint is not None and (len(cells) > 1 or options.test_curve):
         raise InputError(
-            f"{OPTION}: what a file holds has no seeds and no epochs; name one experiment with one seed (--seeds 0), and no "
-            f"--test-curve; found {len(cells)} cells"
+            f"{OPTION}: what a file holds has no seeds and no epochs; name one experiment with one seed (--seeds 0), "
+            f"and no --test-curve; found {len(cells)} cells"
         )
     for experiment in experiments:
         if options.test_curve and experiment.setting == "separate":
@@ -114,15 +146,26 @@ def check_cells(cells: list[Cell], options: RunOptions, reporter: Reporter) -> D
     datasets = open_datasets(experiments, options, reporter)
     for experiment in experiments:
         reporter.say(f"checking {experiment.name}")
-        _try(experiment, datasets[experiment.dataset, experiment.image_size], options)
+        _try_one_batch(experiment, datasets[experiment.dataset, experiment.image_size], options)
     return datasets
 
 
 def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: Reporter) -> Datasets:
-    """The datasets of some experiments, decoded if they are not yet. Raises InputError for one that is not sound."""
+    """Open the datasets of experiments. Their images are decoded if they are not decoded yet.
+
+    An InputError is raised if a dataset has a fault.
+
+    Args:
+        experiments: The experiments.
+        options: Options of the run.
+        reporter: Shows the progress.
+
+    Returns:
+        The datasets.
+    """
     textured = _textured(experiments)
     datasets: Datasets = {}
-    mark_own(options.out)  # first: both may lie among the images
+    mark_own(options.out)  # before images are searched, because both folders may lie among the images
     mark_own(options.cache)
     for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
@@ -133,13 +176,13 @@ def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: 
 
 
 def _textured(experiments: list[Experiment]) -> set[int]:
-    """The image sizes at which experiments draw with pictures from a folder."""
-    found = [(each.image_size, *_method(each)) for each in experiments]
-    return {size for size, method, settings in found if method.wants_textures(settings)}
+    """Return the image sizes of the experiments that draw defects with pictures from a folder."""
+    methods = [(experiment.image_size, *_method(experiment)) for experiment in experiments]
+    return {size for size, method, settings in methods if method.wants_textures(settings)}
 
 
 def training_key(cell: Cell) -> str:
-    """Equal for cells of one plan that share a trained model."""
+    """Return a text that is equal for the cells of a plan that share a trained model."""
     method, settings = _method(cell.experiment)
     resolved = resolved_settings(cell.experiment, settings)
     resolved |= {"settings": method.training_settings(settings), "metrics": None}
@@ -147,16 +190,25 @@ def training_key(cell: Cell) -> str:
 
 
 def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
-    """The experiments of some cells, each once, in their order."""
-    found: list[Experiment] = []
+    """Return the experiments of cells, each once, in the order of the cells."""
+    experiments: list[Experiment] = []
     for cell in cells:
-        if cell.experiment not in found:
-            found.append(cell.experiment)
-    return found
+        if cell.experiment not in experiments:
+            experiments.append(cell.experiment)
+    return experiments
 
 
 def image_counts(dataset: str, options: RunOptions, size: int) -> tuple[int, int] | None:
-    """(training images, test images) of a dataset: counted if it is there and sound, else as published, if they are."""
+    """Count the images of a dataset. If it does not exist here or has faults, the published numbers are used.
+
+    Args:
+        dataset: Name of the dataset.
+        options: Options of the run.
+        size: Image size in pixels.
+
+    Returns:
+        Number of training images and of test images; None if they are unknown.
+    """
     source, root = load_source(dataset), root_of(dataset, options.data_root)
     published = source.published
     if source.build is None and root is not None:
@@ -171,75 +223,94 @@ def image_counts(dataset: str, options: RunOptions, size: int) -> tuple[int, int
 
 
 def _content(experiment: Experiment) -> str:
-    """All that an experiment's numbers depend on but its seeds, as text."""
+    """Return all settings that the results of an experiment depend on, without its seeds, as text."""
     _, settings = _method(experiment)
     return json.dumps([experiment.setting, resolved_settings(experiment, settings)], sort_keys=True)
 
 
 def _method(experiment: Experiment) -> tuple[type[Detector], Strict]:
-    """The method of an experiment and its settings."""
+    """Return the class of an experiment's method and the method's settings."""
     method = load_method(experiment.method)
     return method, method_settings(method, experiment.settings, experiment.name)
 
 
 def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions, seed: int) -> Detector:
-    """The untrained detector of an experiment, with the weights of its teacher.
+    """Build the detector of an experiment, untrained, with the weights of its teacher.
 
-    Seeded after the teacher is there, whose construction draws numbers that nobody needs. Raises InputError if its weights
-    alone are more than the device's memory.
+    The random generator is seeded after the teacher is built, because building it draws random numbers.
+    An InputError is raised if the weights alone take more memory than the device has.
+
+    Args:
+        experiment: The experiment.
+        dataset: Its opened dataset.
+        options: Options of the run.
+        seed: Seed of the cell.
+
+    Returns:
+        The detector on its device. With `from_checkpoint`, the weights of all models are loaded once, as a check.
     """
     method, settings = _method(experiment)
-    chosen = experiment.encoder
-    encoder = load_encoder(chosen.name, chosen.levels, options.weights_dir, chosen.sha256, chosen.padding_for)
+    teacher = experiment.encoder
+    encoder = load_encoder(teacher.name, teacher.levels, options.weights_dir, teacher.sha256, teacher.padding_for)
     separate = experiment.setting == "separate"
     categories = 1 if separate else len(dataset.categories)
     needed = bytes_of_model(lambda: method(encoder, settings, categories), experiment.optimizer.name)
     demand_memory(needed, options.device, experiment.name, "the model, with what training keeps of its weights,")
     seed_everything(derived_seed(seed, "initial weights"))
     detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
-    if options.from_checkpoint is not None:  # all of its files, so that the last is as sound as the first
-        for _ in learned(detector, options.from_checkpoint, dataset.categories if separate else (WHOLE,)):
+    if options.from_checkpoint is not None:  # loading all files checks every one of them
+        models = dataset.categories if separate else (ALL_CATEGORIES,)
+        for _ in load_authors_models(detector, options.from_checkpoint, models):
             pass
     return detector
 
 
 def fewest_images(experiment: Experiment, dataset: Dataset) -> int:
-    """How many images the model is trained on; of separate models, the one with the fewest."""
-    parts = [dataset.train.of(category) for category in dataset.categories]
-    return min(map(len, parts)) if experiment.setting == "separate" else len(dataset.train)
+    """Count the training images of the model; of separate models, those of the model with the fewest images."""
+    splits = [dataset.train.of(category) for category in dataset.categories]
+    return min(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
 
 
-def _try(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
-    """Build the detector and push one batch through it, as small as training may meet. Raises InputError if that fails, or if
-    what it takes says that a whole batch cannot fit into memory.
+def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
+    """Build the detector and run one batch through it.
+
+    The batch is as small as the smallest batch of the training, and has two images at most.
+
+    Args:
+        experiment: The experiment.
+        dataset: Its opened dataset.
+        options: Options of the run.
+
+    Raises:
+        InputError: If this fails, or if the memory it takes shows that a full batch cannot fit.
     """
     total, size, side = fewest_images(experiment, dataset), experiment.batch_size, experiment.image_size
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
-    whole = min(size, len(dataset.train))
-    what = f"a batch of {whole} images of {side}x{side} pixels"
+    full = min(size, len(dataset.train))
+    purpose = f"a batch of {full} images of {side}x{side} pixels"
     try:
         detector = build_detector(experiment, dataset, options, experiment.seeds[0])
-        demand_memory(bytes_of_batch(detector.encoder, whole, side), options.device, experiment.name, what)
-        judged = f"evaluating {min(BATCH_SIZE, len(dataset.test))} images of {side}x{side} pixels at once"
+        demand_memory(bytes_of_batch(detector.encoder, full, side), options.device, experiment.name, purpose)
+        evaluating = f"evaluating {min(BATCH_SIZE, len(dataset.test))} images of {side}x{side} pixels at once"
         needed = bytes_of_batch(detector.encoder, min(BATCH_SIZE, len(dataset.test)), side)
-        demand_memory(needed, options.device, experiment.name, judged)
+        demand_memory(needed, options.device, experiment.name, evaluating)
         images = torch.zeros(min(smallest, 2), 3, side, side, device=options.device)
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
         with autocast(options.device, experiment.precision):
-            with Remembered(detector) as remembered:
+            with SavedForBackward(detector) as saved:
                 if options.from_checkpoint is None:
                     _one_step(detector, Batch(images, categories, images), experiment)
-            if not detector.single_pass:  # which has nothing to judge by before it has seen its images
+            if not detector.single_pass:  # such a method cannot score before it has seen all its images
                 detector.told_category = 0 if detector.wants_test_labels else None
                 detector.image_scores(detector.eval().anomaly_maps(images[:1]))
     except (RuntimeError, ValueError, AssertionError, MemoryError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None
-    demand_memory(remembered.bytes * whole // len(images), options.device, experiment.name, what)
+    demand_memory(saved.bytes * full // len(images), options.device, experiment.name, purpose)
 
 
 def _one_step(detector: Detector, batch: Batch, experiment: Experiment) -> None:
-    """A step as training would take it. Raises InputError if its losses are not what the method says of itself."""
+    """Run a training step. Raise InputError if it returns losses although the method only collects, or vice versa."""
     make_optimizer(detector, experiment.optimizer)
     terms = detector.train().training_step(batch)
     if bool(terms) == detector.single_pass:

@@ -1,4 +1,4 @@
-"""The protocol of a cell, and what makes two cells the same."""
+"""The protocol of a cell, and the identity by which two cells are the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION
 from mddbench.detector import Detector
 from mddbench.engine.evaluate import choose_engine
-from mddbench.engine.foreign import OF_TRAINING, UNKNOWN
+from mddbench.engine.foreign import TRAINING_FIELDS, UNKNOWN
 from mddbench.engine.train import batches_per_epoch
 from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
@@ -21,15 +21,15 @@ from mddbench.settings import Strict
 
 
 def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> ProtocolCard:
-    """The protocol card of a cell.
+    """Create the protocol card of a cell.
 
     Args:
-        experiment: Its settings.
-        detector: Its model, with the weights of its encoder.
-        dataset: Its opened dataset.
+        experiment: Settings of the cell.
+        detector: Model of the cell, with the weights of its encoder.
+        dataset: Opened dataset of the cell.
 
     Returns:
-        The card: the same fields for every method; a field that applies to few cells is set for those only.
+        The card. It has the same fields for every method. A field that applies to few cells is set only for them.
     """
     encoder, single_pass = detector.encoder, detector.single_pass
     optional = {
@@ -68,19 +68,19 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         method_version=detector.version,
         **{name: text for name, text in optional.items() if text},
     )
-    unknown = dict.fromkeys(OF_TRAINING, UNKNOWN) if card.trained_elsewhere else {}
+    unknown = dict.fromkeys(TRAINING_FIELDS, UNKNOWN) if card.trained_elsewhere else {}
     return card.model_copy(update=unknown)
 
 
 def _steps(experiment: Experiment, dataset: Dataset) -> int:
-    """Of an epoch, of all models together."""
+    """Count the training steps of an epoch, of all models together."""
     if experiment.setting == "unified":
         return batches_per_epoch(len(dataset.train), experiment)
     return sum(batches_per_epoch(len(dataset.train.of(category)), experiment) for category in dataset.categories)
 
 
 def fewest_steps(experiment: Experiment, dataset: Dataset) -> int:
-    """Of a training: of the shortest one, if there are several."""
+    """Count the steps of the training; of separate models, those of the shortest training."""
     if experiment.setting == "unified":
         return experiment.epochs * batches_per_epoch(len(dataset.train), experiment)
     images = min(len(dataset.train.of(category)) for category in dataset.categories)
@@ -88,7 +88,15 @@ def fewest_steps(experiment: Experiment, dataset: Dataset) -> int:
 
 
 def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
-    """The engine of the pixel metrics: what the experiment says, or else what suits the largest category."""
+    """Choose the engine of the pixel metrics.
+
+    Args:
+        experiment: The experiment, which may name an engine.
+        dataset: The opened dataset.
+
+    Returns:
+        The engine of the experiment; for 'auto' the engine that suits the largest category.
+    """
     if experiment.metrics != "auto":
         return experiment.metrics
     counts = Counter(sample.category for sample in dataset.test.samples)
@@ -96,8 +104,17 @@ def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:
 
 
 def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[str, Any]:
-    """All settings of an experiment, the method's defaults filled in; without its seeds, which the cell chooses, and without
-    the setting, which the protocol card says.
+    """Return all settings of an experiment, including the defaults of its method.
+
+    The seeds are left out, because the cell has one of them.
+    The field `setting` is left out, because the protocol card has it.
+
+    Args:
+        experiment: The experiment.
+        method_settings: The method's own settings.
+
+    Returns:
+        Setting -> JSON value.
     """
     settings: dict[str, Any] = experiment.model_dump(
         mode="json", exclude={"seeds", "name", "overrides", "setting", "reported"}
@@ -109,17 +126,18 @@ def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[s
 def identities(
     settings: dict[str, Any], card: dict[str, Any], version: int, seed: int, fingerprint: str
 ) -> tuple[str, str]:
-    """The identity of a cell: a hash over all that decides its numbers.
+    """Compute the identity of a cell: a hash over all that decides its numbers.
 
     Args:
         settings: All settings of the experiment.
         card: The decisive fields of the protocol card.
-        version: Of the method.
-        seed: Of the cell.
-        fingerprint: Of the dataset.
+        version: Version of the method.
+        seed: Seed of the cell.
+        fingerprint: Fingerprint of the dataset.
 
     Returns:
         The identity of the cell, and that of its protocol, which is the same without the seed.
+        Both have 16 hexadecimal digits.
     """
     decisive = {"settings": settings, "card": card, "version": version, "fingerprint": fingerprint}
     text = json.dumps(decisive, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Metrics computed again from kept maps: as the suite has them, and as other code does."""
+"""Computes metrics again from kept maps, by the suite's own definitions and by the conventions of other code."""
 
 from __future__ import annotations
 
@@ -23,37 +23,53 @@ from mddbench.metrics.suite import CategoryMetrics, mean_over_categories
 from mddbench.progress import Reporter
 from mddbench.runs.evidence import EVIDENCE, Evidence, load_evidence
 from mddbench.runs.maps import INDEX, MAPS, KeptCategory, kept_categories, kept_maps
-from mddbench.runs.merge import farthest
+from mddbench.runs.merge import largest_mean_difference
 from mddbench.runs.records import RECORD, Record, nullable, read_record
 
 OWN = "own"
-"""The suite's own definitions, on the maps in half precision."""
-WAYS: tuple[str, ...] = (OWN, *CONVENTIONS)
+"""Name of the suite's own definitions, on the maps in half precision."""
+CONVENTION_NAMES: tuple[str, ...] = (OWN, *CONVENTIONS)
+"""The suite's own definitions, and the conventions of other code."""
 RESCORED = "rescored.json"
-FOREIGN = 0.01
-"""Maps are another model's if a mean of the suite's own metrics differs by more from the record's."""
+MOST_DIFFERENCE = 0.01
+"""Greatest difference between a mean of the suite's own metrics and the record's.
+
+If the difference is greater, the maps come from another model.
+"""
 AGAIN = f"remove {MAPS} there and run the cell with --keep-maps again"
 CHUNK = 64
+"""Number of images whose maps are added to the metrics at once."""
 Table = dict[str, dict[str, float]]
+"""'mean' and each category -> metric -> value."""
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """A cell's record and what its kept maps give: way -> 'mean' and each category -> the seven metrics (and mAD)."""
+    """The record of a cell and the metrics of its kept maps.
+
+    Attributes:
+        record: The record.
+        folder: Folder of the cell.
+        values: Name of a convention -> 'mean' and each category -> the seven metrics. The mean also has the mAD.
+    """
 
     record: Record
     folder: Path
     values: dict[str, Table]
 
     def difference(self) -> tuple[str, float]:
-        """The metric whose mean is farthest from the record's, and the suite's own of the kept maps minus the record's."""
+        """Find the metric whose mean differs most from the record, by the suite's own definitions.
+
+        Returns:
+            Key of the metric, and the value from the kept maps minus the value of the record.
+        """
         own = self.values[OWN]["mean"]
-        key, off = farthest(own, self.record)
-        return key, math.copysign(off, own[key] - self.record.value("mean", key)) if off else 0.0
+        key, difference = largest_mean_difference(own, self.record)
+        return key, math.copysign(difference, own[key] - self.record.value("mean", key)) if difference else 0.0
 
 
 def kept_cells(out: Path) -> list[Path]:
-    """The folders of finished cells below an output folder that keep their maps, sorted."""
+    """Return the folders of all finished cells with kept maps below an output folder, sorted."""
     return [
         file.parent.parent
         for file in sorted((out / "cells").glob(f"*/{MAPS}/index.json"))
@@ -61,119 +77,145 @@ def kept_cells(out: Path) -> list[Path]:
     ]
 
 
-def rescore(folder: Path, ways: Sequence[str], reporter: Reporter) -> Rescored:
-    """A cell's metrics in each of the ways; what was computed before, from the same by the same code, is read from its file.
+def rescore(folder: Path, conventions: Sequence[str], reporter: Reporter) -> Rescored:
+    """Compute the metrics of a cell by several conventions.
 
-    The suite's own are always computed, to compare them with the record's. A category with scores that are not finite has no
-    metrics in the conventions, which have no rule for them, and then they have no mean.
-    Raises InputError for an unknown way, for files that cannot be read, and for maps that do not belong to the record.
+    Metrics from an earlier call are read from their file if the maps and the code are still the same.
+    The suite's own metrics are always computed, so that they can be compared with the record.
+    The conventions have no rule for scores that are not finite. A category with such scores has no metrics in them,
+    and then they have no mean.
+
+    An InputError is also raised for unreadable files, and for maps that do not belong to the record.
+
+    Args:
+        folder: Folder of the cell.
+        conventions: Names from CONVENTION_NAMES.
+        reporter: Shows the progress.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        InputError: If a convention is unknown.
     """
-    unknown = [way for way in ways if way not in WAYS]
+    unknown = [convention for convention in conventions if convention not in CONVENTION_NAMES]
     if unknown:
-        raise InputError(f"convention '{unknown[0]}': expected one of {', '.join(WAYS)}")
+        raise InputError(f"convention '{unknown[0]}': expected one of {', '.join(CONVENTION_NAMES)}")
     record = read_record(folder / RECORD)
     basis = _basis(record, folder)
-    known = _known(folder / RESCORED, basis, record)
-    missing = [way for way in dict.fromkeys((OWN, *ways)) if way not in known]
+    tables = _read_tables(folder / RESCORED, basis, record)
+    missing = [convention for convention in dict.fromkeys((OWN, *conventions)) if convention not in tables]
     if missing:
-        known |= _computed(record, folder, missing, reporter)
-        _refuse_foreign(known[OWN], record, folder)
-        values = {way: nullable(table) for way, table in known.items()}
+        tables |= _compute_tables(record, folder, missing, reporter)
+        _refuse_foreign_maps(tables[OWN], record, folder)
+        values = {convention: nullable(table) for convention, table in tables.items()}
         partial = folder / f"{RESCORED}.part"
         partial.write_text(json.dumps({"basis": basis, "values": values}, indent=1), encoding="utf-8")
         os.replace(partial, folder / RESCORED)
-    return Rescored(record, folder, {way: known[way] for way in ways})
+    return Rescored(record, folder, {convention: tables[convention] for convention in conventions})
 
 
-def as_rows(found: Rescored) -> Iterator[tuple[str, dict[str, float]]]:
-    """Lines of a cell's table: what its record says, then its means in each of the ways."""
-    yield "record", {key: found.record.value("mean", key) for key in (*SEVEN, "mad")}
-    for way, table in found.values.items():
-        yield way, table["mean"]
+def as_rows(rescored: Rescored) -> Iterator[tuple[str, dict[str, float]]]:
+    """Return the lines of a cell's table: the record first, then the means by each convention.
+
+    Args:
+        rescored: The metrics of the cell.
+
+    Yields:
+        Name of the line, and metric -> value.
+    """
+    yield "record", {key: rescored.record.value("mean", key) for key in (*SEVEN, "mad")}
+    for convention, table in rescored.values.items():
+        yield convention, table["mean"]
 
 
-def as_dict(found: Rescored) -> dict[str, Any]:
-    """For a script; null where a metric is not defined."""
-    record = found.record
-    named = {"experiment": record.experiment, "seed": record.seed, "identity": record.identity}
-    return {**named, "values": {way: nullable(table) for way, table in found.values.items()}}
+def as_dict(rescored: Rescored) -> dict[str, Any]:
+    """Return the metrics of a cell as JSON values for a script; None where a metric is not defined."""
+    record = rescored.record
+    names = {"experiment": record.experiment, "seed": record.seed, "identity": record.identity}
+    return {**names, "values": {convention: nullable(table) for convention, table in rescored.values.items()}}
 
 
-def _computed(record: Record, folder: Path, ways: Sequence[str], reporter: Reporter) -> dict[str, Table]:
-    evidence = {part.category: part for part in load_evidence(folder / EVIDENCE)}
-    for found in (kept_categories(folder / MAPS), list(evidence)):
-        if sorted(found) != sorted(record.categories):
+def _compute_tables(record: Record, folder: Path, conventions: Sequence[str], reporter: Reporter) -> dict[str, Table]:
+    """Compute the metrics from the kept maps, for each convention."""
+    evidence = {entry.category: entry for entry in load_evidence(folder / EVIDENCE)}
+    for categories in (kept_categories(folder / MAPS), list(evidence)):
+        if sorted(categories) != sorted(record.categories):
             raise InputError(
-                f"{folder}: maps or scores are of {len(found)} categories, which are not the record's "
+                f"{folder}: maps or scores are of {len(categories)} categories, which are not the record's "
                 f"{len(record.categories)}; {AGAIN}"
             )
-    tables: dict[str, Table] = {way: {} for way in ways}
-    without = set()
-    with reporter.task(f"re-scoring {folder.name}", len(evidence) * len(ways)) as task:
-        for kept in kept_maps(folder / MAPS):
-            part = evidence[kept.category]
-            finite = _check(kept, part, folder)
-            for way in ways:
-                if way != OWN and not finite:
-                    without.add(way)
-                    reporter.say(f"{folder.name}: {kept.category}: scores are not finite, for which {way} has no rule")
-                    tables[way][kept.category] = dict.fromkeys(SEVEN, math.nan)
+    tables: dict[str, Table] = {convention: {} for convention in conventions}
+    without_mean = set()
+    with reporter.task(f"re-scoring {folder.name}", len(evidence) * len(conventions)) as task:
+        for stored in kept_maps(folder / MAPS):
+            scores = evidence[stored.category]
+            finite = _check(stored, scores, folder)
+            for convention in conventions:
+                if convention != OWN and not finite:
+                    without_mean.add(convention)
+                    reporter.say(
+                        f"{folder.name}: {stored.category}: scores are not finite, for which {convention} has no rule"
+                    )
+                    tables[convention][stored.category] = dict.fromkeys(SEVEN, math.nan)
                 else:
-                    tables[way][kept.category] = _of_category(kept, part, way, _engine(record))
+                    tables[convention][stored.category] = _of_category(stored, scores, convention, _engine(record))
                 task.advance(1)
     undefined = dict.fromkeys((*SEVEN, MAD.key), math.nan)
     return {
-        way: {"mean": undefined if way in without else mean_over_categories(table), **table}
-        for way, table in tables.items()
+        convention: {"mean": undefined if convention in without_mean else mean_over_categories(table), **table}
+        for convention, table in tables.items()
     }
 
 
-def _check(kept: KeptCategory, evidence: Evidence, folder: Path) -> bool:
-    """Whether all scores of a category are finite. Raises InputError if maps and image scores do not belong together."""
-    if len(evidence.scores) != len(kept.maps):
+def _check(stored: KeptCategory, evidence: Evidence, folder: Path) -> bool:
+    """Return True if all scores of a category are finite. Raise InputError if maps and image scores do not match."""
+    if len(evidence.scores) != len(stored.maps):
         raise InputError(
-            f"{folder}: {kept.category} has {len(kept.maps)} maps and {len(evidence.scores)} image scores; {AGAIN}"
+            f"{folder}: {stored.category} has {len(stored.maps)} maps and {len(evidence.scores)} image scores; {AGAIN}"
         )
-    if any(np.isnan(values).any() for values in kept.maps):
-        raise InputError(f"{folder}: a map of {kept.category} holds NaN; {AGAIN}")
-    return bool(np.isfinite(evidence.scores).all()) and all(np.isfinite(values).all() for values in kept.maps)
+    if any(np.isnan(values).any() for values in stored.maps):
+        raise InputError(f"{folder}: a map of {stored.category} holds NaN; {AGAIN}")
+    return bool(np.isfinite(evidence.scores).all()) and all(np.isfinite(values).all() for values in stored.maps)
 
 
-def _refuse_foreign(own: Table, record: Record, folder: Path) -> None:
-    """Raise InputError if the suite's own metrics of the kept maps are not the record's."""
-    key, off = farthest(own["mean"], record)
-    if off > FOREIGN:
+def _refuse_foreign_maps(own: Table, record: Record, folder: Path) -> None:
+    """Raise InputError if the suite's own metrics of the kept maps differ too much from the record."""
+    key, difference = largest_mean_difference(own["mean"], record)
+    if difference > MOST_DIFFERENCE:
         raise InputError(
-            f"{folder}: the maps do not belong to the record: mean {LABELS[key]} of the maps is {own['mean'][key]:.4f}, "
+            f"{folder}: the maps do not belong to the record: "
+            f"mean {LABELS[key]} of the maps is {own['mean'][key]:.4f}, "
             f"the record says {record.value('mean', key):.4f}; {AGAIN}"
         )
 
 
-def _of_category(kept: KeptCategory, evidence: Evidence, way: str, engine: Engine) -> dict[str, float]:
-    if way != OWN:
-        if kept.masks is None:
+def _of_category(stored: KeptCategory, evidence: Evidence, convention: str, engine: Engine) -> dict[str, float]:
+    """Compute the metrics of one category by a convention."""
+    if convention != OWN:
+        if stored.masks is None:
             return dict.fromkeys(SEVEN, float("nan"))
-        maps = kept.maps.astype(np.float32)
-        return evaluate_convention(way, maps=maps, masks=kept.masks, image_scores=evidence.scores)
+        maps = stored.maps.astype(np.float32)
+        return evaluate_convention(convention, maps=maps, masks=stored.masks, image_scores=evidence.scores)
     metrics = CategoryMetrics(engine)
-    for start in range(0, len(kept.maps), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, len(stored.maps), CHUNK):
+        chunk = slice(start, start + CHUNK)
         metrics.update(
-            maps=kept.maps[part],
-            masks=None if kept.masks is None else kept.masks[part],
-            image_scores=evidence.scores[part],
-            image_labels=evidence.labels[part],
+            maps=stored.maps[chunk],
+            masks=None if stored.masks is None else stored.masks[chunk],
+            image_scores=evidence.scores[chunk],
+            image_labels=evidence.labels[chunk],
         )
     return metrics.compute()
 
 
 def _engine(record: Record) -> Engine:
-    """The engine that the record's own metrics are from."""
+    """Return the engine that computed the metrics of the record."""
     return next((engine for engine, version in METRIC_VERSIONS.items() if version == record.card.metrics), "exact")
 
 
 def _basis(record: Record, folder: Path) -> dict[str, str]:
-    """What metrics are computed from and by: they are read again only where all of it is the same."""
+    """Describe the data and the code of the metrics. Stored metrics are used only if this is the same."""
     content = hashlib.sha256()
     with refusing(folder, "a cell with kept maps", AGAIN):
         for file in (folder / MAPS / INDEX, folder / EVIDENCE):
@@ -186,23 +228,26 @@ def _basis(record: Record, folder: Path) -> dict[str, str]:
     }
 
 
-def _known(file: Path, basis: dict[str, str], record: Record) -> dict[str, Table]:
-    """What was computed before on the same basis; nothing if that cannot be read or is no such table."""
+def _read_tables(file: Path, basis: dict[str, str], record: Record) -> dict[str, Table]:
+    """Read metrics that were computed earlier on the same basis; {} if there are none or the file is broken."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["basis"] != basis:
             return {}
-        known = {way: _table(content["values"][way], record) for way in WAYS if way in content["values"]}
-        return known if OWN in known and farthest(known[OWN]["mean"], record)[1] <= FOREIGN else {}
+        values = content["values"]
+        tables = {name: _table(values[name], record) for name in CONVENTION_NAMES if name in values}
+        if OWN not in tables or largest_mean_difference(tables[OWN]["mean"], record)[1] > MOST_DIFFERENCE:
+            return {}
+        return tables
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def _table(raw: dict[str, dict[str, float | None]], record: Record) -> Table:
-    """A table from JSON. Raises ValueError unless it has the record's places, with the metrics that belong there."""
+    """Convert a table from JSON. ValueError or LookupError is raised if it does not fit the record."""
     table = {}
-    for place in ("mean", *record.categories):
-        table[place] = {key: _value(raw[place][key]) for key in (*SEVEN, *((MAD.key,) if place == "mean" else ()))}
+    for group in ("mean", *record.categories):
+        table[group] = {key: _value(raw[group][key]) for key in (*SEVEN, *((MAD.key,) if group == "mean" else ()))}
     return table
 
 

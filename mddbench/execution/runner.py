@@ -1,4 +1,7 @@
-"""Runs cells one after another: skips what is finished, resumes what was interrupted, goes on after a failure."""
+"""Runs cells one after another.
+
+Finished cells are skipped, interrupted cells are resumed, and after a failure the next cell is run.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from mddbench.nn.weights import digest
 from mddbench.progress import Reporter
 from mddbench.runs.evidence import EVIDENCE, save_evidence
 from mddbench.runs.maps import MAPS
-from mddbench.runs.merge import farthest
+from mddbench.runs.merge import largest_mean_difference
 from mddbench.runs.panels import PANELS, save_panels
 from mddbench.runs.records import RECORD, EpochLog, Record, read_record, write_record
 from mddbench.runs.store import kept_files
@@ -32,14 +35,24 @@ from mddbench.runs.tracking import CellFacts, CellRun, Tracker, facts_of
 
 ERROR = "error.txt"
 DRIFT = 1e-3
-"""A model that is evaluated again is another one if a metric differs by more; by less if the machine is another."""
+"""Greatest difference of a metric when a model is evaluated again.
+
+A smaller difference can come from another machine. A greater one means that it is another model.
+"""
 Draw = Callable[[Path], object]
-"""Draws the panels in a finished cell's folder into its PICTURE."""
+"""Function that gets the folder of a finished cell and draws its panels into the PICTURE there."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended; message says why it failed."""
+    """How a cell ended.
+
+    Attributes:
+        cell: The cell.
+        status: 'finished', 'skipped' or 'failed'.
+        folder: Folder of the cell, None if it failed before that was known.
+        message: Why it failed or was skipped, '' otherwise.
+    """
 
     cell: Cell
     status: Literal["finished", "skipped", "failed"]
@@ -48,66 +61,101 @@ class Outcome:
 
 
 class Runner:
-    """Runs checked cells with one set of options. draw: makes the picture of a cell that its run in the store shows."""
+    """Runs checked cells with one set of options.
+
+    Attributes:
+        options: Options of the run.
+        datasets: The opened datasets.
+        tracker: The tracking store.
+        reporter: Shows the progress.
+        draw: Draws the picture of a cell, which its run in the tracking store shows; None for no pictures.
+    """
 
     def __init__(
         self, options: RunOptions, datasets: Datasets, tracker: Tracker, reporter: Reporter, draw: Draw | None = None
     ) -> None:
+        """Prepare a run.
+
+        Args:
+            options: Options of the run.
+            datasets: The opened datasets.
+            tracker: The tracking store.
+            reporter: Shows the progress.
+            draw: Draws the picture of a cell; None for no pictures.
+        """
         self.options, self.datasets, self.tracker, self.reporter = options, datasets, tracker, reporter
         self.draw = draw
 
     def run(self, cells: list[Cell]) -> list[Outcome]:
-        """Run all cells; a failed one does not stop the others."""
+        """Run all cells. A failed cell does not stop the others.
+
+        Args:
+            cells: The checked cells.
+
+        Returns:
+            The outcomes, in the order of the cells.
+        """
         outcomes = []
         for number, cell in enumerate(cells, 1):
             self.reporter.say(f"[{number}/{len(cells)}] {cell.name}")
-            outcomes.append(self.one(cell))
+            outcomes.append(self.run_cell(cell))
             if outcomes[-1].status == "skipped":
                 self.reporter.say(f"{cell.name}: skipped, {outcomes[-1].message}")
         return outcomes
 
     def prepare(self, cell: Cell) -> Prepared:
-        """Load the teacher and build the model of a cell."""
+        """Load the teacher of a cell and build its model."""
         experiment = cell.experiment
         options, dataset = self.options, self.datasets[experiment.dataset, experiment.image_size]
         detector = build_detector(experiment, dataset, options, cell.seed)
         return Prepared.of(cell, detector, dataset, options.sharing, options.compiling)
 
-    def one(self, cell: Cell) -> Outcome:
-        """Run one cell; whatever goes wrong is told in its outcome."""
+    def run_cell(self, cell: Cell) -> Outcome:
+        """Run one cell. The outcome reports every failure.
+
+        Args:
+            cell: The checked cell.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            BrokenPipeError: If nobody reads the messages any longer.
+        """
         folder: Path | None = None
         try:
             prepared = self.prepare(cell)
             folder = prepared.folder(self.options.out)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock"), timeout=0):
-                return self._cell(prepared, folder)
+                return self._run_locked(prepared, folder)
         except Timeout:
             return Outcome(cell, "failed", folder, f"another process is running it (it holds {folder}.lock)")
         except (CellError, InputError, TrackingError) as fault:
             return Outcome(cell, "failed", folder, str(fault))
-        except BrokenPipeError:  # nobody reads any more what is said
+        except BrokenPipeError:  # nobody reads the messages any longer
             raise
-        except Exception as fault:
+        except Exception as fault:  # noqa: BLE001 - a method may raise anything, and the other cells must continue
             message = f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no message'}"
             if folder is not None and folder.is_dir():
-                with suppress(OSError):  # a full disk, say
+                with suppress(OSError):  # for example a full disk
                     (folder / ERROR).write_text(traceback.format_exc(), "utf-8", "backslashreplace")
                     message += f" (all of it in {folder / ERROR})"
             return Outcome(cell, "failed", folder, message)
 
-    def _cell(self, prepared: Prepared, folder: Path) -> Outcome:
+    def _run_locked(self, prepared: Prepared, folder: Path) -> Outcome:
+        """Run one cell whose folder is locked."""
         finish_replacing(folder)
         finished = (folder / RECORD).exists()
         if finished and not self.options.force:
             return self._finished_before(prepared, folder)
-        place = place_of_new(folder) if finished else folder
+        work_folder = replacement_folder(folder) if finished else folder
         if self.options.force:
-            shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True, exist_ok=True)
-        run = _Run(self.tracker, prepared.facts(), place, self.reporter)
+            shutil.rmtree(work_folder, ignore_errors=True)
+        work_folder.mkdir(parents=True, exist_ok=True)
+        run = _Run(self.tracker, prepared.facts(), work_folder, self.reporter)
         try:
-            record = self._train_and_evaluate(prepared, place, run.epoch)
+            record = self._train_and_evaluate(prepared, work_folder, run.epoch)
             if finished:
                 finish_replacing(folder)
             run.finish(record, folder)
@@ -121,7 +169,7 @@ class Runner:
         return Outcome(prepared.cell, "finished", folder)
 
     def _finished_before(self, prepared: Prepared, folder: Path) -> Outcome:
-        """What is left to do for a cell that has a record: to log it, or to keep its maps."""
+        """Do the remaining work for a cell that has a record: log it, or keep its maps."""
         try:
             record = read_record(folder / RECORD)
         except InputError as fault:
@@ -132,16 +180,17 @@ class Runner:
             self._evaluate_again(prepared, folder, record)
             return Outcome(prepared.cell, "finished", folder)
         return Outcome(
-            prepared.cell, "skipped", folder, f"finished before{self._lacking(record)}; --force runs it again"
+            prepared.cell, "skipped", folder, f"finished before{self._missing(record)}; --force runs it again"
         )
 
-    def _lacking(self, record: Record) -> str:
-        """What is asked for that a finished record does not have."""
-        lacks = ["confidence intervals"] if self.options.resamples and not record.confidence else []
-        lacks += ["a test curve"] if self.options.test_curve and not record.test_curve else []
-        return f", without {' and '.join(lacks)}" if lacks else ""
+    def _missing(self, record: Record) -> str:
+        """Name what the options request and a finished record does not have."""
+        missing = ["confidence intervals"] if self.options.resamples and not record.confidence else []
+        missing += ["a test curve"] if self.options.test_curve and not record.test_curve else []
+        return f", without {' and '.join(missing)}" if missing else ""
 
     def _train_and_evaluate(self, prepared: Prepared, folder: Path, on_epoch: Callable[[EpochLog], None]) -> Record:
+        """Train and evaluate a cell, and write its model, panels, evidence and record."""
         fit = Fit(prepared, self.options, folder, self.reporter)
         start_memory(self.options.device)
         trained = fit.train(on_epoch)
@@ -158,23 +207,31 @@ class Runner:
         return record
 
     def _evaluate_again(self, prepared: Prepared, folder: Path, record: Record) -> None:
-        """Keep what a finished cell's evaluation did not: its model is evaluated once more, and the record stays.
+        """Evaluate the model of a finished cell once more to keep its maps. The record does not change.
 
-        Raises CellError if the model is gone, or if it turns out to be another one than the record's.
+        A CellError is also raised if the model's file does not exist.
+
+        Args:
+            prepared: The cell.
+            folder: Folder of the cell.
+            record: Record of the cell.
+
+        Raises:
+            CellError: If the metrics show that it is another model than the record's.
         """
         self.reporter.say(f"{prepared.cell.name}: finished before; evaluating its model again to keep the maps")
         fit = Fit(prepared, replace(self.options, resamples=0), folder, self.reporter)
-        evaluation = fit.evaluate(fit.again())
-        key, off = farthest(evaluation.metrics["mean"], record)
-        if off > DRIFT:
+        evaluation = fit.evaluate(fit.load_finished())
+        key, difference = largest_mean_difference(evaluation.metrics["mean"], record)
+        if difference > DRIFT:
             shutil.rmtree(folder / MAPS)
             raise CellError(
                 f"evaluated again, {LABELS[key]} is {evaluation.metrics['mean'][key]:.4f} and in {folder / RECORD} "
                 f"{record.value('mean', key):.4f}; --force runs the cell anew"
             )
-        if off > 0:
+        if difference > 0:
             self.reporter.say(
-                f"{prepared.cell.name}: evaluated again, metrics differ by up to {off:.1e}; the record stays"
+                f"{prepared.cell.name}: evaluated again, metrics differ by up to {difference:.1e}; the record stays"
             )
         self._save(evaluation, folder)
         if self.draw is not None:
@@ -188,34 +245,40 @@ class Runner:
 
 
 class _Run:
-    """A cell's run in the tracking store, which may fail to take what it is told: the training goes on.
+    """The run of a cell in the tracking store. If the store fails, the training continues.
 
-    place: the cell's folder. run: None while the store has not taken that it starts.
+    Attributes:
+        tracker: The tracking store.
+        facts: What the store gets before the training.
+        reporter: Shows messages.
+        run: The run; None if the store has not started it.
+        logging: False after the store has failed.
     """
 
-    def __init__(self, tracker: Tracker, facts: CellFacts, place: Path, reporter: Reporter) -> None:
-        self.tracker, self.facts, self.place, self.reporter = tracker, facts, place, reporter
+    def __init__(self, tracker: Tracker, facts: CellFacts, folder: Path, reporter: Reporter) -> None:
+        """Start the run of the cell in a folder."""
+        self.tracker, self.facts, self.reporter = tracker, facts, reporter
         self.run: CellRun | None = None
-        self.taken = True
+        self.logging = True
         try:
-            self.run = tracker.start(facts, place)
+            self.run = tracker.start(facts, folder)
         except TrackingError as fault:
             self._failed(fault)
 
     def _failed(self, fault: TrackingError) -> None:
-        self.taken = False
+        self.logging = False
         self.reporter.say(f"{fault}; the work goes on, and what it gives is logged at its end")
 
     def epoch(self, log: EpochLog) -> None:
-        """Log an epoch; after a failure no more of them until the cell is finished."""
-        if self.taken and self.run is not None:
+        """Log an epoch. After a failure no epoch is logged until the cell is finished."""
+        if self.logging and self.run is not None:
             try:
                 self.run.epoch(log)
             except TrackingError as fault:
                 self._failed(fault)
 
     def finish(self, record: Record, folder: Path) -> None:
-        """Log a finished cell. Raises TrackingError, saying where the record is kept, if the store does not take it."""
+        """Log a finished cell. If the store fails, raise a TrackingError that says where the record is kept."""
         try:
             if self.run is None:
                 self.run = self.tracker.start(self.facts, folder)
@@ -226,7 +289,7 @@ class _Run:
             ) from None
 
     def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
-        """End a run that did not finish, whatever signals come meanwhile."""
+        """Stop a run that did not finish. Signals do not interrupt this."""
         with closing():
             try:
                 if self.run is not None:
@@ -235,14 +298,20 @@ class _Run:
                 self.reporter.say(f"the run in the tracking store could not be closed: {fault}")
 
 
-def place_of_new(folder: Path) -> Path:
-    """Where a finished cell is run again: what it has stays where it is until then."""
+def replacement_folder(folder: Path) -> Path:
+    """Return the folder in which a finished cell is run again. Until the end, the old results stay in place."""
     return folder.parent / ".new" / folder.name
 
 
 def finish_replacing(folder: Path) -> None:
-    """Put a finished cell that was run again in the place of the one before. Killed in between, it is called again."""
-    old, new = _place_of_old(folder), place_of_new(folder)
+    """Move a finished cell that was run again to the folder of the old one.
+
+    If the process is killed during this, the next call completes it.
+
+    Args:
+        folder: Folder of the cell.
+    """
+    old, new = _old_folder(folder), replacement_folder(folder)
     if (new / RECORD).exists():
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -255,16 +324,25 @@ def finish_replacing(folder: Path) -> None:
 
 
 def end_replacements(out: Path, say: Callable[[str], object]) -> None:
-    """End what an earlier `--force` left below an output folder: finished cells go to their places, others are removed."""
+    """Clean up after interrupted runs with `--force`.
+
+    Finished cells are moved to their folders. Unfinished ones are removed.
+
+    Args:
+        out: Output folder.
+        say: Called with a message for each unfinished cell.
+    """
     cells = out / "cells"
-    for name in sorted({path.name for aside in (".new", ".old") for path in (cells / aside).glob("*")}):
+    names = {path.name for parent in (".new", ".old") for path in (cells / parent).glob("*")}
+    for name in sorted(names):
         folder = cells / name
         with suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
             finish_replacing(folder)
-            if place_of_new(folder).exists():
-                say(f"{place_of_new(folder)}: an earlier --force ended here; what it had begun is removed")
-                shutil.rmtree(place_of_new(folder))
+            if replacement_folder(folder).exists():
+                say(f"{replacement_folder(folder)}: an earlier --force ended here; what it had begun is removed")
+                shutil.rmtree(replacement_folder(folder))
 
 
-def _place_of_old(folder: Path) -> Path:
+def _old_folder(folder: Path) -> Path:
+    """Return the folder that holds the old results of a cell while it is replaced."""
     return folder.parent / ".old" / folder.name

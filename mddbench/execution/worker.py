@@ -1,4 +1,7 @@
-"""The process that runs cells for another one, which gives them to it and is told all that is to be said or logged."""
+"""The child process that runs cells.
+
+The parent process sends it the cells. The child sends back all messages, and all that must be logged.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,20 @@ from mddbench.runs.tracking import CellFacts, CellRun
 from mddbench.seeding import use_deterministic_algorithms
 
 Reply = Any
-"""What the other end answers: a value, or an InputError or RuntimeError to be raised here."""
+"""The answer of the parent process: a value, or an InputError or RuntimeError that is raised here."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that a process must know before it gets its first cell. cells: all that it may get; threads: how many it may use."""
+    """All that a child process must know before it gets its first cell.
+
+    Attributes:
+        options: Options of the run, with the device of this process.
+        threads: Number of threads it may use.
+        cells: All cells that it may get.
+        plugins: Plug-in folders.
+        draw: Draws the picture of a finished cell; None for no pictures.
+    """
 
     options: RunOptions
     threads: int
@@ -39,10 +50,18 @@ class Work:
 
 
 def serve(connection: Connection, work: Work) -> None:
-    """Run the cells that come, until the other end is gone, which ends this process wherever it is.
+    """Run the cells that the parent process sends. If the parent process is gone, this process ends at once.
 
-    Sent: ('say', text), ('doing', text), ('ask', number of a run or None for the store, what, arguments), which is answered
-    by a Reply, and ('done', outcome).
+    It sends four kinds of messages:
+
+    - ('say', text).
+    - ('doing', text).
+    - ('ask', number of a run or None for the store, name of a method, arguments). The answer is a Reply.
+    - ('done', outcome).
+
+    Args:
+        connection: The connection to the parent process.
+        work: What this process must know.
     """
     ignore_all_but_sigterm()
     torch.set_num_threads(work.threads)
@@ -52,111 +71,121 @@ def serve(connection: Connection, work: Work) -> None:
     keep_freed_memory()
     for folder in work.plugins:
         add_folder(folder)
-    line = _Line(connection)
-    runner = Runner(work.options, _Opened(work), _FarTracker(line), _FarReporter(line), work.draw)
+    parent = _Parent(connection)
+    runner = Runner(work.options, _LazyDatasets(work), _RemoteTracker(parent), _RemoteReporter(parent), work.draw)
     while True:
-        cell = line.hear()
-        line.tell("done", runner.one(cell))
+        cell = parent.receive()
+        parent.send("done", runner.run_cell(cell))
 
 
-class _Opened(Datasets):
-    """Datasets, opened when a cell first needs them."""
+class _LazyDatasets(Datasets):
+    """Datasets that are opened when a cell first needs them."""
 
     def __init__(self, work: Work) -> None:
         super().__init__()
         self.work = work
 
     def __missing__(self, key: tuple[str, int]) -> Dataset:
-        wanting = [
-            each for each in distinct_experiments(list(self.work.cells)) if (each.dataset, each.image_size) == key
+        experiments = [
+            experiment
+            for experiment in distinct_experiments(list(self.work.cells))
+            if (experiment.dataset, experiment.image_size) == key
         ]
-        self.update(open_datasets(wanting, self.work.options, SilentReporter()))
+        self.update(open_datasets(experiments, self.work.options, SilentReporter()))
         return self[key]
 
 
-class _Line:
-    """The connection to the other end. What is sent and heard here ends the process if nobody is there: a cell can neither be
-    reported nor logged then, and goes on from its checkpoint when it is run again.
+class _Parent:
+    """The connection to the parent process.
+
+    If the parent process is gone, sending and receiving end this process.
+    Its cell could be neither reported nor logged. It resumes from its checkpoint when it is run again.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def tell(self, *words: Any) -> None:
-        """Say something that needs no answer."""
+    def send(self, *message: Any) -> None:
+        """Send a message that needs no answer."""
         try:
-            self.connection.send(words)
+            self.connection.send(message)
         except OSError:
             raise SystemExit(1) from None
 
-    def hear(self) -> Any:
-        """What comes next."""
+    def receive(self) -> Any:
+        """Wait for the next message."""
         try:
             return self.connection.recv()
         except (EOFError, OSError):
             raise SystemExit(0) from None
 
-    def ask(self, *words: Any) -> Any:
-        """What is answered. Raises what the other end raised."""
-        self.tell("ask", *words)
-        reply: Reply = self.hear()
+    def ask(self, *question: Any) -> Any:
+        """Send a question and return the answer, or raise the exception that the parent process sent as the answer."""
+        self.send("ask", *question)
+        reply: Reply = self.receive()
         if isinstance(reply, Exception):
             raise reply
         return reply
 
 
-class _FarReporter:
-    """Tells the other end what is going on."""
+class _RemoteReporter:
+    """Sends messages and progress to the parent process."""
 
-    def __init__(self, line: _Line) -> None:
-        self.line = line
+    def __init__(self, parent: _Parent) -> None:
+        self.parent = parent
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Task]:
-        yield _FarTask(self.line, label, total)
+        yield _RemoteTask(self.parent, label, total)
 
     def say(self, message: str) -> None:
-        self.line.tell("say", message)
+        self.parent.send("say", message)
 
 
-class _FarTask:
-    def __init__(self, line: _Line, label: str, total: int) -> None:
-        self.line, self.label, self.total, self.done, self.told = line, label, total, 0, 0
+class _RemoteTask:
+    def __init__(self, parent: _Parent, label: str, total: int) -> None:
+        self.parent, self.label, self.total, self.done, self.reported = parent, label, total, 0, 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Tell every hundredth."""
+        """Count steps, and report after each hundredth of the total."""
         self.done += steps
-        if self.done == self.total or (self.done - self.told) * 100 >= self.total:
-            self.told = self.done
-            self.line.tell("doing", f"{self.label} {self.done}/{self.total} {note}".rstrip())
+        if self.done == self.total or (self.done - self.reported) * 100 >= self.total:
+            self.reported = self.done
+            self.parent.send("doing", f"{self.label} {self.done}/{self.total} {note}".rstrip())
 
 
 @dataclass(frozen=True)
-class _Far:
-    """The tracking store, or a run in it, at the other end. number: the run's."""
+class _Remote:
+    """The tracking store of the parent process, or one of its runs.
 
-    line: _Line
+    Attributes:
+        parent: The connection to the parent process.
+        number: Number of the run; None for the store.
+    """
+
+    parent: _Parent
     number: int | None = None
 
-    def ask(self, what: str, *arguments: Any) -> Any:
-        return self.line.ask(self.number, what, arguments)
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method in the parent process."""
+        return self.parent.ask(self.number, method, arguments)
 
 
-class _FarTracker(_Far):
-    def start(self, facts: CellFacts, place: Path | None) -> CellRun:
-        return _FarRun(self.line, self.ask("start", facts, place))
+class _RemoteTracker(_Remote):
+    def start(self, facts: CellFacts, folder: Path | None) -> CellRun:
+        return _RemoteRun(self.parent, self.ask("start", facts, folder))
 
-    def has(self, identity: str, place: Path) -> bool:
-        return bool(self.ask("has", identity, place))
+    def has(self, identity: str, folder: Path) -> bool:
+        return bool(self.ask("has", identity, folder))
 
     def add(self, identity: str, files: list[Path]) -> None:
         self.ask("add", identity, files)
 
     def close(self) -> None:
-        """The other end's affair."""
+        """Do nothing, because the parent process closes the store."""
 
 
-class _FarRun(_Far):
+class _RemoteRun(_Remote):
     def epoch(self, log: EpochLog) -> None:
         self.ask("epoch", log)
 

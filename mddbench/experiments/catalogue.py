@@ -1,4 +1,4 @@
-"""Which experiments and suites there are, and what each says: found by file name, in the package and in plug-in folders."""
+"""Finds and loads experiments and suites by their file names, in the package and in plug-in folders."""
 
 from __future__ import annotations
 
@@ -13,113 +13,149 @@ from mddbench.plugins import DATASETS, METHODS, experiment_folders, modules, nea
 from mddbench.settings import packaged, read_yaml, shown_path, validated
 
 PROTOCOL = "protocol"
-"""The file of a dataset's folder that methods without a file of their own are run by."""
+"""Name of the file in a dataset's folder that has the settings for methods without an own file there."""
 LIKE = "like"
-"""The one key of such a file of a dataset that is run as another."""
+"""Key of a protocol file that names another dataset, whose experiments are used. Such a file has no other key."""
 
 
 def experiment_names() -> list[str]:
-    """All experiments, as 'dataset/method': those that have a file, and those of a dataset that is run like another."""
+    """Return the names of all experiments as 'dataset/method'.
+
+    Returns:
+        The experiments that have a file, and those that a dataset takes from another one; sorted.
+    """
     files = _experiment_files()
-    alike = {
+    borrowed = {
         f"{dataset}/{name.partition('/')[2]}"
-        for dataset, other in _likenesses().items()
+        for dataset, model_dataset in _model_datasets().items()
         for name in files
-        if name.startswith(f"{other}/")
+        if name.startswith(f"{model_dataset}/")
     }
-    return sorted(alike | set(files))
+    return sorted(borrowed | set(files))
 
 
 def protocol_files() -> dict[str, Path]:
-    """Dataset -> the file that methods without one of their own are run by."""
+    """Return the protocol file of each dataset that has one."""
     return {file.parent.name: file for file in _yaml_files() if file.stem == PROTOCOL}
 
 
 def load_protocol(dataset: str) -> dict[str, Any]:
-    """What the dataset's protocol file says, or that of the dataset that it is run like. Raises InputError if it says both."""
+    """Read the protocol file of a dataset, or that of the dataset that it names by `like`.
+
+    Args:
+        dataset: Name of a dataset that has a protocol file.
+
+    Returns:
+        Setting -> value.
+
+    Raises:
+        InputError: If `like` is not the only key, or does not name a dataset with own settings.
+    """
     files = protocol_files()
     content = read_yaml(files[dataset])
     if LIKE not in content:
         return content
-    other = content[LIKE]
+    model_dataset = content[LIKE]
     if (
         set(content) != {LIKE}
-        or not isinstance(other, str)
-        or other not in files
-        or LIKE in (own := read_yaml(files[other]))
+        or not isinstance(model_dataset, str)
+        or model_dataset not in files
+        or LIKE in (settings := read_yaml(files[model_dataset]))
     ):
         raise InputError(
-            f"{shown_path(files[dataset])}: expected nothing but '{LIKE}: DATASET', of a dataset with settings in its own "
-            f"{PROTOCOL}.yaml; found {json.dumps(content)[:80]}"
+            f"{shown_path(files[dataset])}: expected nothing but '{LIKE}: DATASET', of a dataset with settings in its "
+            f"own {PROTOCOL}.yaml; found {json.dumps(content)[:80]}"
         )
-    return own
+    return settings
 
 
-def _likenesses() -> dict[str, str]:
-    """Dataset -> the one whose experiments are its own, too, but for the images."""
+def _model_datasets() -> dict[str, str]:
+    """Return the dataset that `like` names, for each dataset with such a protocol file."""
     contents = {dataset: read_yaml(file) for dataset, file in protocol_files().items()}
     return {dataset: str(content[LIKE]) for dataset, content in contents.items() if LIKE in content}
 
 
 def _experiment_files() -> dict[str, Path]:
-    own = (file for file in _yaml_files() if file.parent.name != "ablation" and file.stem != PROTOCOL)
-    return {f"{file.parent.name}/{file.stem}": file for file in own}
+    files = (file for file in _yaml_files() if file.parent.name != "ablation" and file.stem != PROTOCOL)
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 
 def _yaml_files() -> list[Path]:
-    """All files that come with the package or a plug-in folder; of two of one name the package's."""
+    """Return all YAML files of plug-in folders and of the package. The package is last, so that its names win."""
     roots = [*reversed(experiment_folders()), packaged("experiments")]
     return [file for root in roots for file in sorted(root.glob("*/*.yaml"))]
 
 
 def suite_names() -> list[str]:
-    """All suites that come with the package."""
+    """Return the names of all suites of the package, sorted."""
     return sorted(path.stem for path in packaged("suites").glob("*.yaml"))
 
 
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """An experiment by its name ('mini/rd4ad') or by the path of a YAML file, with some settings changed.
+    """Load an experiment.
 
-    A dataset and a method that have no file together meet under the dataset's protocol, with the method's default settings. A
-    dataset whose protocol is 'like' another's has all of the other's experiments, and one without a protocol those of folders.
-    overrides: dotted setting -> value. Raises InputError in one line for anything wrong.
+    If a dataset and a method have no file together, the dataset's protocol file and the method's defaults are used.
+    A dataset whose protocol is `like` another dataset has all experiments of that dataset.
+    A dataset without a protocol file has those of the dataset 'folder'.
+
+    An InputError is raised for every other fault, too. Its message is one line.
+
+    Args:
+        name: Name of the experiment, as in 'mini/rd4ad', or path of a YAML file.
+        overrides: Dotted setting -> value.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        InputError: If the file has a setting that must not be in it.
     """
     if name.endswith((".yaml", ".yml")):
         path, raw = Path(name), read_yaml(Path(name))
         name = path.stem
     else:
         path, raw = _named(name)
-    where = shown_path(path)
+    source = shown_path(path)
     for dotted, value in (overrides or {}).items():
         _override(raw, dotted, value)
-        where = f"{where} with --set {dotted}={value}"
+        source = f"{source} with --set {dotted}={value}"
     for reserved in ("name", "overrides"):
         if reserved in raw:
-            raise InputError(f"{where}: '{reserved}' is filled in on loading; remove it")
-    return validated(Experiment, {"name": name, "overrides": dict(overrides or {}), **raw}, where)
+            raise InputError(f"{source}: '{reserved}' is filled in on loading; remove it")
+    return validated(Experiment, {"name": name, "overrides": dict(overrides or {}), **raw}, source)
 
 
 def _named(name: str) -> tuple[Path, dict[str, Any]]:
-    """(file, content) of an experiment by its name."""
+    """Return the file of an experiment and its content."""
     files = _experiment_files()
     if name in files:
         return files[name], read_yaml(files[name])
     dataset, _, method = name.partition("/")
     protocols = protocol_files()
-    same = files.get(f"{_likenesses().get(dataset) if dataset in protocols else 'folder'}/{method}")
-    if dataset in modules(DATASETS) and same is not None:
-        return same, {**read_yaml(same), "dataset": dataset}
+    borrowed = files.get(f"{_model_datasets().get(dataset) if dataset in protocols else 'folder'}/{method}")
+    if dataset in modules(DATASETS) and borrowed is not None:
+        return borrowed, {**read_yaml(borrowed), "dataset": dataset}
     if dataset in modules(DATASETS) and method in modules(METHODS):
-        decisive = dataset if dataset in protocols else "folder"
-        return protocols[decisive], {**load_protocol(decisive), "dataset": dataset, "method": method}
+        protocol_dataset = dataset if dataset in protocols else "folder"
+        return protocols[protocol_dataset], {**load_protocol(protocol_dataset), "dataset": dataset, "method": method}
     raise InputError(
-        f"unknown experiment '{name}'{nearest(name, files)}; `mddbench list` shows experiments, and methods and datasets to "
-        "combine as DATASET/METHOD; or give the path of a YAML file"
+        f"unknown experiment '{name}'{nearest(name, files)}; `mddbench list` shows experiments, and methods and "
+        "datasets to combine as DATASET/METHOD; or give the path of a YAML file"
     )
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by name. Raises InputError for an unknown one."""
+    """Load a suite.
+
+    Args:
+        name: Name of the suite.
+
+    Returns:
+        The suite.
+
+    Raises:
+        InputError: If there is no such suite.
+    """
     if name not in suite_names():
         raise InputError(f"unknown suite '{name}'{nearest(name, suite_names())}; known: {', '.join(suite_names())}")
     path = packaged("suites") / f"{name}.yaml"
@@ -127,9 +163,10 @@ def load_suite(name: str) -> Suite:
 
 
 def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for part in parents:
-        raw = raw.setdefault(part, {})
+    """Set a nested value, for example 'optimizer.lr'."""
+    *groups, last = dotted.split(".")
+    for group in groups:
+        raw = raw.setdefault(group, {})
         if not isinstance(raw, dict):
-            raise InputError(f"--set {dotted}={value}: '{part}' is not a group of settings")
+            raise InputError(f"--set {dotted}={value}: '{group}' is not a group of settings")
     raw[last] = value

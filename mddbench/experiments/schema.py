@@ -1,4 +1,4 @@
-"""What an experiment and a suite are, as their YAML files say it."""
+"""The settings of experiments and suites, as their YAML files contain them."""
 
 from __future__ import annotations
 
@@ -11,110 +11,142 @@ from mddbench.settings import BelowOne, Count, Fraction, Positive, Strict, parse
 
 
 class EncoderSettings(Strict):
-    """name: of a timm model, with its tag where one matters; levels: timm's feature indices; sha256: pins the weights;
-    padding_for: strided convolutions that timm pads by the image's size are padded as for this size at every size, as
-    in code that fixes its padding once; no part of what is written down where it is not set.
-    """
+    """Settings of the frozen teacher."""
 
-    name: str
-    levels: tuple[int, ...] = (1, 2, 3)
-    sha256: str | None = None
-    padding_for: Annotated[int, Field(ge=32, le=8192)] | None = None
+    name: str = Field(description="Name of a timm model, with its tag if there are several sets of weights.")
+    levels: tuple[int, ...] = Field(default=(1, 2, 3), description="timm's indices of the feature levels.")
+    sha256: str | None = Field(default=None, description="Hash that the weights must have; null for no check.")
+    padding_for: Annotated[int, Field(ge=32, le=8192)] | None = Field(
+        default=None,
+        description="Image size in pixels that fixes the padding of strided convolutions, for images of any size. "
+        "This is for code that fixes its padding once, where timm adapts it to each image. "
+        "If it is not set, it is left out of everything that is written.",
+    )
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_set(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = content(self)
+    def _without_unset_padding(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
         if self.padding_for is None:
-            written.pop("padding_for", None)
-        return written
+            content.pop("padding_for", None)
+        return content
 
 
 class OptimizerSettings(Strict):
-    """betas are of Adam and AdamW; momentum of SGD. Weight decay is the optimiser's own."""
+    """Settings of the optimiser."""
 
-    name: Literal["adam", "adamw", "sgd"]
-    lr: Annotated[float, Field(gt=0, le=100)]
-    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    momentum: BelowOne = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    name: Literal["adam", "adamw", "sgd"] = Field(description="Name of the optimiser.")
+    lr: Annotated[float, Field(gt=0, le=100)] = Field(description="Base learning rate.")
+    betas: tuple[BelowOne, BelowOne] = Field(default=(0.9, 0.999), description="Betas of Adam and AdamW.")
+    momentum: BelowOne = Field(default=0.9, description="Momentum of SGD.")
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.0, description="Weight decay, in the form that the optimiser itself defines."
+    )
 
 
 class ScheduleSettings(Strict):
-    """How the learning rate changes over training, whose length is 1.
+    """Changes of the learning rate during training. All times are shares of the training."""
 
-    constant: not at all; step: times `factor` from `at` on; cosine: from 1 down to `factor`.
-    All after a linear rise over `warmup`.
-    """
-
-    name: Literal["constant", "step", "cosine"]
-    at: Fraction = 0.8
-    factor: Fraction = 0.1
-    warmup: Fraction = 0.0
+    name: Literal["constant", "step", "cosine"] = Field(
+        description="constant: no change. step: the base rate is multiplied by `factor` from `at` on. "
+        "cosine: the rate falls from the base rate to `factor` times the base rate. "
+        "With all of them the rate first rises linearly during `warmup`."
+    )
+    at: Fraction = Field(default=0.8, description="Time at which a step schedule changes the rate.")
+    factor: Fraction = Field(default=0.1, description="Factor of the base rate at the end of the training.")
+    warmup: Fraction = Field(default=0.0, description="Time during which the rate rises linearly from 0.")
 
 
 def _known_convention(name: str) -> str:
     from mddbench.metrics.conventions import CONVENTIONS
 
-    known = ("exact", *CONVENTIONS)
-    if name not in known:
-        raise ValueError(f"expected one of {', '.join(known)}")
+    names = ("exact", *CONVENTIONS)
+    if name not in names:
+        raise ValueError(f"expected one of {', '.join(names)}")
     return name
 
 
 class ReportedSettings(Strict):
-    """Where the published numbers of an experiment's protocol stand in paper_tables/reported.csv: the method's name there, how
-    the source begins, and the epochs as it says them. Measured means count as reproduced within `tolerance` percent points, or
-    within `sigmas` standard deviations over the seeds. convention: by which the source computes its metrics; known: what else
-    is known to differ, in words.
+    """The published numbers of an experiment's protocol, in paper_tables/reported.csv.
+
+    Measured means count as reproduced if they are within `tolerance` or within `sigmas`.
     """
 
-    method: str
-    source: str
-    epochs: str = ""
-    tolerance: Positive = 1.0
-    sigmas: Positive = 2.0
-    convention: Annotated[str, AfterValidator(_known_convention)] = "exact"
-    known: tuple[str, ...] = ()
+    method: str = Field(description="Name of the method in that file.")
+    source: str = Field(description="Beginning of the source in that file.")
+    epochs: str = Field(default="", description="Number of epochs as the source states it.")
+    tolerance: Positive = Field(default=1.0, description="Tolerated difference in percentage points.")
+    sigmas: Positive = Field(
+        default=2.0, description="Tolerated difference as a number of standard deviations over the seeds."
+    )
+    convention: Annotated[str, AfterValidator(_known_convention)] = Field(
+        default="exact", description="Convention by which the source computes its metrics."
+    )
+    known: tuple[str, ...] = Field(default=(), description="Other known differences, in words.")
 
 
 class Experiment(Strict):
-    """One method on one dataset under one protocol; with a seed it is a cell.
+    """One method on one dataset under one protocol. With a seed it is a cell."""
 
-    name: 'dataset/method' of its file, or the file's name; overrides: what `--set` changed. Both are filled in on loading.
-    metrics: the engine of the pixel metrics; auto takes exact wherever it fits into memory.
-    setting: one model for all categories, or, for comparison only, a separate one for each.
-    reported: the published numbers that it should reproduce; no part of its identity.
-    """
-
-    name: str
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    method: str
-    dataset: str
-    setting: Literal["unified", "separate"] = "unified"
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
-    image_size: Annotated[int, Field(ge=32, le=8192)]
-    batch_size: Annotated[int, Field(ge=1, le=2**16)]
-    epochs: Count
-    encoder: EncoderSettings
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    gradient_clip: Positive | None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    drop_last: bool = True
-    metrics: Literal["auto", "exact", "histogram"] = "auto"
-    settings: dict[str, Any] = Field(default_factory=dict)
-    reported: ReportedSettings | None = None
+    name: str = Field(
+        description="'dataset/method' for an experiment of the package, otherwise the name of the file. "
+        "It is filled in when the file is loaded."
+    )
+    overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings that `--set` has changed. They are filled in when the file is loaded.",
+    )
+    method: str = Field(description="Name of the method.")
+    dataset: str = Field(description="Name of the dataset.")
+    setting: Literal["unified", "separate"] = Field(
+        default="unified",
+        description="unified: one model for all categories. "
+        "separate: one model for each category, for comparison only.",
+    )
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = Field(
+        description="Seeds of the cells."
+    )
+    image_size: Annotated[int, Field(ge=32, le=8192)] = Field(description="Side of the square images in pixels.")
+    batch_size: Annotated[int, Field(ge=1, le=2**16)] = Field(description="Number of images of a training batch.")
+    epochs: Count = Field(description="Number of epochs.")
+    encoder: EncoderSettings = Field(description="Settings of the frozen teacher.")
+    optimizer: OptimizerSettings = Field(description="Settings of the optimiser.")
+    schedule: ScheduleSettings = Field(description="Changes of the learning rate during training.")
+    gradient_clip: Positive | None = Field(description="Greatest norm of the gradients; null for no limit.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Precision of the networks. The last two mean mixed precision."
+    )
+    drop_last: bool = Field(default=True, description="True to leave out the last batch of an epoch if it is not full.")
+    metrics: Literal["auto", "exact", "histogram"] = Field(
+        default="auto", description="Engine of the pixel metrics. auto: exact wherever it fits into memory."
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="The method's own settings.")
+    reported: ReportedSettings | None = Field(
+        default=None,
+        description="Published numbers that the experiment should reproduce. They are no part of its identity.",
+    )
 
 
 class Suite(Strict):
     """A list of experiments and ablations that run together."""
 
-    description: str
-    experiments: tuple[str, ...]
+    description: str = Field(description="What the suite is for, in one line.")
+    experiments: tuple[str, ...] = Field(description="Names of the experiments and ablations.")
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """'optimizer.lr=0.001' -> ('optimizer.lr', 0.001); the value is read as YAML."""
+    """Parse an override of the command line: 'optimizer.lr=0.001' -> ('optimizer.lr', 0.001).
+
+    An InputError is also raised if the value is not valid YAML.
+
+    Args:
+        text: KEY=VALUE, where the value is YAML.
+
+    Returns:
+        Dotted setting and its value.
+
+    Raises:
+        InputError: If the text is not of that form.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise InputError(f"--set {text}: expected KEY=VALUE, as in --set optimizer.lr=0.001")

@@ -1,4 +1,4 @@
-"""What a run ran on. Facts only; nothing that tells where a person keeps things."""
+"""Describes the machine and the software of a run. It contains no paths of the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scipy", "pillow",
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, processor, memory and the source's commit, as flat text and numbers."""
+    """Describe the machine and the software.
+
+    Args:
+        device: Device of the model.
+
+    Returns:
+        Versions, processor, memory and commit of the source code, as texts and numbers without nesting.
+    """
     commit, changed = source_commit()
     return {
         "mddbench": __version__,
@@ -40,7 +47,11 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def source_commit() -> tuple[str | None, bool | None]:
-    """The git commit of the source that runs and whether it was changed since; None outside a checkout."""
+    """Return the git commit of the running source code, and True if files were changed since.
+
+    Returns:
+        (commit, changed). Outside a git checkout both are None.
+    """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None, None
@@ -50,26 +61,30 @@ def source_commit() -> tuple[str | None, bool | None]:
 
 
 def source_digest() -> str:
-    """The start of a SHA-256 over the installed package's code and settings: names the source where there is no checkout."""
+    """Compute a hash over the code and settings of the installed package. It identifies the source without a checkout.
+
+    Returns:
+        The first 16 hexadecimal digits of the SHA-256.
+    """
     total = hashlib.sha256()
     for package in ("mddbench", "mddbench.baselines"):
         for folder in import_module(package).__path__:
             for file in sorted(path for path in Path(folder).rglob("*") if path.suffix in (".py", ".yaml")):
                 name = f"{package}/{file.relative_to(folder).as_posix()}"
                 if name.startswith(("mddbench/baselines/", "mddbench/paper_tables/")):
-                    continue  # where a wheel puts them; an editable install has them elsewhere
+                    continue  # only a wheel has these files here, an editable install has them elsewhere
                 total.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
     return total.hexdigest()[:16]
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
 def _version(package: str) -> str | None:
@@ -80,16 +95,16 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    """The processor's name, with its family and model where the system tells: several generations can share a name."""
+    """Return the processor's name, with its family and model if known, because generations can share a name."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
-    told = dict(line.split(":", 1) for line in info.read_text().partition("\n\n")[0].splitlines() if ":" in line)
-    known = {key.strip(): value.strip() for key, value in told.items()}
-    name = known.get("model name", platform.processor())
+    lines = dict(line.split(":", 1) for line in info.read_text().partition("\n\n")[0].splitlines() if ":" in line)
+    entries = {key.strip(): value.strip() for key, value in lines.items()}
+    name = entries.get("model name", platform.processor())
     return (
-        f"{name} (family {known['cpu family']}, model {known['model']})"
-        if {"cpu family", "model"} <= set(known)
+        f"{name} (family {entries['cpu family']}, model {entries['model']})"
+        if {"cpu family", "model"} <= set(entries)
         else name
     )
 

@@ -1,4 +1,7 @@
-"""What lies behind the metrics of a category, small enough to be kept of every run: image scores, and curves of the pixels."""
+"""The data behind the metrics of a category: image scores, and curves of the pixels.
+
+It is small enough to be kept for every run.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,23 @@ from mddbench.arrays import demand, read_npz, refusing
 from mddbench.data.samples import Sample
 
 EVIDENCE = "scores.npz"
-"""Its file, in a cell's folder and among a run's artifacts."""
+"""Name of the file in a cell's folder and among a run's artifacts."""
 ARRAYS = ("categories", "counts", "names", "defects", "items", "labels", "scores", "precision_recall", "region_overlap")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A category's test images in the order of the split, and its pixels' curves.
+    """The scores of a category's N test images in the order of the split, and the curves of its pixels.
 
-    names: of the images' files; defects: their kinds; items: what each shows, '' where that is not known; labels: (N,) True for
-    defective; scores: (N,) float32, or float64 if the method gave that, which may be infinite; precision_recall,
-    region_overlap: (2, P) x and y, NaN where there are no masks.
+    Attributes:
+        category: Name of the category.
+        names: File name of each image.
+        defects: Kind of defect of each image.
+        items: The item that each image shows, '' where it is unknown.
+        labels: (N,) True for defective images.
+        scores: (N,) float32, or float64 if the method returned that. Scores may be infinite.
+        precision_recall: (2, P) recall and precision of the pixels, NaN where there are no masks.
+        region_overlap: (2, P) false positive rate and region overlap of the pixels, NaN where there are no masks.
     """
 
     category: str
@@ -43,7 +52,17 @@ def evidence_of(
     scores: NDArray[np.generic],
     curves: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> Evidence:
-    """The evidence of a category's samples. scores: (N,); curves: as `CategoryMetrics.curves` gives them."""
+    """Create the evidence of a category.
+
+    Args:
+        category: Name of the category.
+        samples: Its N test images.
+        scores: (N,) image scores.
+        curves: Precision-recall curve and region overlap curve, as from `CategoryMetrics.curves`.
+
+    Returns:
+        The evidence.
+    """
     return Evidence(
         category=category,
         names=tuple(sample.image.name for sample in samples),
@@ -57,38 +76,53 @@ def evidence_of(
 
 
 def save_evidence(evidence: Sequence[Evidence], file: Path) -> None:
-    """Write the evidence of all categories as one compressed .npz of plain arrays."""
+    """Write the evidence of all categories as one compressed .npz file of plain arrays.
+
+    Args:
+        evidence: Evidence of each category.
+        file: The file.
+    """
 
     def texts(field: str) -> NDArray[np.str_]:
-        return np.array([text for part in evidence for text in getattr(part, field)], dtype=np.str_)
+        return np.array([text for entry in evidence for text in getattr(entry, field)], dtype=np.str_)
 
     np.savez_compressed(
         file,
-        categories=np.array([part.category for part in evidence], dtype=np.str_),
-        counts=np.array([len(part.scores) for part in evidence], dtype=np.int64),
+        categories=np.array([entry.category for entry in evidence], dtype=np.str_),
+        counts=np.array([len(entry.scores) for entry in evidence], dtype=np.int64),
         names=texts("names"),
         defects=texts("defects"),
         items=texts("items"),
-        labels=np.concatenate([part.labels for part in evidence]),
-        scores=np.concatenate([part.scores for part in evidence]),
-        precision_recall=np.array([part.precision_recall for part in evidence]),
-        region_overlap=np.array([part.region_overlap for part in evidence]),
+        labels=np.concatenate([entry.labels for entry in evidence]),
+        scores=np.concatenate([entry.scores for entry in evidence]),
+        precision_recall=np.array([entry.precision_recall for entry in evidence]),
+        region_overlap=np.array([entry.region_overlap for entry in evidence]),
     )
 
 
 def load_evidence(file: Path) -> tuple[Evidence, ...]:
-    """Read what `save_evidence` wrote; no pickle is loaded. Raises InputError for a broken file."""
+    """Read a file of `save_evidence`. No pickled objects are loaded.
+
+    An InputError is raised for a broken file.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Evidence of each category.
+    """
     with refusing(file, "scores", "run the cell again"):
         arrays = read_npz(file, ARRAYS)
         _check(arrays)
         ends = np.cumsum(arrays["counts"])
         return tuple(
-            _part(arrays, number, slice(int(end - arrays["counts"][number]), int(end)))
+            _entry(arrays, number, slice(int(end - arrays["counts"][number]), int(end)))
             for number, end in enumerate(ends)
         )
 
 
-def _part(arrays: dict[str, NDArray[Any]], number: int, images: slice) -> Evidence:
+def _entry(arrays: dict[str, NDArray[Any]], number: int, images: slice) -> Evidence:
+    """Return the evidence of the category with a number, whose images lie at a slice of the arrays."""
     names, defects, items = (tuple(map(str, arrays[name][images])) for name in ("names", "defects", "items"))
     return Evidence(
         category=str(arrays["categories"][number]),
@@ -103,12 +137,12 @@ def _part(arrays: dict[str, NDArray[Any]], number: int, images: slice) -> Eviden
 
 
 def _at_least_single(scores: NDArray[Any]) -> NDArray[np.floating]:
-    """float64 as it is, for metrics to follow from what is kept; all else as float32."""
+    """Keep float64, so that the kept scores give the same metrics; convert all other types to float32."""
     return scores if scores.dtype == np.float64 else scores.astype(np.float32)
 
 
 def _check(arrays: dict[str, NDArray[Any]]) -> None:
-    """Raise ValueError unless the arrays are such as `save_evidence` writes."""
+    """Raise ValueError unless the arrays have the form that `save_evidence` writes."""
     demand("categories", arrays["categories"], "U", (None,))
     categories, counts = arrays["categories"].tolist(), arrays["counts"]
     demand("counts", counts, "i", (len(categories),))

@@ -1,4 +1,4 @@
-"""Anomaly maps kept on disk in half precision, so that metrics can be computed again without a model or images."""
+"""Keeps anomaly maps on disk in half precision, so that metrics can be computed again without a model or images."""
 
 from __future__ import annotations
 
@@ -18,21 +18,27 @@ from mddbench.arrays import LARGEST, demand, finest_scale, mapped, refusing, to_
 from mddbench.errors import CellError
 
 MAPS = "maps"
-"""Their folder, in a cell's folder."""
+"""Name of the folder of maps in a cell's folder."""
 INDEX = "index.json"
 HEADROOM = 2.0**-10
-"""A category's first maps reach at most this share of what half precision can hold, so that later ones may reach farther. Its
-steps at the offset are then 2^-29 of that reach or less.
+"""Greatest share of the range of half precision that the first maps of a category use.
+
+So later maps may have scores farther from the offset. At the offset, stored scores have a resolution of 2^-29 or finer.
+That is a share of the greatest distance of the first scores from the offset.
 """
 PERCENTILE = 98
-"""Where the offset lies among the scores: about there are the thresholds that metrics depend on."""
+"""Percentile of the scores that is the offset. The thresholds that metrics depend on are close to it."""
 AGAIN = "remove the folder and run the cell with --keep-maps again"
 
 
 @dataclass(frozen=True)
 class KeptCategory:
-    """A category's maps (N, S, S) float16, as they are kept: less an offset, times a power of two; masks (N, S, S) bool,
-    None if the dataset has none.
+    """The kept maps of a category.
+
+    Attributes:
+        category: Name of the category.
+        maps: (N, S, S) float16 as they are stored: (map - offset) * 2^k.
+        masks: (N, S, S) bool, True on defects; None if the dataset has no masks.
     """
 
     category: str
@@ -41,31 +47,60 @@ class KeptCategory:
 
 
 class MapKeeper:
-    """Writes the maps of an evaluation below a folder, which replaces what lay there once all are written.
+    """Writes the maps of an evaluation to a folder.
 
-    One array a category: (maps - offset) * 2^k in half precision, whose steps are finest at the offset, a high percentile of
-    the first maps that are not one constant. No two scores change places, but those that differ by less than a thousandth
-    of their distance from the offset may become equal. Infinite scores stay infinite. Masks are packed bits. Size: 2 1/8
-    bytes a pixel.
+    When all maps are written, they replace the old content of the folder.
+    There is one array for each category: (maps - offset) * 2^k in half precision, which is finest at the offset.
+    The offset is a high percentile of the first maps that are not one constant.
+    Scores keep their order. But scores may become equal if they differ by less than a thousandth of their distance
+    from the offset. Infinite scores stay infinite.
+    Masks are stored as packed bits. A pixel takes 2 1/8 bytes.
+
+    Attributes:
+        folder: The folder.
+        partial: Folder in which the maps are written first.
+        entries: For each category its name, offset and scale (None until they are known), and whether it has masks.
+        maps: (N, S, S) float16, the stored maps of the current category.
+        constant: Indices of the images whose maps came while all scores of the category were one constant.
     """
 
     def __init__(self, folder: Path) -> None:
+        """Begin with no category.
+
+        Args:
+            folder: The folder of maps, which need not exist.
+        """
         self.folder, self.partial = folder, folder.with_name(f"{folder.name}.part")
         self.entries: list[dict[str, Any]] = []
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
 
     def begin(self, category: str, images: int, size: int, masks: NDArray[np.bool_] | None) -> None:
-        """The next category. masks: (N, S, S), None if there are none."""
-        place = self._file(len(self.entries))
-        self.maps = np.lib.format.open_memmap(place, mode="w+", dtype=np.float16, shape=(images, size, size))
+        """Begin the next category.
+
+        Args:
+            category: Name of the category.
+            images: Number N of its images.
+            size: Side S of the square maps in pixels.
+            masks: (N, S, S), True on defects; None if the dataset has no masks.
+        """
+        file = self._file(len(self.entries))
+        self.maps = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(images, size, size))
         if masks is not None:
-            np.save(place.with_suffix(".masks.npy"), np.packbits(masks.reshape(images, -1), axis=1))
+            np.save(file.with_suffix(".masks.npy"), np.packbits(masks.reshape(images, -1), axis=1))
         self.entries.append({"category": category, "offset": None, "scale": None, "masks": masks is not None})
         self.constant: list[slice] = []
 
-    def keep(self, part: slice, maps: NDArray[np.float32]) -> None:
-        """Maps (B, S, S) of some of the category's images. Raises CellError if half precision cannot hold them."""
+    def keep(self, indices: slice, maps: NDArray[np.float32]) -> None:
+        """Store the maps of some images of the category.
+
+        Args:
+            indices: Indices of the B images within the category.
+            maps: (B, S, S) anomaly maps.
+
+        Raises:
+            CellError: If half precision cannot hold the maps.
+        """
         entry = self.entries[-1]
         finite = maps[np.isfinite(maps)].astype(np.float64)
         if finite.size and entry["scale"] is None:
@@ -73,16 +108,17 @@ class MapKeeper:
         offset = entry["offset"] or 0.0
         reach = float(np.abs(finite - offset).max(initial=0.0))
         if entry["scale"] is None:
-            self.constant.append(part)
+            self.constant.append(indices)
         elif reach * entry["scale"] > LARGEST:
             raise CellError(
                 f"keeping maps of {entry['category']}: a score is {reach:.3g} away from {offset:.3g}, more than "
-                f"{1 / HEADROOM:.0f} times as far as the first ones, which half precision cannot hold; run without --keep-maps"
+                f"{1 / HEADROOM:.0f} times as far as the first ones, which half precision cannot hold; "
+                "run without --keep-maps"
             )
-        self.maps[part] = to_half(maps, offset, entry["scale"] or 1.0)
+        self.maps[indices] = to_half(maps, offset, entry["scale"] or 1.0)
 
     def finish(self) -> None:
-        """Put the maps in their place."""
+        """Write the index of the maps, and move them to their folder."""
         if self.entries:
             self.maps.flush()
         entries = [
@@ -94,62 +130,74 @@ class MapKeeper:
         self.partial.rename(self.folder)
 
     def _choose(self, entry: dict[str, Any], finite: NDArray[np.float64]) -> None:
-        """Set offset and scale by these scores, and by the constant that came before; only the offset if they are one constant.
+        """Choose offset and scale from finite scores and from the constant of the earlier maps.
 
-        What was kept of the constant are zeros (and infinities), which get their place as soon as there is a scale.
+        If all scores are one constant, only the offset is set. Such maps are stored as zeros and infinities.
+        They get their final values as soon as there is a scale.
         """
-        before = float(finite[0]) if entry["offset"] is None else entry["offset"]
-        low, high = min(before, float(finite.min())), max(before, float(finite.max()))
+        constant = float(finite[0]) if entry["offset"] is None else entry["offset"]
+        low, high = min(constant, float(finite.min())), max(constant, float(finite.max()))
         if low == high:
             entry["offset"] = low
             return
         offset = float(np.percentile(finite, PERCENTILE, method="lower"))
         entry["offset"], entry["scale"] = offset, finest_scale(max(high - offset, offset - low), HEADROOM)
-        for part in self.constant:
-            self.maps[part] += np.float16((before - offset) * entry["scale"])
+        for indices in self.constant:
+            self.maps[indices] += np.float16((constant - offset) * entry["scale"])
 
     def _file(self, number: int) -> Path:
         return self.partial / f"{number:03d}.npy"
 
 
 def kept_categories(folder: Path) -> list[str]:
-    """The categories whose maps are kept below a folder. Raises InputError if their list is not whole."""
+    """Return the categories of the maps in a folder. An InputError is raised if their index is broken."""
     with refusing(folder, "kept maps", AGAIN):
         return [entry["category"] for entry in _entries(folder)]
 
 
 def kept_maps(folder: Path) -> Iterator[KeptCategory]:
-    """The maps below a folder, a category at a time, read where they lie. Raises InputError if they are not whole."""
+    """Return the maps in a folder, one category after another, as memory-mapped arrays.
+
+    An InputError is raised if a file is broken.
+
+    Args:
+        folder: The folder of maps.
+
+    Yields:
+        The maps of each category.
+    """
     with refusing(folder, "kept maps", AGAIN):
         entries = _entries(folder)
     for number, entry in enumerate(entries):
         with refusing(folder, "kept maps", AGAIN):
-            kept = _category(folder / f"{number:03d}.npy", entry)
-        yield kept
+            maps_of_category = _category(folder / f"{number:03d}.npy", entry)
+        yield maps_of_category
 
 
 def _category(file: Path, entry: dict[str, Any]) -> KeptCategory:
+    """Read the maps of a category. Raise ValueError unless they have the form that MapKeeper writes."""
     maps = mapped(file)
     demand(file.name, maps, "f", (None, None, None))
     if maps.dtype != np.float16 or not maps.size:
         raise ValueError(f"{file.name} is {maps.dtype} of shape {maps.shape}")
     masks = None
     if entry["masks"]:
-        place = file.with_suffix(".masks.npy")
-        packed, pixels = mapped(place), maps[0].size
-        demand(place.name, packed, "u", (len(maps), -(-pixels // 8)))
+        mask_file = file.with_suffix(".masks.npy")
+        packed, pixels = mapped(mask_file), maps[0].size
+        demand(mask_file.name, packed, "u", (len(maps), -(-pixels // 8)))
         masks = np.unpackbits(packed, axis=1)[:, :pixels].reshape(maps.shape).astype(bool)
     return KeptCategory(entry["category"], maps, masks)
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
+    """Read the index of the maps. Raise ValueError or LookupError if it is broken."""
     content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{INDEX} is not of this version")
     entries: list[dict[str, Any]] = content["categories"]
     for entry in entries:
         numbers = entry["offset"], entry["scale"]
-        sound = type(entry["category"]) is str and type(entry["masks"]) is bool
-        if not sound or not all(type(each) is float and math.isfinite(each) for each in numbers) or numbers[1] <= 0:
+        valid = type(entry["category"]) is str and type(entry["masks"]) is bool
+        if not valid or not all(type(value) is float and math.isfinite(value) for value in numbers) or numbers[1] <= 0:
             raise ValueError(f"{INDEX} has an entry {str(entry)[:80]}")
     return entries

@@ -1,4 +1,7 @@
-"""Records from several places put together: which are the same, which contradict one another, and which is kept."""
+"""Merges records from several places.
+
+It finds records that are the same and records that contradict one another, and decides which ones are kept.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,14 @@ from mddbench.runs.records import Record, as_json
 
 
 @dataclass(frozen=True)
-class Found:
-    """A record, where it was found, and the names of the files that belong to it there."""
+class FoundRecord:
+    """A record and where it was found.
+
+    Attributes:
+        record: The record.
+        place: File or run in which it was found, for messages.
+        files: Names of the other files that belong to it there.
+    """
 
     record: Record
     place: str
@@ -21,109 +30,166 @@ class Found:
 
     @property
     def extras(self) -> frozenset[str]:
-        """What it has that another record of the same numbers may lack; an experiment of its own is more than a variant."""
-        has = {
+        """What it has in addition to the metrics, and another record of the same metrics may lack.
+
+        The name of an experiment counts as more than the name of an ablation's variant.
+        """
+        extras = {
             "own name": not self.record.experiment.startswith(PREFIX),
             "confidence": bool(self.record.confidence),
             "test_curve": bool(self.record.test_curve),
         }
-        return self.files | {name for name, there in has.items() if there}
+        return self.files | {name for name, present in extras.items() if present}
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two records of one cell that contradict each other, and of which the first is kept."""
+    """Two records of one cell that contradict each other.
 
-    kept: Found
-    other: Found
+    Attributes:
+        kept: The record that is kept.
+        other: The record that is not kept.
+    """
+
+    kept: FoundRecord
+    other: FoundRecord
 
     def __str__(self) -> str:
         record = self.kept.record
         name = f"{record.method}/{record.dataset}/seed{record.seed} ({record.experiment}, {record.identity[:8]})"
-        found = largest_difference(record, self.other.record)
-        if found is None:
+        location = largest_difference(record, self.other.record)
+        if location is None:
             return f"{name}: {self.kept.place} and {self.other.place} have equal metrics, from different weights"
-        place, key = found
-        one, two = record.value(place, key), self.other.record.value(place, key)
-        apart = "" if math.isnan(one - two) else f", {abs(one - two):.2g} apart"
+        group, key = location
+        kept_value, other_value = record.value(group, key), self.other.record.value(group, key)
+        difference = kept_value - other_value
+        distance = "" if math.isnan(difference) else f", {abs(difference):.2g} apart"
         return (
-            f"{name}: {self.kept.place} and {self.other.place} differ most in {place}/{key}: "
-            f"{_shown(one)} and {_shown(two)}{apart}"
+            f"{name}: {self.kept.place} and {self.other.place} differ most in {group}/{key}: "
+            f"{_shown(kept_value)} and {_shown(other_value)}{distance}"
         )
 
 
 @dataclass(frozen=True)
 class Merged:
-    """One record of each cell, in the order in which cells were found; and each other version of it as a conflict."""
+    """The result of a merge.
 
-    kept: tuple[Found, ...]
+    Attributes:
+        kept: One record of each cell, in the order in which the cells were found.
+        conflicts: One conflict for each other version of a cell's record.
+    """
+
+    kept: tuple[FoundRecord, ...]
     conflicts: tuple[Conflict, ...]
 
 
-def merge(found: Iterable[Found]) -> Merged:
-    """Keeps the first record of each cell, or one of the same numbers that has more; others contradict it."""
-    versions: dict[str, list[Found]] = {}
-    for one in found:
-        known = versions.setdefault(one.record.identity, [])
-        index = next((i for i, other in enumerate(known) if _same_numbers(one.record, other.record)), None)
+def merge(records: Iterable[FoundRecord]) -> Merged:
+    """Keep one record of each cell.
+
+    It is the first one, or one with the same numbers and more extras. All other versions contradict it.
+
+    Args:
+        records: The records, in order of preference.
+
+    Returns:
+        The kept records and the conflicts.
+    """
+    versions: dict[str, list[FoundRecord]] = {}
+    for candidate in records:
+        cell_versions = versions.setdefault(candidate.record.identity, [])
+        index = next(
+            (number for number, version in enumerate(cell_versions) if _same_numbers(candidate.record, version.record)),
+            None,
+        )
         if index is None:
-            known.append(one)
-        elif one.extras > known[index].extras:
-            known[index] = one
-    kept = tuple(each[0] for each in versions.values())
-    return Merged(kept, tuple(Conflict(each[0], other) for each in versions.values() for other in each[1:]))
+            cell_versions.append(candidate)
+        elif candidate.extras > cell_versions[index].extras:
+            cell_versions[index] = candidate
+    kept = tuple(cell_versions[0] for cell_versions in versions.values())
+    conflicts = tuple(
+        Conflict(cell_versions[0], version) for cell_versions in versions.values() for version in cell_versions[1:]
+    )
+    return Merged(kept, conflicts)
 
 
-def merge_into(stored: Sequence[Found], incoming: Sequence[Found], replace: bool = False) -> Merged:
-    """What of `incoming` a store should take; conflicts among all. A record is taken if the store has none of its cell, or one
-    of the same numbers with less; `replace` lets the last of those in conflict be kept, not the first.
+def merge_into(stored: Sequence[FoundRecord], incoming: Sequence[FoundRecord], replace: bool = False) -> Merged:
+    """Find the records that a store should take.
+
+    A record is taken if the store has none of its cell, or one with equal numbers and fewer extras.
+
+    Args:
+        stored: Records of the store.
+        incoming: New records.
+        replace: True to keep the last of several records in conflict, False to keep the first.
+
+    Returns:
+        The records to take, and the conflicts among all records.
     """
     together = [*stored, *incoming]
     merged = merge(reversed(together) if replace else together)
-    known = {one.record.identity: one for one in stored}
-    taken = [one for one in merged.kept if _is_news(one, known.get(one.record.identity))]
-    return Merged(tuple(reversed(taken) if replace else taken), merged.conflicts)
+    stored_by_cell = {entry.record.identity: entry for entry in stored}
+    accepted = [entry for entry in merged.kept if _is_news(entry, stored_by_cell.get(entry.record.identity))]
+    return Merged(tuple(reversed(accepted) if replace else accepted), merged.conflicts)
 
 
-def in_fixed_order(found: Iterable[Found]) -> list[Found]:
-    """The same, in an order that follows from the records alone, those that have more before others of their cell."""
-    return sorted(found, key=lambda one: (one.record.identity, -len(one.extras), as_json(one.record), one.place))
+def in_fixed_order(records: Iterable[FoundRecord]) -> list[FoundRecord]:
+    """Sort records by their content alone, whatever their order. Among those of a cell, more extras come first."""
+    return sorted(
+        records, key=lambda entry: (entry.record.identity, -len(entry.extras), as_json(entry.record), entry.place)
+    )
 
 
-def largest_difference(one: Record, two: Record) -> tuple[str, str] | None:
-    """(category or 'mean', metric) in which two records differ most; what only one defines is further apart than any values.
+def largest_difference(first: Record, second: Record) -> tuple[str, str] | None:
+    """Find the metric in which two records differ most.
 
-    None if they do not differ.
+    A metric that only one record defines counts as a greater difference than any two values.
+
+    Args:
+        first: A record.
+        second: A record of the same cell.
+
+    Returns:
+        'mean' or a category, and the key of the metric; None if the records do not differ.
     """
-    places = {(place, key) for record in (one, two) for place, values in record.metrics.items() for key in values}
-    apart = {place: _apart(one.value(*place), two.value(*place)) for place in sorted(places)}
-    largest = max(apart, key=lambda place: apart[place])
-    return largest if apart[largest] > 0 else None
+    metrics = {(group, key) for record in (first, second) for group, values in record.metrics.items() for key in values}
+    differences = {metric: _difference(first.value(*metric), second.value(*metric)) for metric in sorted(metrics)}
+    largest = max(differences, key=lambda metric: differences[metric])
+    return largest if differences[largest] > 0 else None
 
 
-def farthest(mean: Mapping[str, float], record: Record) -> tuple[str, float]:
-    """The metric whose mean is farthest from the record's, and how far: infinitely if only one of the two is defined."""
-    apart = {}
+def largest_mean_difference(mean: Mapping[str, float], record: Record) -> tuple[str, float]:
+    """Find the metric whose mean differs most from a record.
+
+    Args:
+        mean: Metric -> mean over the categories, NaN where it is not defined.
+        record: The record.
+
+    Returns:
+        Key of the metric and the absolute difference. The difference is infinite if only one of the two is defined.
+    """
+    differences = {}
     for key in SEVEN:
         pair = mean[key], record.value("mean", key)
         undefined = sum(map(math.isnan, pair))
-        apart[key] = (abs(pair[0] - pair[1]), math.inf, 0.0)[undefined]
-    key = max(apart, key=lambda each: apart[each])
-    return key, apart[key]
+        differences[key] = (abs(pair[0] - pair[1]), math.inf, 0.0)[undefined]
+    largest = max(differences, key=lambda key: differences[key])
+    return largest, differences[largest]
 
 
-def _same_numbers(one: Record, two: Record) -> bool:
-    return one.model_sha256 == two.model_sha256 and largest_difference(one, two) is None
+def _same_numbers(first: Record, second: Record) -> bool:
+    return first.model_sha256 == second.model_sha256 and largest_difference(first, second) is None
 
 
-def _is_news(one: Found, stored: Found | None) -> bool:
-    return stored is None or not _same_numbers(one.record, stored.record) or one.extras > stored.extras
+def _is_news(candidate: FoundRecord, stored: FoundRecord | None) -> bool:
+    """Return True if the store lacks the candidate's numbers or some of its extras."""
+    return stored is None or not _same_numbers(candidate.record, stored.record) or candidate.extras > stored.extras
 
 
-def _apart(one: float, two: float) -> float:
-    if math.isnan(one) or math.isnan(two):
-        return 0.0 if math.isnan(one) and math.isnan(two) else math.inf
-    return abs(one - two)
+def _difference(first: float, second: float) -> float:
+    """Return the absolute difference; infinity if only one value is NaN, 0 if both are."""
+    if math.isnan(first) or math.isnan(second):
+        return 0.0 if math.isnan(first) and math.isnan(second) else math.inf
+    return abs(first - second)
 
 
 def _shown(value: float) -> str:

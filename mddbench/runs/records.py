@@ -1,4 +1,4 @@
-"""The record of a cell: one JSON that holds what was run, on what, how well it did and what it cost."""
+"""The record of a cell: one JSON file with its settings, its machine, its metrics and its cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mddbench.settings import Strict, validated
 
 
 def _plain_name(value: str) -> str:
-    if not value or any(part in value for part in ("/", "\\", "..", "\0")):
+    if not value or any(forbidden in value for forbidden in ("/", "\\", "..", "\0")):
         raise ValueError("expected a plain name without '/' or '..'")
     return value
 
@@ -37,15 +37,22 @@ Nested = Annotated[dict[str, Any], AfterValidator(small_value)]
 
 
 RECORD = "record.json"
-"""Its file, in a cell's folder and among a run's artifacts."""
+"""Name of the file in a cell's folder and among a run's artifacts."""
 REPORT_FILES = "report-files.json"
-"""The list that a report keeps of its files, which is no record."""
+"""Name of a report's list of its own files, which is no record."""
 
 
 class EpochLog(Strict):
-    """What one epoch was like. loss and terms are means over its steps, loss is None for a method that only collects; lr is the
-    last step's; seconds are wall time, None where other cells ran on the device; diagnostics are the method's own, at the
-    epoch's end.
+    """The measurements of one epoch.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        loss: Mean of the loss over the steps; None for a method that only collects.
+        terms: Mean of each loss term over the steps.
+        lr: Learning rate of the last step.
+        seconds: Wall-clock time in seconds; None if other cells ran on the device.
+        images: Number of training images that were used.
+        diagnostics: The method's own numbers at the end of the epoch.
     """
 
     epoch: Natural
@@ -58,26 +65,48 @@ class EpochLog(Strict):
 
 
 class CurvePoint(Strict):
-    """How a model did on the test split after an epoch: its means. A diagnostic that decides nothing."""
+    """The means of the metrics on the test split after an epoch. They are a diagnostic that influences nothing.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        metrics: Metric -> mean over the categories; None where it is not defined.
+    """
 
     epoch: Natural
     metrics: dict[str, Value]
 
     def value(self, key: str) -> float:
-        """A metric's mean, NaN if it is not defined."""
-        found = self.metrics[key]
-        return math.nan if found is None else found
+        """Return the mean of a metric, NaN if it is not defined."""
+        mean = self.metrics[key]
+        return math.nan if mean is None else mean
 
 
 class Record(Strict):
-    """What is stored of a finished cell. A metric that is not defined is null.
+    """The stored results of a finished cell.
 
-    identity: hash of settings, seed, data fingerprint, weights hash and method version; protocol: the same without the seed,
-    so that cells of one protocol are the seeds of one row. card: the protocol for people. history: one entry an epoch.
-    bounds: of approximate metrics, category -> metric -> interval that holds the exact value; confidence: the same of 95 %
-    bootstrap intervals, if they were asked for.
-    test_curve: how it did on the test split while it trained, if that was asked for.
-    cost, environment and the seconds in history are the only other parts that differ between two runs of one cell.
+    Two runs of one cell may differ only in cost, environment, test curve and the seconds in the history.
+
+    Attributes:
+        record_version: Version of the format.
+        identity: Hash of settings, seed, fingerprint of the data, hash of the weights, and version of the method.
+        protocol: The same hash without the seed. Cells with the same protocol are the seeds of one row.
+        status: 'finished'.
+        method: Name of the method.
+        label: Name of the method in tables.
+        dataset: Name of the dataset.
+        experiment: Name of the experiment.
+        seed: Seed of the cell.
+        fingerprint: Fingerprint of the dataset.
+        metrics: 'mean' and each category -> metric -> value; None where a metric is not defined.
+        bounds: Category -> metric -> interval that contains the exact value, for approximate metrics.
+        confidence: 'mean' and each category -> metric -> 95 % bootstrap interval, if it was requested.
+        card: The protocol for readers.
+        settings: All settings.
+        model_sha256: Hash of the learned tensors.
+        cost: Name -> cost in its own unit; None where it was not measured.
+        environment: Machine and software.
+        history: One entry for each epoch.
+        test_curve: Metrics of the test split after some epochs, if they were requested.
     """
 
     record_version: Literal[1] = 1
@@ -103,44 +132,56 @@ class Record(Strict):
 
     @property
     def categories(self) -> list[str]:
+        """Names of the categories."""
         return [name for name in self.metrics if name != "mean"]
 
-    def value(self, place: str, key: str) -> float:
-        """A metric of 'mean' or of a category, NaN if it is not defined or there is no such category. A category's mAD is the
-        mean of its seven.
+    def value(self, group: str, key: str) -> float:
+        """Return the value of a metric. The mAD of a category is the mean of its seven metrics.
+
+        Args:
+            group: 'mean' or the name of a category.
+            key: Key of the metric.
+
+        Returns:
+            The value, NaN if it is not defined or if there is no such category.
         """
-        if key == MAD.key and place != "mean":
-            return sum(self.value(place, each) for each in SEVEN) / len(SEVEN)
-        found = self.metrics.get(place, {}).get(key)
-        return math.nan if found is None else found
+        if key == MAD.key and group != "mean":
+            return sum(self.value(group, metric) for metric in SEVEN) / len(SEVEN)
+        value = self.metrics.get(group, {}).get(key)
+        return math.nan if value is None else value
 
     def deterministic(self) -> dict[str, Any]:
-        """The parts that two runs of one cell on one machine share, to the last bit."""
+        """Return the content that is equal in two runs of one cell on one machine, to the last bit."""
         content = self.model_dump(exclude={"cost", "environment", "test_curve"})
         content["history"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in content["history"]]
         return content
 
 
 def nullable(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Metrics as a record holds them: NaN becomes None."""
+    """Replace NaN by None in metrics, because JSON has no NaN."""
     return {
-        place: {key: None if math.isnan(value) else value for key, value in values.items()}
-        for place, values in metrics.items()
+        group: {key: None if math.isnan(value) else value for key, value in values.items()}
+        for group, values in metrics.items()
     }
 
 
 def nullable_pairs(
     intervals: dict[str, dict[str, tuple[float, float]]],
 ) -> dict[str, dict[str, tuple[float, float] | None]]:
-    """Intervals with NaN, which JSON does not have, as None."""
+    """Replace intervals that contain NaN by None, because JSON has no NaN."""
     return {
-        place: {key: None if math.isnan(sum(pair)) else pair for key, pair in values.items()}
-        for place, values in intervals.items()
+        group: {key: None if math.isnan(sum(pair)) else pair for key, pair in values.items()}
+        for group, values in intervals.items()
     }
 
 
 def write_record(record: Record, path: Path) -> None:
-    """Write a record as JSON, beside and renamed."""
+    """Write a record as a JSON file. It is written under another name and renamed, so that it is never half written.
+
+    Args:
+        record: The record.
+        path: The file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     partial.write_text(as_json(record), encoding="utf-8")
@@ -148,12 +189,22 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def as_json(record: Record) -> str:
-    """The record's JSON text, with a newline at its end."""
+    """Return the record as JSON text, with a newline at its end."""
     return json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n"
 
 
 def read_record(path: Path) -> Record:
-    """A record from a file, which may come from anywhere: checked, with InputError in one line if it is not one."""
+    """Read a record from a file of any origin. Its content is checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: If the file cannot be read or is no valid record. The message is one line.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
@@ -161,37 +212,58 @@ def read_record(path: Path) -> Record:
     return parse_record(text, str(path))
 
 
-def parse_record(text: str, where: str) -> Record:
-    """A record from JSON text. Raises InputError, naming `where` it came from, if it is not one."""
+def parse_record(text: str, source: str) -> Record:
+    """Parse a record from JSON text of any origin.
+
+    Args:
+        text: The JSON text.
+        source: Name of the file, for the error message.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: If the text is no valid record. The message is one line.
+    """
     try:
         raw = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as fault:
-        raise InputError(f"{where}: not valid JSON ({fault})") from None
+        raise InputError(f"{source}: not valid JSON ({fault})") from None
     except RecursionError:
-        raise InputError(f"{where}: not a record (nested too deeply)") from None
+        raise InputError(f"{source}: not a record (nested too deeply)") from None
     if not isinstance(raw, dict):
-        raise InputError(f"{where}: expected a record, found {type(raw).__name__}")
-    record = validated(Record, raw, where)
-    for place, values in record.metrics.items():
-        expected = expected_keys(place)
+        raise InputError(f"{source}: expected a record, found {type(raw).__name__}")
+    record = validated(Record, raw, source)
+    for group, values in record.metrics.items():
+        expected = expected_keys(group)
         if set(values) - {ITEM.key} != expected:
-            odd = sorted(set(values) ^ expected)
-            raise InputError(f"{where}: metrics of '{place}' should be {sorted(expected)}; differs in {odd}")
+            differing = sorted(set(values) ^ expected)
+            raise InputError(f"{source}: metrics of '{group}' should be {sorted(expected)}; differs in {differing}")
     for point in record.test_curve:
         if set(point.metrics) - {ITEM.key} != expected_keys("mean"):
-            raise InputError(f"{where}: test_curve at epoch {point.epoch} should give {sorted(expected_keys('mean'))}")
+            raise InputError(f"{source}: test_curve at epoch {point.epoch} should give {sorted(expected_keys('mean'))}")
     if "mean" not in record.metrics or len(record.metrics) < 2:
         raise InputError(
-            f"{where}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}"
+            f"{source}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}"
         )
     return record
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The record files of a folder: a run's output, or an export, sorted. Raises InputError if there is none."""
+    """Find the record files in the output folder of a run, or in an exported folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        InputError: If there is no record.
+    """
     cells = folder / "cells"
-    found = cells.glob("*/record.json") if cells.is_dir() else folder.rglob("*.json")
-    files = sorted(file for file in found if file.name != REPORT_FILES)
+    candidates = cells.glob("*/record.json") if cells.is_dir() else folder.rglob("*.json")
+    files = sorted(file for file in candidates if file.name != REPORT_FILES)
     if not files:
         raise InputError(
             f"{folder}: no records there; expected <dataset>/<method>-seed<N>.json or a run's output folder"
@@ -200,7 +272,7 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records of a folder. Raises InputError if there is none or one is none."""
+    """Read all records of a folder. An InputError is raised if there is no record, or if one is not valid."""
     return [read_record(file) for file in record_files(folder)]
 
 

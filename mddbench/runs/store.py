@@ -1,4 +1,7 @@
-"""An MLflow store: opened safely, searched for our runs, read back as records. MLflow is imported only here, and only then."""
+"""Opens an MLflow tracking store safely, searches it for the runs of this package, and reads their records.
+
+MLflow is imported only here, and only when a store is opened.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,25 @@ SQLITE = "sqlite:///"
 
 
 class MlflowStore:
-    """An MLflow tracking store by URI, migrated on opening so that workers started later find it ready."""
+    """An MLflow tracking store. Opening it migrates its database, so that it is ready for processes that start later.
+
+    Attributes:
+        mlflow: The module `mlflow`.
+        client: MLflow's client. All its errors are TrackingErrors.
+        uri: URI of the store.
+        artifacts: Folder of the artifacts of a local store; None if a server decides.
+    """
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
-        """artifacts: the folder for artifacts of a local store; None lets a server decide.
+        """Open a store.
 
-        Raises InputError if MLflow is missing or the store cannot be opened.
+        Args:
+            uri: URI of the store.
+            artifacts: Folder for the artifacts of a local store; None to let a server decide.
+
+        Raises:
+            InputError: If MLflow is not installed, or if the store cannot be opened.
+            OSError: If a file of the store cannot be read or written.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -46,26 +62,33 @@ class MlflowStore:
             raise InputError("MLflow is not installed; pip install mlflow, or run with --tracking none") from None
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # what fails there is told here, in one line
+        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # its failures are reported here, in one line
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self.uri, self.artifacts = uri, artifacts
         try:
             self.client: Any = self._open()
         except OSError:
             raise
-        except Exception as fault:
+        except Exception as fault:  # noqa: BLE001 - MLflow, a database or a server may raise anything
             reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
             raise InputError(
-                f"tracking store {uri}: cannot be opened ({reason[:200]}); give a database or server by --tracking-uri, "
-                "as in sqlite:///mlflow.db, or run with --tracking none"
+                f"tracking store {uri}: cannot be opened ({reason[:200]}); give a database or server by "
+                "--tracking-uri, as in sqlite:///mlflow.db, or run with --tracking none"
             ) from None
 
     def _open(self) -> Any:
-        """A client of a ready store.
+        """Create a client of a store that is ready for use.
 
-        A SQLite file is made and migrated under a lock, a new one beside its place and then renamed: a killed start or two
-        at once leave no half-made database, which nothing could open again. One that lies where nothing can be written is
-        opened without a lock, to be read.
+        A SQLite file is created and migrated under a lock. A new one is created in a temporary folder and then moved.
+        So there is never an incomplete database, even if a start is killed or two processes start at once.
+        A database in a read-only folder is opened without a lock, for reading.
+
+        Returns:
+            The client.
+
+        Raises:
+            OSError: If the file cannot be read or written.
+            OperationalError: If SQLite reports such a failure.
         """
         file = sqlite_file(self.uri)
         if file is None:
@@ -78,9 +101,9 @@ class MlflowStore:
                         new = Path(folder) / file.name
                         self._client(f"{SQLITE}{new}")
                         os.replace(new, file)
-                _look(file)
+                _check_database(file)
                 if self.artifacts is not None and self.artifacts.parent.resolve() == file.parent.resolve():
-                    _bring_home(file, self.artifacts)
+                    _correct_artifact_uris(file, self.artifacts)
                 return self._client(self.uri)
         except (OSError, sqlite3.OperationalError):
             if not file.exists() or os.access(file.parent, os.W_OK):
@@ -93,36 +116,46 @@ class MlflowStore:
         return _Guarded(client, uri)
 
     def holds_artifacts_of(self, run: Any) -> bool:
-        """Whether what is logged to a run would lie where this store's artifacts do; a server decides for itself."""
-        return self.artifacts is None or _local(run.info.artifact_uri).is_relative_to(self.artifacts.resolve())
+        """Return True if the artifacts of a run lie in this store's folder, or if a server decides their location."""
+        return self.artifacts is None or _path_of(run.info.artifact_uri).is_relative_to(self.artifacts.resolve())
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is created if it is not there. Raises InputError for a deleted one."""
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            location = _home(self.artifacts, name) if self.artifacts else None
+        """Return the id of an MLflow experiment. It is created if it does not exist.
+
+        Args:
+            name: Name of the experiment.
+
+        Returns:
+            The id.
+
+        Raises:
+            InputError: If the experiment was deleted.
+        """
+        experiment = self.client.get_experiment_by_name(name)
+        location = _location(self.artifacts, name) if self.artifacts else None
+        if experiment is None:
             return str(self.client.create_experiment(name, artifact_location=location))
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise InputError(
                 f"{self.uri}: experiment '{name}' is deleted there; restore it "
-                f"(mlflow experiments restore -x {found.experiment_id}) or use another store"
+                f"(mlflow experiments restore -x {experiment.experiment_id}) or use another store"
             )
         file = sqlite_file(self.uri)
-        if file is not None and self.artifacts is not None and found.artifact_location != _home(self.artifacts, name):
-            _set_home(file, found.experiment_id, _home(self.artifacts, name))  # the folder was moved, or is another one
-        return str(found.experiment_id)
+        if file is not None and location is not None and experiment.artifact_location != location:
+            _set_location(file, experiment.experiment_id, location)  # the folder was moved, or it is another one
+        return str(experiment.experiment_id)
 
     def search(self, condition: str) -> list[Any]:
-        """All our runs, in all experiments, that meet a condition; newest first."""
+        """Return all runs of this package that meet a condition in MLflow's query language, newest first."""
         experiments = self.client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
-        identities = [experiment.experiment_id for experiment in experiments]
-        if not identities:
+        experiment_ids = [experiment.experiment_id for experiment in experiments]
+        if not experiment_ids:
             return []
         runs: list[Any] = []
         token: str | None = None
         while True:
             page = self.client.search_runs(
-                identities, filter_string=condition, order_by=["attributes.start_time DESC"], page_token=token
+                experiment_ids, filter_string=condition, order_by=["attributes.start_time DESC"], page_token=token
             )
             runs.extend(page)
             token = page.token
@@ -130,25 +163,35 @@ class MlflowStore:
                 return runs
 
     def records(
-        self, only: str | None = None, passing: Callable[[str], object] | None = None
+        self, identity: str | None = None, report_unusable: Callable[[str], object] | None = None
     ) -> Iterator[tuple[str, Record]]:
-        """(run id, record) of every finished cell, newest first; of a cell that ran twice, the newest run only.
+        """Read the records of all finished cells, newest first. For a cell that ran twice only the newest run counts.
 
-        only: the identity of one cell, if no other is wanted; passing: told of each run whose record cannot be used, which is
-        then left out. Raises InputError for such a run if nobody is told.
+        Args:
+            identity: Identity of the only cell that is wanted; None for all cells.
+            report_unusable: Called with a message for each run whose record cannot be used. Such a run is left out.
+                None to raise an error instead.
+
+        Yields:
+            The id of a run and its record.
+
+        Raises:
+            InputError: If a record is missing or not valid.
+            TrackingError: If the store fails.
+            OSError: If a file cannot be read.
         """
-        seen: set[str] = set()
-        for run in self.finished(only):
-            identity = run.data.tags.get(IDENTITY_TAG)
-            if identity is None or identity in seen:
+        seen_identities: set[str] = set()
+        for run in self.finished(identity):
+            run_identity = run.data.tags.get(IDENTITY_TAG)
+            if run_identity is None or run_identity in seen_identities:
                 continue
-            seen.add(identity)
+            seen_identities.add(run_identity)
             try:
                 yield run.info.run_id, self._record(run)
             except (InputError, TrackingError, OSError) as fault:
-                if passing is None:
+                if report_unusable is None:
                     raise
-                passing(f"left out: run {run.info.run_id}: {fault}")
+                report_unusable(f"left out: run {run.info.run_id}: {fault}")
 
     def _record(self, run: Any) -> Record:
         with self._artifact(run.info.run_id, RECORD) as file:
@@ -163,42 +206,43 @@ class MlflowStore:
                 raise InputError(f"{RECORD}: not UTF-8 text") from None
         return parse_record(text, RECORD)
 
-    def finished(self, only: str | None = None) -> list[Any]:
-        """Runs that finished, newest first: of all cells, or of one."""
-        one = f" AND tags.`{IDENTITY_TAG}` = '{only}'" if only else ""
-        return self.search(f"attributes.status = 'FINISHED'{one}")
+    def finished(self, identity: str | None = None) -> list[Any]:
+        """Return the finished runs of the cell with an identity, or of all cells; newest first."""
+        condition = f" AND tags.`{IDENTITY_TAG}` = '{identity}'" if identity else ""
+        return self.search(f"attributes.status = 'FINISHED'{condition}")
 
     def files(self, run_id: str) -> frozenset[str]:
-        """The names of a run's artifacts."""
+        """Return the names of the artifacts of a run."""
         return frozenset(entry.path for entry in self.client.list_artifacts(run_id))
 
     def panels(self, run_id: str) -> tuple[Panel, ...]:
-        """The panels that a run kept; none if it was imported without them."""
+        """Return the panels of a run; () if it was imported without them."""
         with self._artifact(run_id, PANELS) as file:
             return load_panels(file) if file is not None else ()
 
     def evidence(self, run_id: str) -> tuple[Evidence, ...]:
-        """Scores and curves that a run kept; none if it was imported without them."""
+        """Return the scores and curves of a run; () if it was imported without them."""
         with self._artifact(run_id, EVIDENCE) as file:
             return load_evidence(file) if file is not None else ()
 
     def page(self, run_id: str) -> str:
-        """The address of a run's page, if the store is a server; '' else."""
+        """Return the address of a run's page; '' if the store is no server."""
         if not self.uri.startswith(("http://", "https://")):
             return ""
         experiment = self.client.get_run(run_id).info.experiment_id
-        place = urlparse(self.uri)
-        bare = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()  # without a user and password
-        return f"{bare.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        url = urlparse(self.uri)
+        address = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a user and password
+        return f"{address.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
     def record_file(self, run_id: str) -> Path | None:
-        """Where a run's record lies, if its artifacts are files of this machine."""
-        place = str(self.client.get_run(run_id).info.artifact_uri)
-        file = _local(place) / RECORD
-        return file if place.startswith(("file:", "/")) and file.exists() else None
+        """Return the file of a run's record; None if the artifacts are not files of this machine."""
+        uri = str(self.client.get_run(run_id).info.artifact_uri)
+        file = _path_of(uri) / RECORD
+        return file if uri.startswith(("file:", "/")) and file.exists() else None
 
     @contextmanager
     def _artifact(self, run_id: str, name: str) -> Iterator[Path | None]:
+        """Download an artifact to a file that exists inside the `with` block; None if the run has no such artifact."""
         if name not in self.files(run_id):
             yield None
             return
@@ -207,100 +251,123 @@ class MlflowStore:
 
 
 class _Guarded:
-    """A client whose every failure is a TrackingError of one line; whatever MLflow, a database or a server raise."""
+    """A client whose failures are all TrackingErrors of one line, whatever MLflow, a database or a server raise."""
 
     def __init__(self, client: Any, uri: str) -> None:
         self._client, self._uri = client, uri
-        self._hold = held if uri.startswith(SQLITE) else nullcontext  # a server can take its time
+        self._hold = held if uri.startswith(SQLITE) else nullcontext  # not for a server, which may take long
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._client, name)
 
         @functools.wraps(function)
-        def asked(*arguments: Any, **named: Any) -> Any:
+        def guarded(*arguments: Any, **named_arguments: Any) -> Any:
             try:
                 with self._hold():
-                    return function(*arguments, **named)
-            except Exception as fault:
+                    return function(*arguments, **named_arguments)
+            except Exception as fault:  # noqa: BLE001 - MLflow, a database or a server may raise anything
                 lines = [line for line in str(fault).splitlines() if line.strip()] or [type(fault).__name__]
                 raise TrackingError(f"tracking store {self._uri}: {name} failed ({lines[0].strip()[:200]})") from None
 
-        return asked
+        return guarded
 
 
-def _bring_home(file: Path, artifacts: Path) -> None:
-    """Let a SQLite store that was moved or copied with its artifacts find them. Each run is judged by itself: it is pointed to
-    the folder here if its artifacts lie there, or if it has none yet and its old place is gone.
+def _correct_artifact_uris(file: Path, artifacts: Path) -> None:
+    """Correct the artifact URIs of a SQLite store that was moved or copied together with its artifacts.
+
+    Each run is handled separately. Its URI is changed if its artifacts lie in the given folder.
+    It is also changed if the run is unfinished and its old folder no longer exists.
     """
     with closing(sqlite3.connect(file)) as database, database:
-        known = (
+        query = (
             "SELECT run_uuid, status, artifact_uri, experiments.name FROM runs JOIN experiments USING (experiment_id)"
         )
-        for run, status, place, experiment in database.execute(known).fetchall():
-            here = f"{_home(artifacts, experiment)}/{run}/artifacts"
-            if not experiment.startswith(f"{PREFIX}/") or place == here or not str(place).startswith("file:"):
+        for run, status, uri, experiment in database.execute(query).fetchall():
+            new_uri = f"{_location(artifacts, experiment)}/{run}/artifacts"
+            if not experiment.startswith(f"{PREFIX}/") or uri == new_uri or not str(uri).startswith("file:"):
                 continue
-            begun = status != "FINISHED" and not _local(place).parents[2].exists()
-            if _local(here).exists() or begun:
-                database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (here, run))
+            lost = status != "FINISHED" and not _path_of(uri).parents[2].exists()
+            if _path_of(new_uri).exists() or lost:
+                database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (new_uri, run))
 
 
-def _look(file: Path) -> None:
-    """Raise sqlite3.DatabaseError at once if a file is no database; MLflow would try for minutes."""
+def _check_database(file: Path) -> None:
+    """Raise sqlite3.DatabaseError at once if a file is no database. MLflow would try for minutes."""
     with closing(sqlite3.connect(file)) as database:
         database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
 
 
-def _set_home(file: Path, experiment: str, place: str) -> None:
-    """Let new runs of an experiment in a SQLite store keep their artifacts at a place."""
+def _set_location(file: Path, experiment_id: str, location: str) -> None:
+    """Set the location of the artifacts of new runs of an experiment in a SQLite store."""
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (place, experiment))
+        database.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (location, experiment_id)
+        )
 
 
-def _home(artifacts: Path, experiment: str) -> str:
-    """Where an experiment's artifacts go, as a URI."""
+def _location(artifacts: Path, experiment: str) -> str:
+    """Return the location of an experiment's artifacts, as a URI."""
     return (artifacts / experiment.replace("/", "-")).resolve().as_uri()
 
 
-def _local(uri: str) -> Path:
-    """The path of a file: URI."""
+def _path_of(uri: str) -> Path:
+    """Return the path of a file URI."""
     return Path(url2pathname(urlparse(uri).path))
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite URI, None for any other."""
+    """Return the file of a SQLite URI; None for any other URI."""
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
 
 
 def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
-    """The store's URI and its artifacts' folder: as given, else from MLFLOW_TRACKING_URI, else SQLite below `out`.
+    """Choose the tracking store.
 
-    Raises InputError for a folder whose name means something else in a URI: MLflow does not escape it.
+    Args:
+        uri: URI from the command line. Without it the variable MLFLOW_TRACKING_URI counts, and then SQLite in `out`.
+        out: Output folder.
+
+    Returns:
+        URI of the store, and the folder of its artifacts; None if a server decides.
+
+    Raises:
+        InputError: If the folder's name has another meaning in a URI, because MLflow does not escape it.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    if chosen is not None:
-        return chosen, out / "mlruns" if chosen.startswith("sqlite:") else None
-    file, usual = out / "mlflow.db", f"{SQLITE}{out / 'mlflow.db'}"
-    if sqlite_file(usual) != file:
+    given_uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    if given_uri is not None:
+        return given_uri, out / "mlruns" if given_uri.startswith("sqlite:") else None
+    file, default = out / "mlflow.db", f"{SQLITE}{out / 'mlflow.db'}"
+    if sqlite_file(default) != file:
         raise InputError(
             f"{out}: MLflow cannot keep its database in a folder with '?' or an escape such as '%20' in its name; "
             "give another --out, a store by --tracking-uri, or --tracking none"
         )
-    return usual, out / "mlruns"
+    return default, out / "mlruns"
 
 
 def existing_store(uri: str | None, out: Path) -> MlflowStore:
-    """The store to read from. Raises InputError if there is none: reading makes no database."""
-    place, artifacts = tracking_place(uri, out)
-    file = sqlite_file(place)
+    """Open a store for reading. Reading never creates a database.
+
+    Args:
+        uri: URI from the command line, see `tracking_place`.
+        out: Output folder.
+
+    Returns:
+        The store.
+
+    Raises:
+        InputError: If there is no such store.
+    """
+    store_uri, artifacts = tracking_place(uri, out)
+    file = sqlite_file(store_uri)
     if file is not None and not file.exists():
         raise InputError(
-            f"{place}: no such store; give the output folder of a run by --out or a store by --tracking-uri, "
+            f"{store_uri}: no such store; give the output folder of a run by --out or a store by --tracking-uri, "
             "or for a run without tracking its folder: `mddbench report --records OUT`"
         )
-    return MlflowStore(place, artifacts)
+    return MlflowStore(store_uri, artifacts)
 
 
 def kept_files(folder: Path) -> list[Path]:
-    """The files of a cell that go into the tracking store beside the record; maps do not, being large."""
+    """Return the files of a cell that the tracking store gets in addition to the record. Maps are too large for it."""
     return [folder / name for name in (PANELS, EVIDENCE, PICTURE) if (folder / name).exists()]

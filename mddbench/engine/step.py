@@ -1,0 +1,123 @@
+"""One training step of a method: losses, gradients and the optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mddbench.batch import Batch
+from mddbench.detector import NO_LOSS, ONLY_COLLECTS, Detector
+from mddbench.engine.compiling import compiled
+from mddbench.engine.device import autocast
+from mddbench.engine.optimizer import make_optimizer
+from mddbench.errors import CellError, InputError
+from mddbench.experiments.schema import Experiment, ScheduleSettings
+
+
+def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
+    """Adapt an experiment to its method. A single pass is one epoch over all images, without settings of an optimiser.
+
+    Args:
+        experiment: The experiment.
+        method: Class of its method.
+
+    Returns:
+        The experiment itself, unless the method has a single pass.
+
+    Raises:
+        InputError: If the command line overrides a setting that a single pass does not use.
+    """
+    if not method.single_pass:
+        return experiment
+    for name in experiment.overrides:
+        if name.partition(".")[0] in ("epochs", "drop_last", "gradient_clip", "schedule", "optimizer"):
+            raise InputError(
+                f"--set {name}: {experiment.method} sees each image once, without an optimiser; leave it out"
+            )
+    constant = ScheduleSettings(name="constant")
+    changes = {"epochs": 1, "drop_last": False, "gradient_clip": None, "schedule": constant}
+    return experiment.model_copy(update=changes)
+
+
+class TrainingStep:
+    """Trains a detector by one batch at a time.
+
+    Attributes:
+        detector: The model.
+        experiment: The experiment, adapted to the method.
+        losses: Computes the losses of a batch: the detector's own step, compiled if that was requested.
+        device: Device of the model.
+        optimizer: The optimiser; None for a single pass.
+        base_rates: Base learning rate of each parameter group.
+        scaler: Scales the loss for float16.
+    """
+
+    def __init__(self, detector: Detector, experiment: Experiment, compile_losses: bool = False) -> None:
+        """Prepare the optimiser.
+
+        An InputError is raised if the method has no parameter to train, or if the experiment does not suit it.
+
+        Args:
+            detector: The model, on its device.
+            experiment: The experiment.
+            compile_losses: True to compute the losses with `torch.compile`.
+        """
+        self.detector, self.experiment = detector, for_method(experiment, type(detector))
+        self.losses = compiled(detector.training_step) if compile_losses else detector.training_step
+        self.device = next(detector.parameters()).device
+        self.optimizer = make_optimizer(detector, self.experiment.optimizer)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.experiment.precision == "float16")
+
+    def __call__(self, batch: Batch, factor: float = 1.0) -> dict[str, Tensor]:
+        """Train one step.
+
+        Args:
+            batch: Normal training images.
+            factor: Factor of the base learning rates.
+
+        Returns:
+            Name -> scalar loss term.
+
+        Raises:
+            CellError: If the method gives no loss, or gives one although it only collects.
+        """
+        for group, rate in zip(self.optimizer.param_groups if self.optimizer else [], self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        with autocast(self.device, self.experiment.precision):
+            terms = self.losses(batch)
+        if bool(terms) == self.detector.single_pass:
+            raise CellError(f"{self.detector.label}: {ONLY_COLLECTS if terms else NO_LOSS}")
+        if terms and self.optimizer is not None:
+            loss = torch.stack([term.float() for term in terms.values()]).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if self.experiment.gradient_clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.detector.parameters(), self.experiment.gradient_clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        """Return the states from which a training can be resumed."""
+        return {
+            "detector": self.detector.learned_state(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, saved: dict[str, Any]) -> None:
+        """Take back what `state` returned. States of another model raise almost any error.
+
+        Args:
+            saved: The states, on any device.
+        """
+        self.detector.load_learned_state(saved["detector"])
+        if self.optimizer is not None:
+            for own, group in zip(self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True):
+                group["fused"] = own["fused"]  # the checkpoint may come from another kind of device
+            self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
