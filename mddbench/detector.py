@@ -94,7 +94,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def anomaly_maps(self, images: Tensor) -> Tensor:
-        """Compute the final anomaly maps of images. The method knows neither label nor mask.
+        """Compute the final anomaly maps of images. The method gets neither labels nor masks.
 
         Args:
             images: (B, 3, H, W) in [0, 1].

@@ -159,7 +159,7 @@ class MlflowTracker:
         self.parents: dict[str, str] = {}
 
     def has(self, identity: str, folder: Path) -> bool:
-        """Return True if the store has the cell's finished run, and the run that its folder names is not unfinished."""
+        """Return True if the store has a finished run of the cell, and no unfinished run that its folder names."""
         return bool(self.store.finished(identity)) and self._unfinished_run(identity, folder) is None
 
     def add(self, identity: str, files: list[Path]) -> None:
