@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,8 +28,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.engine.cost import step_seconds
 from mddbench.engine.device import autocast, choose_device, synchronize
-from mddbench.engine.train import Trainer, TrainingImages, epoch_batches
+from mddbench.engine.step import TrainingStep
+from mddbench.engine.train import TrainingImages, epoch_batches, with_features
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment, parse_override
 from mddbench.machine import keep_freed_memory
@@ -98,7 +99,7 @@ def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[st
     detector = build(experiment, device)
     clock = Clock(device)
     watch(detector, clock)
-    trainer = Trainer(detector, experiment, 0, Path("unused"))
+    optimizer = TrainingStep(detector, experiment).optimizer
     data = noise(experiment, (steps + 2) * experiment.batch_size)
     batches = epoch_batches(data, experiment, 0, device)
     masks = np.zeros((experiment.batch_size, *data.images.shape[1:3]), dtype=bool)
@@ -113,12 +114,12 @@ def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[st
             with clock.part("forward"), autocast(device, experiment.precision):
                 loss = torch.stack([term.float() for term in detector.training_step(batch).values()]).sum()
             with clock.part("backward"):
-                trainer.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+                optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
                 loss.backward()  # type: ignore[no-untyped-call]
             with clock.part("optimiser"):
                 if experiment.gradient_clip is not None:
                     nn.utils.clip_grad_norm_(detector.parameters(), experiment.gradient_clip)
-                trainer.optimizer.step()  # type: ignore[union-attr]
+                optimizer.step()  # type: ignore[union-attr]
         trained = dict(clock.spent)
         clock.spent.clear()
         detector.eval()
@@ -224,12 +225,14 @@ def operators(experiment: Experiment, device: torch.device, count: int, steps: i
     """The operators of a training step that take the most time by themselves, the teacher's features given, and their shares of
     it. The profiler costs time of its own, most of all for small operators.
     """
-    trainer = Trainer(build(experiment, device), experiment, 0, Path("unused"))
-    data = noise(experiment, experiment.batch_size)
-    trainer.time_steps(data, 2, cached_features=True)
+    detector = build(experiment, device)
+    step = TrainingStep(detector, experiment)
+    batch = next(epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
+    batch = with_features(batch, detector, experiment.precision)
+    step_seconds(step, batch, 2)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with torch_profile(activities=kinds) as profiler:
-        trainer.time_steps(data, steps, cached_features=True)
+        step_seconds(step, batch, steps)
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     found = [(str(each.key), float(getattr(each, own))) for each in profiler.key_averages()]
     total = sum(spent for _, spent in found)

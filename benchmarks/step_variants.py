@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from itertools import pairwise, product
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -22,8 +21,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mddbench.batch import as_images
 from mddbench.engine import train as training
+from mddbench.engine.cost import step_seconds
 from mddbench.engine.device import choose_device
-from mddbench.engine.train import Conditions, Trainer
+from mddbench.engine.step import TrainingStep
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment, parse_override
 from mddbench.machine import keep_freed_memory
@@ -57,16 +57,17 @@ def measured(experiment: Experiment, way: str, device: torch.device, steps: int)
         training.as_images = lambda images, to: as_images(images, to).contiguous()
     if way == "folded":
         fold_norms(detector.encoder.backbone)
-    trainer = Trainer(detector, experiment, 0, Path("unused"), Conditions(compiled=way.endswith("compiled")))
-    for group in trainer.optimizer.param_groups if way.endswith("fused") and trainer.optimizer else []:
+    step = TrainingStep(detector, experiment, way.endswith("compiled"))
+    for group in step.optimizer.param_groups if way.endswith("fused") and step.optimizer else []:
         group["fused"] = way == "fused"
-    data = noise(experiment, experiment.batch_size)
+    batch = next(training.epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
+    batch = training.with_features(batch, detector, experiment.precision)
     started = time.perf_counter()
-    trainer.time_steps(data, 1, cached_features=True)
+    step_seconds(step, batch)
     first = time.perf_counter() - started
-    trainer.time_steps(data, WARM, cached_features=True)
+    step_seconds(step, batch, WARM)
     return {
-        "ms": 1000 * median(trainer.time_steps(data, 1, cached_features=True) for _ in range(steps)),
+        "ms": 1000 * median(step_seconds(step, batch) for _ in range(steps)),
         "first": first,
     }
 

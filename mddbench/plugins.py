@@ -133,7 +133,9 @@ def load_module(name: str, packages: tuple[str, ...]) -> ModuleType:
         raise
     except ImportError as fault:
         hint = _hint(fault.name or "", packages)
-        raise InputError(f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {fault}{hint}") from fault
+        raise InputError(
+            f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {fault}{hint}"
+        ) from fault
     except Exception as fault:  # the file of a plug-in may raise anything
         text = str(fault).splitlines()[0] if str(fault) else "no message"
         raise InputError(f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {text}") from fault

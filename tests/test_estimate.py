@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddbench.engine.train import Trainer
+from mddbench.batch import Batch
 from mddbench.execution import estimate as module
 from mddbench.execution.estimate import estimate
 from mddbench.execution.plan import RunOptions, plan
@@ -36,16 +36,16 @@ def test_later_epochs_are_priced_with_remembered_features(options: RunOptions, m
 
 
 def test_a_remembered_step_is_timed_without_the_teacher(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    cached = []
 
-    def time_steps(self: Trainer, data: object, steps: int, cached_features: bool = False) -> float:
-        asked.append(cached_features)
-        return 1.0 if cached_features else 2.0
+    def step_seconds(_: object, batch: Batch) -> float:
+        cached.append(batch.features is not None)
+        return 1.0 if batch.features is not None else 2.0
 
-    monkeypatch.setattr(Trainer, "time_steps", time_steps)
+    monkeypatch.setattr(module, "step_seconds", step_seconds)
     monkeypatch.setattr(module, "inference_seconds", lambda *_: 0.1)
     (cell,) = plan(["folder/rd4ad"], "named", (0,), {"image_size": 64, "batch_size": 4})
     found = module._timed(cell.experiment, options)
     assert (found.first, found.later, found.inference) == (2.0, 1.0, 0.1)
-    assert set(asked) == {True, False}
+    assert set(cached) == {True, False}
     assert found.feature_bytes > 0

@@ -87,7 +87,9 @@ def test_every_dependency_is_used_and_has_a_reason() -> None:
 def test_the_oldest_versions_are_those_that_are_promised() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     promised = dict(re.findall(r"\"([a-z0-9-]+)[>=]=([\d.]+)\"", project.partition("dev = [")[0]))
-    tested = dict(re.findall(r"^([a-z0-9-]+)==([\d.]+?)(?:\.\*)?$", (ROOT / "constraints-oldest.txt").read_text(), re.M))
+    tested = dict(
+        re.findall(r"^([a-z0-9-]+)==([\d.]+?)(?:\.\*)?$", (ROOT / "constraints-oldest.txt").read_text(), re.M)
+    )
     del promised["setuptools"], tested["torchvision"]  # needed to build; follows from torch
     assert tested == promised
 

@@ -17,7 +17,8 @@ from mddbench.detector import Detector, load_method
 from mddbench.engine.checkpoint import digest_of
 from mddbench.engine.cost import training_speed
 from mddbench.engine.optimizer import make_optimizer, rate_factor
-from mddbench.engine.train import Conditions, Trainer, TrainingImages, batches_per_epoch, for_method
+from mddbench.engine.step import for_method
+from mddbench.engine.train import Conditions, Trainer, TrainingImages, batches_per_epoch
 from mddbench.errors import CellError, InputError
 from mddbench.experiments.schema import ScheduleSettings
 from mddbench.nn.encoder import FrozenEncoder
@@ -409,7 +410,7 @@ def test_a_checkpoint_of_another_device_leaves_the_optimiser_as_it_is_here(
     saved.pop("sha256")
     torch.save({**saved, "sha256": digest_of(saved)}, file)
     trainer = Trainer(rd4ad(encoder), experiment(epochs=2), 0, file)
-    here = [group["fused"] for group in trainer.optimizer.param_groups]  # type: ignore[union-attr]
+    here = [group["fused"] for group in trainer.step.optimizer.param_groups]  # type: ignore[union-attr]
     trainer.run(data, QUIET)
     assert [group["fused"] for group in trainer.optimizer.param_groups] == here  # type: ignore[union-attr]
 

@@ -18,6 +18,7 @@ from mddbench.batch import as_images
 from mddbench.detector import Detector
 from mddbench.engine.device import autocast, synchronize
 from mddbench.engine.evaluate import BATCH_SIZE
+from mddbench.engine.step import TrainingStep
 from mddbench.machine import give_back_freed_memory
 from mddbench.runs.records import EpochLog
 
@@ -93,6 +94,26 @@ def inference_seconds(detector: Detector, image_size: int, precision: str = "flo
         return time.perf_counter() - started
 
     return median_seconds(call) / len(images)
+
+
+def step_seconds(step: TrainingStep, batch: Batch, steps: int = 1) -> float:
+    """Measure the time of training steps. It changes the weights, so it is for estimates only.
+
+    Args:
+        step: The training step of a model.
+        batch: The batch of every step.
+        steps: Number of steps.
+
+    Returns:
+        Seconds per step.
+    """
+    step.detector.train()
+    synchronize(step.device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        step(batch)
+    synchronize(step.device)
+    return (time.perf_counter() - started) / steps
 
 
 def median_seconds(timed: Callable[[], float]) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +253,21 @@ def feature_bytes(detector: Detector, data: TrainingImages, precision: str) -> i
     device = next(detector.parameters()).device
     with autocast(device, precision):
         return features_bytes(detector.encoder, as_images(data.images[:1], device))
+
+
+def with_features(batch: Batch, detector: Detector, precision: str) -> Batch:
+    """Add the teacher's features to a batch, as a cache does.
+
+    Args:
+        batch: Normal training images.
+        detector: The model with its frozen teacher.
+        precision: 'float32', 'bfloat16' or 'float16'.
+
+    Returns:
+        The batch with its features.
+    """
+    with autocast(batch.images.device, precision):
+        return replace(batch, features=tuple(detector.encoder(batch.images)))
 
 
 def batches_per_epoch(images: int, experiment: Experiment) -> int:

@@ -6,14 +6,14 @@ Nothing is trained, and neither images nor weights are needed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from mddbench.detector import load_method, method_settings
-from mddbench.engine.cost import inference_seconds, median_seconds
-from mddbench.engine.train import Trainer, TrainingImages, batches_per_epoch
+from mddbench.engine.cost import inference_seconds, median_seconds, step_seconds
+from mddbench.engine.step import TrainingStep
+from mddbench.engine.train import TrainingImages, batches_per_epoch, epoch_batches, feature_bytes, with_features
 from mddbench.execution.cells import Cell
 from mddbench.execution.plan import RunOptions, distinct_experiments, image_counts
 from mddbench.experiments.schema import Experiment
@@ -114,9 +114,11 @@ def _timed(experiment: Experiment, options: RunOptions) -> _Times:
     size = experiment.image_size
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)
-    trainer = Trainer(detector, experiment, 0, Path("unused"))
-    first = later = median_seconds(lambda: trainer.time_steps(data, 1))
+    step = TrainingStep(detector, experiment)
+    batch = next(epoch_batches(data, step.experiment, 0, step.device))
+    first = later = median_seconds(lambda: step_seconds(step, batch))
     if detector.asks_teacher:
-        later = median_seconds(lambda: trainer.time_steps(data, 1, cached_features=True))
+        cached = with_features(batch, detector, experiment.precision)
+        later = median_seconds(lambda: step_seconds(step, cached))
     inference = inference_seconds(detector.eval(), size, experiment.precision)
-    return _Times(first, later, inference, trainer.feature_bytes(data, 1))
+    return _Times(first, later, inference, feature_bytes(detector, data, experiment.precision))

@@ -19,7 +19,8 @@ from mddbench.engine.evaluate import BATCH_SIZE
 from mddbench.engine.foreign import ALL_CATEGORIES, OPTION, load_authors_models
 from mddbench.engine.memory import SavedForBackward, bytes_of_batch, bytes_of_model, demand_memory
 from mddbench.engine.optimizer import make_optimizer
-from mddbench.engine.train import FEATURE_ROOM, for_method
+from mddbench.engine.step import for_method
+from mddbench.engine.train import FEATURE_ROOM
 from mddbench.errors import InputError
 from mddbench.execution.cells import Cell
 from mddbench.execution.holdout import hold_out

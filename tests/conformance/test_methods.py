@@ -16,6 +16,7 @@ import torch
 
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.engine.step import TrainingStep
 from mddbench.engine.train import Trainer, TrainingImages
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.nn.encoder import FrozenEncoder
@@ -203,8 +204,8 @@ def test_it_resumes_to_the_same_bits(
 
 def stop_at_step(trainer: Trainer, number: int) -> None:
     """Interrupt a training in its step of that number, counted from 0: two make an epoch here."""
-    step, left = trainer.training_step, iter(range(number))
-    trainer.training_step = lambda batch: stop() if next(left, None) is None else step(batch)
+    step, left = trainer.step.losses, iter(range(number))
+    trainer.step.losses = lambda batch: stop() if next(left, None) is None else step(batch)
 
 
 def stop() -> NoReturn:
@@ -213,17 +214,17 @@ def stop() -> NoReturn:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_step_does_not_wait_for_the_gpu(
-    method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch, tmp_path: Path
+    method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch
 ) -> None:
     """Neither the method's part of it nor the loop's; losses are looked at every 20 steps."""
     detector = method(deepcopy(encoder), settings, 2).cuda().train()
-    trainer = Trainer(detector, experiment(gradient_clip=1.0), 0, tmp_path / "c.pt")
+    step = TrainingStep(detector, experiment(gradient_clip=1.0))
     there = Batch(batch.images.cuda(), batch.categories.cuda())
     for _ in range(2):
-        trainer._step(there, 1.0)
+        step(there)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer._step(there, 1.0)
+        step(there)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
