@@ -36,28 +36,29 @@ from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.settings import Count, Depth, Pixels, Strict
 
 
-class RD4AD(Detector):
+class RD4ADSettings(Strict):
+    """The settings of RD4AD."""
+
+    bottleneck_width: Count = Field(
+        default=128,
+        description="The inner width of the bottleneck's blocks: 128 (authors) or 64 (ADer, half of it).",
+    )
+    decoder_blocks: tuple[Depth, Depth, Depth] | None = Field(
+        default=None,
+        description="The number of blocks in each decoder stage, deep to shallow. "
+        "null: the authors' numbers for this encoder.",
+    )
+    sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
+
+
+class RD4AD(Detector[RD4ADSettings]):
     """Reverse distillation. The map is the smoothed sum over levels of 1 - cos between teacher and student."""
 
     label = "RD4AD"
     version = 2
     asks_teacher = True
 
-    class Settings(Strict):
-        """The settings of RD4AD."""
-
-        bottleneck_width: Count = Field(
-            default=128,
-            description="The inner width of the bottleneck's blocks: 128 (authors) or 64 (ADer, half of it).",
-        )
-        decoder_blocks: tuple[Depth, Depth, Depth] | None = Field(
-            default=None,
-            description="The number of blocks in each decoder stage, deep to shallow. "
-            "null: the authors' numbers for this encoder.",
-        )
-        sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
-
-    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+    def __init__(self, encoder: FrozenEncoder, settings: RD4ADSettings, categories: int) -> None:
         super().__init__(encoder, settings, categories)
         require_halving_levels(encoder, "rd4ad")
         self.smoothing = describe_smoothing(settings.sigma)

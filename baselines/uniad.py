@@ -35,7 +35,34 @@ from mddbench.settings import BelowOne, Count, Depth, Fraction, Strict
 Noise = Annotated[float, Field(ge=0, le=1e4)]
 
 
-class UniAD(Detector):
+class UniADSettings(Strict):
+    """The settings of UniAD."""
+
+    grid: Count = Field(default=14, description="The side of the grid of tokens to which features are resized.")
+    neighbours: Annotated[int, Field(ge=0)] = Field(
+        default=7,
+        description="The size of the masked neighbourhood. No token sees itself, or tokens up to half of this "
+        "number away in rows and columns. 0: every token sees all.",
+    )
+    channels: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        default=256, description="The number of channels of the transformer's tokens."
+    )
+    heads: Count = Field(default=8, description="The number of heads of each attention.")
+    layers: Depth = Field(default=4, description="The number of encoder layers, and of decoder layers.")
+    feedforward: Count = Field(default=1024, description="The inner width of the feed-forward blocks.")
+    dropout: BelowOne = Field(default=0.1, description="The probability of dropout in the transformer.")
+    jitter: Noise = Field(
+        default=20.0,
+        description="The scale of the noise in training, relative to a token's length divided by its channels.",
+    )
+    jitter_probability: Fraction = Field(default=1.0, description="The probability that a batch gets noise.")
+    pool: Count = Field(
+        default=16,
+        description="The side of the window, in pixels, over which a map is averaged before its maximum is taken.",
+    )
+
+
+class UniAD(Detector[UniADSettings]):
     """Feature reconstruction with neighbour-masked attention and a learnt query in each decoder layer.
 
     The map is the distance between the features and the rebuilt features. It is resized to the image and not smoothed.
@@ -45,33 +72,7 @@ class UniAD(Detector):
     version = 3  # 2: dropout draws other numbers; 3: all layers start as copies of one layer
     asks_teacher = True
 
-    class Settings(Strict):
-        """The settings of UniAD."""
-
-        grid: Count = Field(default=14, description="The side of the grid of tokens to which features are resized.")
-        neighbours: Annotated[int, Field(ge=0)] = Field(
-            default=7,
-            description="The size of the masked neighbourhood. No token sees itself, or tokens up to half of this "
-            "number away in rows and columns. 0: every token sees all.",
-        )
-        channels: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
-            default=256, description="The number of channels of the transformer's tokens."
-        )
-        heads: Count = Field(default=8, description="The number of heads of each attention.")
-        layers: Depth = Field(default=4, description="The number of encoder layers, and of decoder layers.")
-        feedforward: Count = Field(default=1024, description="The inner width of the feed-forward blocks.")
-        dropout: BelowOne = Field(default=0.1, description="The probability of dropout in the transformer.")
-        jitter: Noise = Field(
-            default=20.0,
-            description="The scale of the noise in training, relative to a token's length divided by its channels.",
-        )
-        jitter_probability: Fraction = Field(default=1.0, description="The probability that a batch gets noise.")
-        pool: Count = Field(
-            default=16,
-            description="The side of the window, in pixels, over which a map is averaged before its maximum is taken.",
-        )
-
-    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+    def __init__(self, encoder: FrozenEncoder, settings: UniADSettings, categories: int) -> None:
         super().__init__(encoder, settings, categories)
         if settings.channels % settings.heads:
             raise InputError(f"uniad: channels {settings.channels} are no multiple of heads {settings.heads}")
@@ -249,7 +250,7 @@ class GridPosition(nn.Module):
 class EncoderLayer(nn.Module):
     """An attention block, then two linear layers. The result of each is added to its input and then normalised."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: UniADSettings) -> None:
         super().__init__()
         self.self_attention = MaskedAttention(settings)
         self.feed = FeedForward(settings)
@@ -280,7 +281,7 @@ class QueryDecoderLayer(nn.Module):
         query: (grid^2, C), the learnt query.
     """
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: UniADSettings) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(settings.grid**2, settings.channels))
         self.encoder_attention = MaskedAttention(settings)
@@ -310,7 +311,7 @@ class MaskedAttention(nn.Module):
     Positions are added to queries and keys, not to values. The result is added to the queries and normalised.
     """
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: UniADSettings) -> None:
         super().__init__()
         self.multihead = MultiheadAttention(settings.channels, settings.heads, settings.dropout)
         self.dropout, self.norm = Dropout(settings.dropout), nn.LayerNorm(settings.channels)
@@ -335,7 +336,7 @@ class MaskedAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers at each token. The result is added to the token and normalised."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: UniADSettings) -> None:
         super().__init__()
         self.body = nn.Sequential(
             Linear(settings.channels, settings.feedforward),

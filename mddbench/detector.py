@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from mddbench.batch import Batch
 from mddbench.errors import InputError
@@ -24,9 +25,15 @@ LONGEST_LABEL = 70
 """Greatest length of a method's label in letters. The label in a record may be longer."""
 NO_LOSS = "its training_step returns no loss; a method that only collects says `single_pass = True`"
 ONLY_COLLECTS = "it says `single_pass`, but its training_step returns losses"
+NO_CATEGORY = (
+    "it says `wants_test_labels`, so it needs anomaly_maps_of(images, category); the category is an argument, and "
+    "`told_category` is gone"
+)
+Settings = TypeVar("Settings", bound=Strict, default=Any)
+"""The settings of a method."""
 
 
-class Detector(nn.Module, ABC):
+class Detector(nn.Module, ABC, Generic[Settings]):
     """A method that learns from normal images and scores every pixel of an image. Higher scores are more anomalous.
 
     A step of a method may leave something for a later step only in parameters and buffers.
@@ -36,7 +43,7 @@ class Detector(nn.Module, ABC):
         label: Name of the method in tables.
         version: Version of the method. Raise it whenever the same settings and seed would give other results.
             Otherwise finished cells would wrongly count as up to date.
-        Settings: Class of the method's own settings, with their defaults.
+        Settings: Class of the method's own settings, with their defaults. It follows from `Detector[MySettings]`.
         image_score_rule: Text of the protocol card that says how an image score is computed.
         smoothing: Text of the protocol card that says how maps are smoothed.
         network: Text about the parts of the network that depend on more of the encoder than its channels.
@@ -47,8 +54,6 @@ class Detector(nn.Module, ABC):
         single_pass: True if the method only collects. It then sees every training image exactly once, without an
             optimiser. Its `training_step` returns {}, and its `finish_training` builds what it learned.
             Such a pass is never resumed half-way.
-        told_category: Index of the category of the images that `anomaly_maps` gets next.
-            None unless `wants_test_labels` is true.
         encoder: The frozen teacher.
         settings: The settings of this instance, of class `Settings`.
         categories: Number of categories of the training set.
@@ -63,9 +68,15 @@ class Detector(nn.Module, ABC):
     learned_from: str = ""
     asks_teacher: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
-    told_category: int | None = None
 
-    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take the class of the settings from the base class `Detector[MySettings]`."""
+        super().__init_subclass__(**options)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            if get_origin(base) is Detector and isinstance(get_args(base)[0], type):
+                cls.Settings = get_args(base)[0]
+
+    def __init__(self, encoder: FrozenEncoder, settings: Settings, categories: int) -> None:
         """Create an untrained detector.
 
         A subclass raises InputError if the encoder does not suit the method.
@@ -103,6 +114,18 @@ class Detector(nn.Module, ABC):
             (B, H, W) scores, already smoothed if the method smooths.
         """
 
+    def anomaly_maps_of(self, images: Tensor, category: int) -> Tensor:  # noqa: ARG002
+        """Compute the final anomaly maps of images of a known category: an upper bound, if `wants_test_labels` is true.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            category: Index of their category.
+
+        Returns:
+            (B, H, W) scores, as from `anomaly_maps`.
+        """
+        return self.anomaly_maps(images)
+
     def teacher(self, batch: Batch) -> list[Tensor]:
         """Return the teacher's features of the images of a training batch, from the cache or newly computed.
 
@@ -137,7 +160,7 @@ class Detector(nn.Module, ABC):
         return {}
 
     @classmethod
-    def training_settings(cls, settings: Any) -> dict[str, Any]:
+    def training_settings(cls, settings: Settings) -> dict[str, Any]:
         """Return the settings that training depends on. Cells that agree in them share one trained model.
 
         Args:
@@ -150,7 +173,7 @@ class Detector(nn.Module, ABC):
         return values
 
     @classmethod
-    def wants_textures(cls, settings: Any) -> bool:  # noqa: ARG003
+    def wants_textures(cls, settings: Settings) -> bool:  # noqa: ARG003
         """Return True if the method needs `Batch.textures` with these settings.
 
         Args:
@@ -231,7 +254,7 @@ def load_method(name: str) -> type[Detector]:
         The class.
 
     Raises:
-        InputError: If the name is unknown, the file has no or several detectors, or the label is unfit.
+        InputError: If the name is unknown, the file has no or several detectors, the label is unfit, or the category is not taken.
     """
     module = load_module(name, METHODS)
     if hasattr(module, "__path__"):
@@ -248,6 +271,9 @@ def load_method(name: str) -> type[Detector]:
     label = detectors[0].label
     if not 1 <= len(label) <= LONGEST_LABEL:
         raise InputError(f"'{name}': its label has {len(label)} letters, expected 1 to {LONGEST_LABEL}: {label[:80]!r}")
+    if detectors[0].wants_test_labels is not Detector.wants_test_labels:
+        if detectors[0].anomaly_maps_of is Detector.anomaly_maps_of:
+            raise InputError(f"'{name}': {NO_CATEGORY}")
     return detectors[0]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mddbench.batch import as_images
+from mddbench.batch import Batch, as_images
 from mddbench.detector import Detector
 from mddbench.engine.device import autocast, synchronize
 from mddbench.engine.evaluate import BATCH_SIZE

@@ -6,7 +6,7 @@ Of the maps only the data for exact metrics stays in memory, and the few maps th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,46 +93,22 @@ def evaluate(
         The results.
     """
     detector.eval()
-    metrics: dict[str, dict[str, float]] = {}
-    bounds: dict[str, dict[str, tuple[float, float]]] = {}
-    replicates: dict[str, dict[str, NDArray[np.float64]]] = {}
-    panels: list[Panel] = []
-    evidence: list[Evidence] = []
-    metric_seconds = 0.0
     if options.resamples and options.engine == "histogram":
         reporter.say(f"{WARNING}the histogram engine has no confidence intervals of pixel metrics")
+    results: dict[str, CategoryResults] = {}
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
-            split = dataset.test.of(category)
             options.before(category)
-            detector.told_category = min(number, detector.categories - 1) if detector.wants_test_labels else None
-            measured, choice = CategoryMetrics(options.engine), PanelChoice(category, split)
-            size = split.images.shape[1]
-            if options.keeper is not None:
-                options.keeper.begin(category, len(split), size, split.masks if split.has_masks else None)
-            on_device = _fits_device(options.sharing * 4 * len(split) * size**2, next(detector.parameters()).device)
-            consumer = _BatchConsumer(measured, choice, options.keeper, on_device)
-            for indices, maps, scores in _infer(detector, split, precision):
-                metric_seconds += consumer.add(indices, maps, scores)
-                task.advance(len(scores))
-            started = time.perf_counter()
-            metrics[category] = measured.compute()
-            if split.items is not None:
-                metrics[category][ITEM.key] = measured.images.item_auroc(split.items)
-            if options.engine == "histogram":
-                bounds[category] = measured.bounds()
-            if options.resamples:
-                replicates[category] = measured.replicates(options.resamples, options.seed + number)
-            metric_seconds += time.perf_counter() - started
-            panels += choice.panels()
-            evidence.append(evidence_of(category, split.samples, measured.images.all()[0], measured.curves()))
-    detector.told_category = None
+            evaluation = CategoryEvaluation(detector, category, number, dataset.test.of(category), options)
+            results[category] = evaluation.run(precision, task.advance)
+    metrics = {category: each.metrics for category, each in results.items()}
+    replicates = {category: each.replicates for category, each in results.items() if each.replicates}
     return Evaluation(
         metrics={"mean": mean_over_categories(metrics), **metrics},
-        panels=tuple(panels),
-        evidence=tuple(evidence),
-        metric_seconds=metric_seconds,
-        bounds=bounds,
+        panels=tuple(panel for each in results.values() for panel in each.panels),
+        evidence=tuple(each.evidence for each in results.values()),
+        metric_seconds=sum(each.metric_seconds for each in results.values()),
+        bounds={category: each.bounds for category, each in results.items() if each.bounds},
         confidence=confidence(replicates) if replicates else {},
     )
 
@@ -156,81 +132,142 @@ def _fits_device(needed: int, device: torch.device) -> bool:
 
 
 @dataclass(frozen=True)
-class _BatchConsumer:
-    """Passes the batches of a category on to the metrics, the choice of panels and the keeper of maps.
+class CategoryResults:
+    """The results of one category.
 
     Attributes:
-        metrics: The metrics of the category.
-        choice: The choice of panels.
-        keeper: Writes all maps to disk; None if they are not wanted.
-        on_device: True if the metrics take the maps on their device, False if they take a copy on the host.
+        metrics: The seven metrics, and S-AUROC where several images show one item.
+        panels: Images worth looking at.
+        evidence: Image scores and curves.
+        metric_seconds: Seconds that the computation of metrics took.
+        bounds: Metric -> interval that contains the exact value; empty for the exact engine.
+        replicates: Metric -> its values on bootstrap samples; empty without resamples.
     """
 
-    metrics: CategoryMetrics
-    choice: PanelChoice
-    keeper: MapKeeper | None
-    on_device: bool
+    metrics: dict[str, float]
+    panels: Sequence[Panel]
+    evidence: Evidence
+    metric_seconds: float
+    bounds: dict[str, tuple[float, float]]
+    replicates: dict[str, NDArray[np.float64]]
 
-    def add(self, indices: slice, maps: torch.Tensor, scores: NDArray[np.floating]) -> float:
-        """Add one batch.
+
+class CategoryEvaluation:
+    """The evaluation of one category: it takes the maps of its images, batch by batch, and then gives the results.
+
+    Attributes:
+        detector: The trained model, in evaluation mode.
+        category: Name of the category.
+        number: Its index in the dataset.
+        split: Its test images.
+        options: Options of the evaluation.
+        device: Device of the model.
+        metrics: The metrics of the category.
+        choice: The choice of panels.
+        on_device: True if the metrics take the maps on their device, False if they take a copy on the host.
+        metric_seconds: Seconds that the metrics have taken so far.
+    """
+
+    def __init__(
+        self, detector: Detector, category: str, number: int, split: Split, options: EvaluationOptions
+    ) -> None:
+        """Prepare the evaluation.
+
+        Args:
+            detector: The trained model, in evaluation mode.
+            category: Name of the category.
+            number: Its index in the dataset.
+            split: Its test images.
+            options: Options of the evaluation.
+        """
+        self.detector, self.category, self.number = detector, category, number
+        self.split, self.options = split, options
+        self.device = next(detector.parameters()).device
+        self.metrics, self.choice = CategoryMetrics(options.engine), PanelChoice(category, split)
+        size = split.images.shape[1]
+        self.on_device = _fits_device(options.sharing * 4 * len(split) * size**2, self.device)
+        self.metric_seconds = 0.0
+        if options.keeper is not None:
+            options.keeper.begin(category, len(split), size, split.masks if split.has_masks else None)
+
+    def run(self, precision: str, advance: Callable[[int], object]) -> CategoryResults:
+        """Evaluate all images of the category.
+
+        Args:
+            precision: 'float32', 'bfloat16' or 'float16'.
+            advance: Called with the number of images of each batch that is done.
+
+        Returns:
+            The results.
+        """
+        for indices, maps, scores in self._infer(precision):
+            self._add(indices, maps, scores)
+            advance(len(scores))
+        started = time.perf_counter()
+        values = self.metrics.compute()
+        if self.split.items is not None:
+            values[ITEM.key] = self.metrics.images.item_auroc(self.split.items)
+        bounds = self.metrics.bounds() if self.options.engine == "histogram" else {}
+        resamples, seed = self.options.resamples, self.options.seed + self.number
+        replicates = self.metrics.replicates(resamples, seed) if resamples else {}
+        seconds = self.metric_seconds + time.perf_counter() - started
+        evidence = evidence_of(self.category, self.split.samples, self.metrics.images.all()[0], self.metrics.curves())
+        return CategoryResults(values, self.choice.panels(), evidence, seconds, bounds, replicates)
+
+    @torch.inference_mode()
+    def _infer(self, precision: str) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.floating]]]:
+        """Compute maps and scores, batch by batch.
+
+        Args:
+            precision: 'float32', 'bfloat16' or 'float16'.
+
+        Yields:
+            Indices of the images, anomaly maps (B, H, W) on the device, and image scores (B,) on the host.
+            Maps and scores are as the method returned them, but at least float32.
+        """
+        for start in range(0, len(self.split), BATCH_SIZE):
+            indices = slice(start, min(start + BATCH_SIZE, len(self.split)))
+            images = as_images(self.split.images[indices], self.device)
+            with autocast(self.device, precision):
+                maps = _at_least_single(self._maps(images))
+                scores = _at_least_single(self.detector.image_scores(maps))
+            yield indices, maps, scores.cpu().numpy()
+
+    def _maps(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.detector.wants_test_labels:
+            return self.detector.anomaly_maps(images)
+        return self.detector.anomaly_maps_of(images, min(self.number, self.detector.categories - 1))
+
+    def _add(self, indices: slice, maps: torch.Tensor, scores: NDArray[np.floating]) -> None:
+        """Pass one batch on to the metrics, the choice of panels and the keeper of maps.
 
         Args:
             indices: Indices of the images in the split.
             maps: (B, H, W) anomaly maps.
             scores: (B,) image scores.
 
-        Returns:
-            Seconds that the metrics took.
-
         Raises:
             CellError: If a map or a score is NaN. The message names the image.
         """
-        split, host = self.choice.split, maps.cpu()
-        started = time.perf_counter()
+        host, started = maps.cpu(), time.perf_counter()
         try:
             self.metrics.update(
                 maps=maps if self.on_device else host,
-                masks=np.asarray(split.masks[indices]) if split.has_masks else None,
+                masks=np.asarray(self.split.masks[indices]) if self.split.has_masks else None,
                 image_scores=scores,
-                image_labels=np.array([sample.anomalous for sample in split.samples[indices]]),
+                image_labels=np.array([sample.anomalous for sample in self.split.samples[indices]]),
             )
         except BrokenScoreError as fault:
-            sample = split.samples[fault.image]
+            sample = self.split.samples[fault.image]
             image = f"{sample.image.name} ({sample.defect})"
-            raise CellError(f"evaluating {self.choice.category}: the {fault.kind} of {image} holds NaN") from None
-        seconds = time.perf_counter() - started
-        if self.keeper is not None:
-            self.keeper.keep(indices, host.numpy())
+            raise CellError(f"evaluating {self.category}: the {fault.kind} of {image} holds NaN") from None
+        self.metric_seconds += time.perf_counter() - started
+        if self.options.keeper is not None:
+            self.options.keeper.keep(indices, host.numpy())
         for offset, (values, score) in enumerate(zip(host.numpy(), scores, strict=True)):
             self.choice.see(indices.start + offset, values, float(score))
-        return seconds
 
 
 def _at_least_single(values: torch.Tensor) -> torch.Tensor:
     """Convert half precision to float32 without loss; keep float64, because rounding could make scores equal."""
     return values if values.dtype == torch.float64 else values.float()
-
-
-@torch.inference_mode()
-def _infer(
-    detector: Detector, split: Split, precision: str
-) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.floating]]]:
-    """Compute the maps and scores of a split, batch by batch, in its order.
-
-    Args:
-        detector: The trained model, in evaluation mode.
-        split: The images.
-        precision: 'float32', 'bfloat16' or 'float16'.
-
-    Yields:
-        Indices of the images, anomaly maps (B, H, W) on the device, and image scores (B,) on the host.
-        Maps and scores are as the method returned them, but at least float32.
-    """
-    device = next(detector.parameters()).device
-    for start in range(0, len(split), BATCH_SIZE):
-        indices = slice(start, min(start + BATCH_SIZE, len(split)))
-        images = as_images(split.images[indices], device)
-        with autocast(device, precision):
-            maps = _at_least_single(detector.anomaly_maps(images))
-            scores = _at_least_single(detector.image_scores(maps))
-        yield indices, maps, scores.cpu().numpy()

@@ -302,8 +302,10 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
                 if options.from_checkpoint is None:
                     _one_step(detector, Batch(images, categories, images), experiment)
             if not detector.single_pass:  # such a method cannot score before it has seen all its images
-                detector.told_category = 0 if detector.wants_test_labels else None
-                detector.image_scores(detector.eval().anomaly_maps(images[:1]))
+                detector.eval()
+                first = images[:1]
+                told = detector.wants_test_labels
+                detector.image_scores(detector.anomaly_maps_of(first, 0) if told else detector.anomaly_maps(first))
     except (RuntimeError, ValueError, AssertionError, MemoryError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None

@@ -50,43 +50,44 @@ class LossWeights(Strict):
     compactness: Weight = Field(default=1.0, description="The weight of the memory's compactness loss.")
 
 
-class MDDNet(Detector):
+class MDDNetSettings(Strict):
+    """The settings of MDD-Net."""
+
+    bottleneck_width: Count = Field(
+        default=128,
+        description="The inner width of the bottleneck's blocks, as in RD4AD: 128 is the authors' width.",
+    )
+    decoder_blocks: tuple[Depth, Depth, Depth] = Field(
+        default=(3, 4, 6), description="The number of blocks in each decoder stage, deep to shallow, as in RD4AD."
+    )
+    memory_at: Literal["before", "restoration", "both", "none"] = Field(
+        default="before",
+        description="The position of the memory. before: a memory for each level of the teacher, before the "
+        "restoration decoder's bottleneck. restoration: after the bottleneck, before the restoration decoder. "
+        "both: before both decoders. none: no memory.",
+    )
+    memory: MemorySettings = Field(default=MemorySettings(), description="The settings of the memory.")
+    synthesis: SynthesisSettings = Field(
+        default=SynthesisSettings(), description="The settings of the synthetic defects."
+    )
+    weights: LossWeights = Field(default=LossWeights(), description="The weights of the loss terms.")
+    balanced: bool = Field(
+        default=True,
+        description="True if defective and other positions have equal shares in the discrepancy loss.",
+    )
+    scoring: ScoringSettings = Field(
+        default=ScoringSettings(), description="The settings of the anomaly maps and image scores."
+    )
+
+
+class MDDNet(Detector[MDDNetSettings]):
     """Reverse distillation with two decoders, and a class-aware memory in the path to the restoration decoder."""
 
     label = "MDD-Net"
     version = 2
     asks_teacher = True
 
-    class Settings(Strict):
-        """The settings of MDD-Net."""
-
-        bottleneck_width: Count = Field(
-            default=128,
-            description="The inner width of the bottleneck's blocks, as in RD4AD: 128 is the authors' width.",
-        )
-        decoder_blocks: tuple[Depth, Depth, Depth] = Field(
-            default=(3, 4, 6), description="The number of blocks in each decoder stage, deep to shallow, as in RD4AD."
-        )
-        memory_at: Literal["before", "restoration", "both", "none"] = Field(
-            default="before",
-            description="The position of the memory. before: a memory for each level of the teacher, before the "
-            "restoration decoder's bottleneck. restoration: after the bottleneck, before the restoration decoder. "
-            "both: before both decoders. none: no memory.",
-        )
-        memory: MemorySettings = Field(default=MemorySettings(), description="The settings of the memory.")
-        synthesis: SynthesisSettings = Field(
-            default=SynthesisSettings(), description="The settings of the synthetic defects."
-        )
-        weights: LossWeights = Field(default=LossWeights(), description="The weights of the loss terms.")
-        balanced: bool = Field(
-            default=True,
-            description="True if defective and other positions have equal shares in the discrepancy loss.",
-        )
-        scoring: ScoringSettings = Field(
-            default=ScoringSettings(), description="The settings of the anomaly maps and image scores."
-        )
-
-    def __init__(self, encoder: FrozenEncoder, settings: Any, categories: int) -> None:
+    def __init__(self, encoder: FrozenEncoder, settings: MDDNetSettings, categories: int) -> None:
         super().__init__(encoder, settings, categories)
         require_halving_levels(encoder, "mddnet")
         self.image_score_rule = settings.scoring.image_rule
@@ -105,12 +106,12 @@ class MDDNet(Detector):
         self.memories = torch.nn.ModuleList(ClassAwareMemory(width, categories, settings.memory) for width in widths)
 
     @classmethod
-    def training_settings(cls, settings: Any) -> dict[str, Any]:
+    def training_settings(cls, settings: MDDNetSettings) -> dict[str, Any]:
         """Return all settings except those of the scoring and `memory.label_at_test`."""
         return dict(settings.model_dump(mode="json", exclude={"scoring": True, "memory": {"label_at_test"}}))
 
     @classmethod
-    def wants_textures(cls, settings: Any) -> bool:
+    def wants_textures(cls, settings: MDDNetSettings) -> bool:
         """Return True if the synthetic defects use textures from a folder."""
         return "folder" in settings.synthesis.textures
 
@@ -162,8 +163,23 @@ class MDDNet(Detector):
         Returns:
             (B, H, W), smoothed.
         """
+        return self._maps(images, None)
+
+    def anomaly_maps_of(self, images: Tensor, category: int) -> Tensor:
+        """Compute the anomaly maps of images of a category, which read only the memory items of that category.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            category: Index of their category.
+
+        Returns:
+            (B, H, W), smoothed.
+        """
+        return self._maps(images, category)
+
+    def _maps(self, images: Tensor, category: int | None) -> Tensor:
         teacher = self.encoder(images)
-        restored, identical = self._decoded(teacher, [], images.shape[-1])
+        restored, identical = self._decoded(teacher, [], images.shape[-1], category)
         signals: dict[str, tuple[losses.Levels, losses.Levels]] = {"teacher": (teacher, restored)}
         if identical is not None:
             signals["decoders"] = (restored, identical)
@@ -174,7 +190,7 @@ class MDDNet(Detector):
         return scoring.image_scores(maps, self.settings.scoring)
 
     def _decoded(
-        self, teacher: list[Tensor], uses: list[_MemoryUse], size: int
+        self, teacher: list[Tensor], uses: list[_MemoryUse], size: int, category: int | None = None
     ) -> tuple[list[Tensor], list[Tensor] | None]:
         """The features of the two decoders. Each use of a memory is added to `uses`.
 
@@ -182,6 +198,7 @@ class MDDNet(Detector):
             teacher: The teacher's features, (B, C_l, H_l, W_l) for each level, shallow to deep.
             uses: The list to which the uses of the memories are added.
             size: The width of the images in pixels, for an error message.
+            category: The category of the images, if the method is given it.
 
         Returns:
             The features of the restoration decoder and of the identity decoder; None if there is no identity decoder.
@@ -194,11 +211,11 @@ class MDDNet(Detector):
         embedding: Any = self.bottleneck(teacher) if needed else None
         if memory_at == "before":
             pairs = zip(teacher, self.memories, strict=True)
-            filtered = self.bottleneck([self._filtered(level, memory, uses) for level, memory in pairs])
+            filtered = self.bottleneck([self._filtered(level, memory, uses, category) for level, memory in pairs])
         elif memory_at == "none":
             filtered = embedding
         else:
-            filtered = self._filtered(embedding, self.memories[0], uses)
+            filtered = self._filtered(embedding, self.memories[0], uses, category)
         restored = self.restoration_decoder(filtered)
         if any(t.shape != r.shape for t, r in zip(teacher, restored, strict=True)):
             raise InputError(f"mddnet: image_size {size} does not fit; use a multiple of {self.multiple}")
@@ -222,11 +239,12 @@ class MDDNet(Detector):
         values = {f"prototype_usage_entropy_{number}": value for number, value in enumerate(entropies)}
         return values | {f"dead_prototypes_{number}": float(value) for number, value in enumerate(dead)}
 
-    def _filtered(self, features: Tensor, memory: torch.nn.Module, uses: list[_MemoryUse]) -> Tensor:
-        """The features (B, D, H, W) that a memory reads for features of the same shape."""
+    def _filtered(
+        self, features: Tensor, memory: torch.nn.Module, uses: list[_MemoryUse], category: int | None
+    ) -> Tensor:
+        """The features (B, D, H, W) that a memory reads for features of the same shape, of images of a category."""
         assert isinstance(memory, ClassAwareMemory)
         queries = features.flatten(2).transpose(1, 2)
-        category = self.told_category
         labels = None if category is None else torch.full((len(queries),), category, device=queries.device)
         with full_precision(features):
             read, weights = memory(queries, labels)
