@@ -42,8 +42,8 @@ def report_of(folders: list[Path]) -> Report:
 def shown(report: Report) -> str:
     """A hash of what the picture shows: the main table, and the files that lay a page out."""
     total = hashlib.sha256(report.main["mini"].encode())
-    for asset in sorted(files("mddbench.report").joinpath("assets").iterdir(), key=lambda each: each.name):
-        total.update(asset.read_bytes())
+    for name in ("page.css", "page.html.j2", "page.js"):
+        total.update(files("mddbench.report.page").joinpath(name).read_bytes())
     return total.hexdigest()
 
 
