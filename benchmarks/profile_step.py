@@ -1,6 +1,7 @@
 """What one training step and one evaluation pass of a method are made of.
 
-Run: python benchmarks/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set K=V] [--steps 20] [--operators 8]
+Run: python benchmarks/profile_step.py mini/rd4ad mini/mddnet mini/uniad [--device cuda] [--set K=V] [--steps 20]
+[--operators 8]
 Prints Markdown: medians over steps, in ms; parts of the forward pass by the detector's own children; then the two floors of a
 step and of inference: operations over the rate of a matrix product, bytes over the bandwidth of a copy. Images are noise.
 """

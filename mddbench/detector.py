@@ -254,7 +254,8 @@ def load_method(name: str) -> type[Detector]:
         The class.
 
     Raises:
-        InputError: If the name is unknown, the file has no or several detectors, the label is unfit, or the category is not taken.
+        InputError: If the name is unknown, the file has no or several detectors, the label is unfit, or a method that
+            wants the category of test images does not take it.
     """
     module = load_module(name, METHODS)
     if hasattr(module, "__path__"):
@@ -271,9 +272,9 @@ def load_method(name: str) -> type[Detector]:
     label = detectors[0].label
     if not 1 <= len(label) <= LONGEST_LABEL:
         raise InputError(f"'{name}': its label has {len(label)} letters, expected 1 to {LONGEST_LABEL}: {label[:80]!r}")
-    if detectors[0].wants_test_labels is not Detector.wants_test_labels:
-        if detectors[0].anomaly_maps_of is Detector.anomaly_maps_of:
-            raise InputError(f"'{name}': {NO_CATEGORY}")
+    wants_labels = detectors[0].wants_test_labels is not Detector.wants_test_labels
+    if wants_labels and detectors[0].anomaly_maps_of is Detector.anomaly_maps_of:
+        raise InputError(f"'{name}': {NO_CATEGORY}")
     return detectors[0]
 
 

@@ -20,14 +20,13 @@ Natural = Annotated[int, Field(ge=0, le=2**63)]
 def small_value(value: Any) -> Any:
     """Check that a table can show a nested value.
 
+    A ValueError is raised if it is nested too deeply, or holds a text that is too long or a number that is too large.
+
     Args:
         value: A JSON value.
 
     Returns:
         The same value.
-
-    Raises:
-        ValueError: If it is nested too deeply, or holds a text that is too long or a number that is too large.
     """
     _check(value, DEEPEST)
     return value

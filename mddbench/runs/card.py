@@ -202,7 +202,13 @@ CARD_FIELDS: dict[str, CardField] = {
 
 
 def label(name: str) -> str:
-    """The name of a field in words.
+    """Write the name of a field in words.
+
+    Args:
+        name: Name of the field.
+
+    Returns:
+        The words.
 
     >>> label("image_size")
     'image size'
