@@ -32,8 +32,9 @@ from mddbench.report.figures.canvas import (
     title,
 )
 from mddbench.report.figures.curves import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
-from mddbench.report.figures.gallery import colour_limits, draw_gallery
+from mddbench.report.figures.gallery import draw_gallery
 from mddbench.report.figures.qualitative import draw_qualitative
+from mddbench.report.figures.tiles import colour_limits
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training, pareto
 from mddbench.report.rows.groups import Group
 from mddbench.report.rows.studies import Study

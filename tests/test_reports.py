@@ -17,7 +17,8 @@ from PIL import Image
 from mddbench.errors import InputError
 from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import build_report, differences, trace
-from mddbench.report.figures.gallery import colour_limits, draw_gallery
+from mddbench.report.figures.gallery import draw_gallery
+from mddbench.report.figures.tiles import colour_limits
 from mddbench.report.fill import fill_differences, filled
 from mddbench.report.rows.entries import Entry, entries_from_folder
 from mddbench.report.rows.groups import Group, group_by_protocol

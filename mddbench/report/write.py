@@ -72,13 +72,13 @@ def _write_texts(report: Report, out: Path) -> None:
 def page_of(report: Report, out: Path) -> Page:
     """The report as a page. out: where its pictures have been drawn."""
     sections = [_section(number, section, report.entries, out) for number, section in enumerate(report.sections)]
-    tiles = merged(
+    gallery = merged(
         gallery_of(report.entries[group.first.identity].panels(), section.title, group.shown)
         for section in report.sections
         for group in section.groups
     )
-    if tiles.shown:
-        sections.append(PageSection("gallery", "Heat maps", LEAD, gallery=tiles))
+    if gallery.tiles:
+        sections.append(PageSection("gallery", "Heat maps", LEAD, gallery=gallery))
     runs, datasets = len(report.entries), len({entry.record.dataset for entry in report.entries.values()})
     told = (
         f"{runs} runs on {datasets} {'dataset' if datasets == 1 else 'datasets'}; metrics in percent, means over seeds."

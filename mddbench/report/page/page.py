@@ -45,7 +45,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Tile:
     """A tile of the gallery. role: as words; image, heat: WebP; truth: an outline on a clear ground as PNG, empty if there is
     nothing to outline; rank: its place among those of its role, lowest first; quality: pixel AP within the image, None
     where that has no meaning.
@@ -79,14 +79,14 @@ class Scale:
 class Gallery:
     """Tiles in the order in which they are shown; bar: the colours from low to high as PNG."""
 
-    shown: tuple[Shown, ...] = ()
+    tiles: tuple[Tile, ...] = ()
     scales: tuple[Scale, ...] = ()
     bar: bytes = b""
 
     def choices(self) -> list[tuple[str, list[str]]]:
         """What can be filtered by, with its values; only where there are several."""
         values = {
-            name: list(dict.fromkeys(getattr(tile, name) for tile in self.shown))
+            name: list(dict.fromkeys(getattr(tile, name) for tile in self.tiles))
             for name in ("dataset", "method", "category", "role")
         }
         ordered = {name: found if name == "role" else sorted(found) for name, found in values.items()}
