@@ -29,8 +29,7 @@ from mddbench.report.tables.differences import (
 )
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
-from mddbench.report.tables.notes import protocol_notes
-from mddbench.report.tables.results import Results
+from mddbench.report.tables.results import Results, protocol_notes
 from mddbench.report.tables.selection import best_gap, chosen_gap, selection_table, with_curves
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report

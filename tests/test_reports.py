@@ -17,7 +17,7 @@ from PIL import Image
 from mddbench.errors import InputError
 from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import build_report, differences, trace
-from mddbench.report.figures.gallery import draw_gallery
+from mddbench.report.figures.heat_maps import draw_gallery
 from mddbench.report.figures.tiles import colour_limits
 from mddbench.report.fill import fill_differences, filled
 from mddbench.report.rows.entries import Entry, entries_from_folder
@@ -25,8 +25,7 @@ from mddbench.report.rows.groups import Group, group_by_protocol
 from mddbench.report.rows.published import FIELDS, parse_efficiency
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
-from mddbench.report.tables.notes import protocol_notes
-from mddbench.report.tables.results import Results
+from mddbench.report.tables.results import Results, protocol_notes
 from mddbench.report.tables.spec import load_table
 from mddbench.report.tables.table import Table
 from mddbench.report.write import write_report

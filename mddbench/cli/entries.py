@@ -75,16 +75,16 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path, passin
 
     Raises InputError if there is none, or for the first bad record if `passing` is None.
     """
-    from mddbench.report.rows.entries import Entry, Kept
+    from mddbench.report.rows.entries import Entry, loaded_once
     from mddbench.runs.store import existing_store
 
     store = existing_store(tracking_uri, out)
     entries = [
         Entry(
             record,
-            Kept(partial(store.panels, run_id), passing, f"run {run_id}: "),
+            loaded_once(partial(store.panels, run_id), passing, f"run {run_id}: "),
             run_id,
-            Kept(partial(store.evidence, run_id), passing, f"run {run_id}: "),
+            loaded_once(partial(store.evidence, run_id), passing, f"run {run_id}: "),
             _link(store, run_id, report),
         )
         for run_id, record in store.records(passing=passing)

@@ -238,7 +238,7 @@ def _run(
     from mddbench.execution.jobs import Jobs, chains, shares
     from mddbench.execution.plan import check_cells
     from mddbench.execution.runner import Runner, end_replacements
-    from mddbench.report.figures.gallery import draw_cell
+    from mddbench.report.figures.heat_maps import draw_cell
     from mddbench.runs.tracking import finally_closed
 
     if report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,6 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> li
     """Draw a row for each category: a training image, a normal test image, and defects of as many kinds as fit.
 
     Images are resized to squares, as a model sees them. The mask of a defect is drawn as an outline.
-
-    Args:
-        tree: The samples of the dataset.
-        rule: Which pixels of a mask file are defective.
-        title: Title of the picture.
-        file: The picture to write.
 
     Returns:
         A line for each file that cannot be decoded. Its tile is grey.
@@ -61,9 +56,10 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> li
     axis.imshow(GRID.joined(tiles, len(HEADS)), interpolation="nearest")
     bare(axis)
     names = [name.replace("_", " ") for name in samples]
-    axis.set_yticks(GRID.row_centres(len(names)), names, parse_math=False, fontsize=8)
+    ys, xs = GRID.centres(len(names), len(HEADS))
+    axis.set_yticks(ys, names, parse_math=False, fontsize=8)
     axis.xaxis.tick_top()
-    axis.set_xticks(GRID.column_centres(len(HEADS)), HEADS, fontsize=8)
+    axis.set_xticks(xs, HEADS, fontsize=8)
     figure.suptitle(title, fontsize=10, parse_math=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     spell_out(figure)
@@ -80,12 +76,8 @@ def _chosen(tree: Tree, category: str) -> Iterator[Sample | None]:
     for sample in members:
         if sample.anomalous:
             kinds.setdefault(sample.defect, []).append(sample)
-    ranked = [
-        (number, kind, sample)
-        for kind, defects in enumerate(kinds.values())
-        for number, sample in enumerate(defects[:DEFECTS])
-    ]
-    yield from [sample for _, _, sample in sorted(ranked, key=lambda entry: entry[:2])][:DEFECTS]
+    turns = [sample for turn in zip_longest(*kinds.values()) for sample in turn if sample is not None]
+    yield from turns[:DEFECTS]
 
 
 def _tile(sample: Sample, rule: MaskRule) -> tuple[Picture, str]:

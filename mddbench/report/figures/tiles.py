@@ -1,4 +1,4 @@
-"""Image tiles: pictures of one size, maps in colour, outlines of masks, and many tiles in one picture."""
+"""Image tiles: maps in colour, outlines of masks, and many tiles in one picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Grid:
-    """The places of square tiles in one picture; all lengths are in pixels.
+    """The places of square tiles in one picture, in pixels.
 
     Attributes:
         side: Side of a tile.
@@ -44,13 +44,10 @@ class Grid:
         """Return the top and the left edge of a tile."""
         return self.top + row * (self.side + self.line), column * (self.side + self.gap)
 
-    def row_centres(self, count: int) -> list[float]:
-        """Return the vertical centres of the first rows."""
-        return [self.corner(row, 0)[0] + self.side / 2 for row in range(count)]
-
-    def column_centres(self, count: int) -> list[float]:
-        """Return the horizontal centres of the first columns."""
-        return [self.corner(0, column)[1] + self.side / 2 for column in range(count)]
+    def centres(self, rows: int, columns: int) -> tuple[list[float], list[float]]:
+        """Return the vertical centres of rows, and the horizontal centres of columns."""
+        ys = [self.corner(row, 0)[0] + self.side / 2 for row in range(rows)]
+        return ys, [self.corner(0, column)[1] + self.side / 2 for column in range(columns)]
 
     def joined(self, rows: Sequence[Sequence[Picture | None]], columns: int) -> Picture:
         """Join pictures into one, each resized to a tile. A place without a picture stays white."""
@@ -97,8 +94,7 @@ def palette() -> Picture:
     """Return all colours of a scale from low to high, (256, 3)."""
     from matplotlib import colormaps
 
-    colours: Any = colormaps[PALETTE](np.arange(256), bytes=True)
-    return np.asarray(colours[:, :3], dtype=np.uint8)
+    return np.asarray(colormaps[PALETTE](np.arange(256), bytes=True)[:, :3], dtype=np.uint8)
 
 
 def palette_indices(panel: Panel, limits: tuple[float, float]) -> Picture:
@@ -113,22 +109,15 @@ def ground_truth(panel: Panel) -> Picture:
     return np.repeat(panel.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 
-def outline(mask: NDArray[np.bool_], inner: int, outer: int, square: bool = False) -> NDArray[np.bool_]:
-    """Find the pixels around a mask whose distance from it is above `inner` and at most `outer`.
+def outline(mask: NDArray[np.bool_], inner: int, outer: int, diagonal: bool = False) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) whose distance from a mask (H, W) is above `inner`, from 1, and at most `outer`.
 
-    Args:
-        mask: (H, W).
-        inner: Number of pixels, at least 1.
-        outer: Number of pixels, more than `inner`.
-        square: True if a diagonal neighbour has distance 1, False if it has distance 2.
-
-    Returns:
-        (H, W).
+    A diagonal neighbour has distance 1 if `diagonal`, else 2.
     """
     from scipy.ndimage import binary_dilation
 
-    structure = np.ones((3, 3), dtype=bool) if square else None
-    near, far = (binary_dilation(mask, structure, iterations=pixels) for pixels in (inner, outer))
+    neighbours = np.ones((3, 3), dtype=bool) if diagonal else None
+    near, far = (binary_dilation(mask, neighbours, iterations=pixels) for pixels in (inner, outer))
     return np.asarray(far & ~near)
 
 

@@ -1,4 +1,4 @@
-"""Where a report's records come from, and what their runs kept."""
+"""The records of a report, where they come from, and the data that their runs kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from mddbench.errors import InputError, TrackingError
@@ -16,6 +16,8 @@ from mddbench.runs.panels import PANELS, Panel, load_panels
 from mddbench.runs.records import Record, read_record, record_files
 
 Value = TypeVar("Value")
+OnSkip = Callable[[str], object] | None
+"""Called with a line about each piece of data that cannot be used and is left out. None: the first one is an InputError."""
 
 
 @dataclass(frozen=True)
@@ -37,65 +39,58 @@ class Entry:
     link: str = ""
 
 
-class Kept(Generic[Value]):
-    """What a run kept, loaded when it is first needed.
+def loaded_once(
+    load: Callable[[], tuple[Value, ...]], on_skip: OnSkip = None, run: str = ""
+) -> Callable[[], tuple[Value, ...]]:
+    """Return a function that loads the data of a run when they are first needed, and only once.
 
-    Attributes:
-        passing: Called with a line if the data cannot be used; the run then counts as one that kept nothing. Without it,
-            loading raises InputError.
-        run: Start of that line: the name of the run.
+    If they cannot be used, `on_skip` gets a line that begins with `run`, and the run counts as one that kept nothing.
     """
 
-    def __init__(
-        self, load: Callable[[], tuple[Value, ...]], passing: Callable[[str], object] | None = None, run: str = ""
-    ) -> None:
-        self.load: Callable[[], tuple[Value, ...]] = cache(load)
-        self.passing, self.run = passing, run
-
-    def __call__(self) -> tuple[Value, ...]:
+    @cache
+    def loaded() -> tuple[Value, ...]:
         try:
-            return self.load()
+            return load()
         except (InputError, TrackingError) as fault:
-            if self.passing is None:
+            if on_skip is None:
                 raise
-            self.passing(f"{self.run}pictures left out: {fault}")
-            self.load = tuple
+            on_skip(f"{run}pictures left out: {fault}")
             return ()
 
+    return loaded
 
-def entries_from_folder(
-    folder: Path, report: Path | None = None, passing: Callable[[str], object] | None = None
-) -> list[Entry]:
-    """Entries from the records below a folder: an export, or a run's output folder with what its cells kept.
 
-    report: the folder from which the records are linked; passing: told of each record, and of what a run kept, that cannot be
-    used, which is then left out. Raises InputError for one if nobody is told.
+def entries_from_folder(folder: Path, report: Path | None = None, on_skip: OnSkip = None) -> list[Entry]:
+    """Return an entry for each record below a folder, with the data of its run that lie beside it.
+
+    Args:
+        folder: An export, or the output folder of a run.
+        report: Folder of the report, from which the records are linked; None for no links.
+        on_skip: Called for each record, and for a run's data, if they cannot be used.
+
+    Raises:
+        InputError: If a record cannot be used and `on_skip` is None.
     """
     entries = []
     for file in record_files(folder):
         try:
             record = read_record(file)
         except InputError as fault:
-            if passing is None:
+            if on_skip is None:
                 raise
-            passing(f"left out: {fault}")
+            on_skip(f"left out: {fault}")
             continue
-        panels, evidence = Kept(partial(_panels, file), passing), Kept(partial(_evidence, file), passing)
+        panels = loaded_once(partial(_if_there, load_panels, file.with_name(PANELS)), on_skip)
+        evidence = loaded_once(partial(_if_there, load_evidence, file.with_name(EVIDENCE)), on_skip)
         link = relative_link(file, report) if report else ""
         entries.append(Entry(record, panels, file.relative_to(folder).as_posix(), evidence, link))
     return entries
 
 
 def relative_link(file: Path, report: Path) -> str:
-    """A link from a page in the report's folder to a file."""
+    """Return a link from a page in the report's folder to a file."""
     return quote(Path(os.path.relpath(file.resolve(), report.resolve())).as_posix())
 
 
-def _panels(record: Path) -> tuple[Panel, ...]:
-    file = record.with_name(PANELS)
-    return load_panels(file) if file.exists() else ()
-
-
-def _evidence(record: Path) -> tuple[Evidence, ...]:
-    file = record.with_name(EVIDENCE)
-    return load_evidence(file) if file.exists() else ()
+def _if_there(load: Callable[[Path], tuple[Value, ...]], file: Path) -> tuple[Value, ...]:
+    return load(file) if file.exists() else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from mddbench.report.rows.groups import PUBLISHED
@@ -138,12 +138,6 @@ class Table:
     def has_origins(self) -> bool:
         """True if a row says where it comes from."""
         return any(row.runs or row.source for row in self.rows)
-
-    def without(self, kind: Kind) -> Table:
-        """The table without the columns of a kind."""
-        keep = [number for number, column in enumerate(self.columns) if column.kind != kind]
-        rows = tuple(replace(row, cells=tuple(row.cells[number] for number in keep)) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[number] for number in keep), rows=rows)
 
 
 def one_line(text: str) -> str:
