@@ -109,7 +109,7 @@ def _outline(mask: NDArray[np.bool_]) -> bytes:
     covered = share >= 128
     if not covered.any():  # a region of a few pixels vanished when the mask was made smaller
         covered = share > 0
-    line, halo = outline(covered, 1, 2, square=True), outline(covered, 2, 3, square=True)
+    line, halo = outline(covered, 1, 2, diagonal=True), outline(covered, 2, 3, diagonal=True)
     picture = Image.fromarray(np.where(line, 1, np.where(halo, 2, 0)).astype(np.uint8))
     picture.putpalette([0, 0, 0, *LINE, *HALO])
     file = io.BytesIO()
