@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mddbench.cli.entries import loaded_once
 from mddbench.errors import InputError
 from mddbench.progress import SilentReporter, reporter
 from mddbench.report.build import build_report
 from mddbench.report.figures.draw import draw_all
-from mddbench.report.rows.entries import Entry, loaded_once
+from mddbench.report.rows.entries import Entry
 from mddbench.report.write import write_report
 from mddbench.runs.panels import Panel
 from support import overflow, record

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mddbench.cli.entries import entries_from_folder
 from mddbench.errors import InputError
 from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import build_report, differences, trace
 from mddbench.report.figures.heat_maps import draw_gallery
 from mddbench.report.figures.tiles import colour_limits
 from mddbench.report.fill import fill_differences, filled
-from mddbench.report.rows.entries import Entry, entries_from_folder
+from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, group_by_protocol
 from mddbench.report.rows.published import FIELDS, parse_efficiency
 from mddbench.report.tables.latex import latex

@@ -12,7 +12,7 @@ from mddbench.report.build import PAGE, Report, Section
 from mddbench.report.figures.draw import draw_all
 from mddbench.report.figures.sheet import file_names, picture_title
 from mddbench.report.manifest import Manifest
-from mddbench.report.page.page import Card, Figure, Page, render_page
+from mddbench.report.page.page import Figure, Page, render_page
 from mddbench.report.page.page import Section as PageSection
 from mddbench.report.page.tiles import gallery_of, merged
 from mddbench.report.rows.entries import Entry
@@ -111,5 +111,5 @@ def _section(number: int, section: Section, entries: Mapping[str, Entry], out: P
         title=section.title,
         tables=tuple(section.results[file].page_table(run_of) for file in files),
         figures=tuple(figures),
-        cards=tuple(Card(group.marked_label, tuple(group.first.card.rows())) for group in section.groups),
+        cards=tuple((group.marked_label, tuple(group.first.card.rows())) for group in section.groups),
     )

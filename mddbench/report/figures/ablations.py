@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mddbench.metrics.names import COLUMNS, LABELS, MAD
-from mddbench.report.figures.canvas import canvas, legend, panels, save, whole_numbers
+from mddbench.report.figures.canvas import canvas, legend, panels, save
 from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded, series
 from mddbench.report.rows.groups import Group, counted_seeds
 from mddbench.report.rows.studies import Study
@@ -77,7 +77,7 @@ def draw_diagnostics(group: Group, file: Path) -> None:
             axis.set_ylim(low - 0.05, low + 1)
         axis.set_title(folded(name.replace("_", " "), 2.1, TEXT), fontsize=TEXT, parse_math=False)
         axis.set_xlabel("epoch", fontsize=TEXT)
-        whole_numbers(axis.xaxis)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     legend(figure, axes)
     save(figure, file, f"{group.label} on {record.dataset}, seed {record.seed}: what the method says of itself")
 
@@ -117,7 +117,7 @@ def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
                 axis.plot(epochs[-1], values[-1], "o", color=style["color"], markersize=4, fillstyle="none")
         axis.set_title(f"{LABELS[key]} [%]", fontsize=TEXT)
         axis.set_xlabel("epoch", fontsize=TEXT)
-        whole_numbers(axis.xaxis)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     legend(figure, axes)
     save(figure, file, f"{dataset}: on the test set while training (a diagnostic; only the ringed epoch counts)")
 

@@ -53,11 +53,6 @@ def panels(
     return figure, axes[:count], columns
 
 
-def whole_numbers(axis: Any) -> None:
-    """Place the ticks of an x or y axis at whole numbers only."""
-    axis.get_major_locator().set_params(integer=True)
-
-
 def logarithmic(axes: Any, which: str) -> None:
     """Make the 'x' or 'y' axis logarithmic. Ticks are 1, 10, 100 over more than two decades, else 1, 3, 10, 30."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.metrics.names import LABELS
-from mddbench.report.figures.canvas import canvas, legend, panels, save, whole_numbers
+from mddbench.report.figures.canvas import canvas, legend, panels, save
 from mddbench.report.figures.style import ACCENT, TEXT, WIDTH, folded, series
 from mddbench.runs.evidence import Evidence
 from mddbench.runs.records import Record
@@ -23,19 +22,8 @@ KINDS = (
     ("region_overlap", "false-positive rate", "region overlap", "aupro"),
 )
 """For each kind of curve: its field of the evidence, the names of its axes, and the metric that is its area."""
-
-
-@dataclass(frozen=True)
-class MethodRuns:
-    """A row of a table with the evidence of its runs.
-
-    Attributes:
-        label: The method.
-        runs: For each run that kept evidence, the evidence of each category.
-    """
-
-    label: str
-    runs: tuple[tuple[Evidence, ...], ...]
+MethodRuns = tuple[str, tuple[tuple[Evidence, ...], ...]]
+"""Label of a method, and for each run that kept evidence the evidence of each category."""
 
 
 def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: Path) -> None:
@@ -53,7 +41,7 @@ def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: 
         value = f"{LABELS['i_auroc']} {100 * record.value(part.category, 'i_auroc'):.1f} %"
         value += "" if finite.all() else f", {len(finite) - len(scores)} infinite"
         axis.set_title(f"{_folded(part.category, columns)}\n{value}", fontsize=TEXT, parse_math=False)
-        whole_numbers(axis.yaxis)
+        axis.yaxis.get_major_locator().set_params(integer=True)
     _name_outer(axes, columns, "image score", "images")
     legend(figure, axes)
     save(figure, file, f"{label} on {record.dataset}, seed {record.seed}: image scores")
@@ -63,12 +51,12 @@ def draw_curves(methods: Sequence[MethodRuns], dataset: str, file: Path) -> None
     """Draw a panel for each kind of curve: means over categories and seeds, with the range over the seeds shaded."""
     figure, axes = canvas((WIDTH, 2.9), (1, len(KINDS)))
     for axis, (field, x_label, y_label, key) in zip(axes, KINDS, strict=True):
-        for number, method in enumerate(methods):
-            curves = [_mean_curve(run, field) for run in method.runs]
+        for number, (label, runs) in enumerate(methods):
+            curves = [_mean_curve(run, field) for run in runs]
             xs, ys = curves[0][0], np.stack([curve[1] for curve in curves])
             style = series(number)
             axis.fill_between(xs, ys.min(axis=0), ys.max(axis=0), color=style["color"], alpha=0.18, linewidth=0)
-            axis.plot(xs, ys.mean(axis=0), linewidth=1.4, label=method.label, **style)
+            axis.plot(xs, ys.mean(axis=0), linewidth=1.4, label=label, **style)
         axis.set_ylim(-0.02, 1.02)
         axis.set_xlabel(x_label, fontsize=TEXT)
         axis.set_ylabel(y_label, fontsize=TEXT)
@@ -80,13 +68,13 @@ def draw_curves(methods: Sequence[MethodRuns], dataset: str, file: Path) -> None
 def draw_category_curves(methods: Sequence[MethodRuns], dataset: str, kind: int, file: Path) -> None:
     """Draw one of the KINDS of curves: a panel for each category, with a line for the first run of each method."""
     field, x_label, y_label, key = KINDS[kind]
-    categories = [part.category for part in methods[0].runs[0] if np.isfinite(getattr(part, field)).all()]
+    categories = [part.category for part in methods[0][1][0] if np.isfinite(getattr(part, field)).all()]
     figure, axes, columns = panels(len(categories), 5, (0.6, 0.3), (2.2, 1.25), share_y=True)
     for axis, category in zip(axes, categories, strict=True):
-        for number, method in enumerate(methods):
-            evidence = next((part for part in method.runs[0] if part.category == category), None)
+        for number, (label, runs) in enumerate(methods):
+            evidence = next((part for part in runs[0] if part.category == category), None)
             if evidence is not None:
-                axis.plot(*getattr(evidence, field), linewidth=1.1, label=method.label, **series(number))
+                axis.plot(*getattr(evidence, field), linewidth=1.1, label=label, **series(number))
         axis.set_title(_folded(category, columns), fontsize=TEXT, parse_math=False)
         axis.set_ylim(-0.02, 1.02)
     for axis in axes[:-columns]:
@@ -98,7 +86,7 @@ def draw_category_curves(methods: Sequence[MethodRuns], dataset: str, kind: int,
 
 def has_curves(methods: Sequence[MethodRuns]) -> bool:
     """Return True if any category has curves, that is, if there are masks."""
-    return any(np.isfinite(part.precision_recall).all() for row in methods for run in row.runs for part in run)
+    return any(np.isfinite(part.precision_recall).all() for _, runs in methods for run in runs for part in run)
 
 
 def _mean_curve(run: Sequence[Evidence], field: str) -> NDArray[np.float64]:

@@ -61,21 +61,19 @@ def draw_cell(folder: Path) -> None:
 
 
 def draw_qualitative(methods: Sequence[tuple[str, tuple[Panel, ...]]], dataset: str, file: Path) -> None:
-    """Draw the typical defect of each category: the image, its ground truth, and the map of each method over the image.
+    """Draw the typical defect of each category in a column: image, ground truth, and each method's map over the image.
 
-    A column is a category. More than MOST_COLUMNS of them stand in blocks. Each method has one colour scale for all
-    categories. Nothing is drawn if the methods share no image.
-
-    Args:
-        methods: Label and panels of each method.
-        dataset: Its name, for the title.
-        file: The PNG to write.
+    Each method has one colour scale for all categories. Nothing is drawn if the methods (label, panels) share no image.
     """
     by_method = {
         label: {panel.category: panel for panel in panels if panel.role == "typical"} for label, panels in methods
     }
     first = next(iter(by_method.values()))
-    categories = [name for name, panel in first.items() if _is_shared(panel, name, by_method)]
+    images = {
+        name: {(panel.defect, panel.name) if (panel := panels.get(name)) else None for panels in by_method.values()}
+        for name in first
+    }
+    categories = [name for name, shown in images.items() if len(shown) == 1]
     if not categories:
         return
     scales = {label: colour_scale(panels) for label, panels in methods}
@@ -97,12 +95,6 @@ def draw_qualitative(methods: Sequence[tuple[str, tuple[Panel, ...]]], dataset: 
         axis.set_xticks(xs, heads[in_block], fontsize=TICK, parse_math=False)
         axis.set_yticks(ys, names, fontsize=TEXT, parse_math=False)
     save(figure, file, f"{dataset}: the defect of median area of each category")
-
-
-def _is_shared(panel: Panel, category: str, by_method: dict[str, dict[str, Panel]]) -> bool:
-    """True if all methods show the same image of a category."""
-    shown = [panels.get(category) for panels in by_method.values()]
-    return all(each is not None and (each.defect, each.name) == (panel.defect, panel.name) for each in shown)
 
 
 def _overlay(panel: Panel, scale: Any) -> Picture:

@@ -34,30 +34,30 @@ TITLES = {
 
 
 def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:
-    """Return the figures of a sheet: file name -> function that draws it, or nothing if the runs kept too few data.
+    """Return file name -> function that draws a figure of the sheet, or nothing if the runs did not keep its data.
 
-    Args:
-        sheet: The sheet.
-        entries: Identity of a record -> its entry.
+    `entries` maps the identity of a record to its entry.
     """
     groups, dataset, names = sheet.groups, sheet.dataset, file_names(sheet.groups)
     first = {group.label: entries[group.first.identity] for group in groups}
     panels = partial(_panels, first)
     curves = partial(_curves, {group.label: [entries[record.identity] for record in group.records] for group in groups})
     pictures: dict[str, Draw] = {}
-    pictures["qualitative.png"] = _if_any(panels, partial(draw_qualitative, dataset=dataset))
+    pictures["qualitative.png"] = partial(_draw_if_any, panels, partial(draw_qualitative, dataset=dataset))
     pictures["per-category.png"] = partial(draw_dots, groups, dataset)
     pictures["cost-quality.png"] = partial(draw_prices, groups, dataset)
-    pictures["curves.png"] = _if_any(curves, partial(draw_curves, dataset=dataset))
+    pictures["curves.png"] = partial(_draw_if_any, curves, partial(draw_curves, dataset=dataset))
     for kind, (field, *_) in enumerate(KINDS):
         draw = partial(draw_category_curves, dataset=dataset, kind=kind)
-        pictures[f"curves-{field.replace('_', '-')}.png"] = _if_any(curves, draw)
+        pictures[f"curves-{field.replace('_', '-')}.png"] = partial(_draw_if_any, curves, draw)
     pictures["training.png"] = partial(draw_training, groups, dataset)
     for group in groups:
         name, entry = names[group.label], first[group.label]
         title = f"{group.label} on {group.first.dataset}, seed {group.first.seed}"
-        pictures[f"gallery-{name}.png"] = _if_any(entry.panels, partial(draw_gallery, title=title))
-        pictures[f"scores-{name}.png"] = _if_any(entry.evidence, partial(draw_scores, group.first, group.label))
+        pictures[f"gallery-{name}.png"] = partial(_draw_if_any, entry.panels, partial(draw_gallery, title=title))
+        pictures[f"scores-{name}.png"] = partial(
+            _draw_if_any, entry.evidence, partial(draw_scores, group.first, group.label)
+        )
         if has_diagnostics(group):
             pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
     return pictures
@@ -86,15 +86,10 @@ def file_names(groups: Sequence[Group]) -> dict[str, str]:
     return {label: name if taken[name] == 1 else longer[label] for label, name in names.items()}
 
 
-def _if_any(load: Callable[[], Sequence[object]], draw: Callable[..., None]) -> Draw:
-    """A function that loads data and draws them to a file, if there are any."""
-
-    def draw_if_any(file: Path) -> None:
-        data = load()
-        if data:
-            draw(data, file=file)
-
-    return draw_if_any
+def _draw_if_any(load: Callable[[], Sequence[object]], draw: Callable[..., None], file: Path) -> None:
+    data = load()
+    if data:
+        draw(data, file=file)
 
 
 def _panels(entries: Mapping[str, Entry]) -> list[tuple[str, tuple[Panel, ...]]]:
@@ -105,9 +100,7 @@ def _panels(entries: Mapping[str, Entry]) -> list[tuple[str, tuple[Panel, ...]]]
 
 def _curves(entries: Mapping[str, Sequence[Entry]]) -> list[MethodRuns]:
     """The rows whose runs kept evidence; none if no category has curves."""
-    rows = [
-        MethodRuns(label, tuple(filter(None, (entry.evidence() for entry in members))))
-        for label, members in entries.items()
-    ]
-    rows = [row for row in rows if row.runs]
+    loaded = [(label, [entry.evidence() for entry in members]) for label, members in entries.items()]
+    rows = [(label, tuple(filter(None, runs))) for label, runs in loaded]
+    rows = [(label, runs) for label, runs in rows if runs]
     return rows if has_curves(rows) else []

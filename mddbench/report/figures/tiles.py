@@ -20,8 +20,7 @@ ROLES = {
 }
 """Role of a panel -> its name, in the order in which the page shows them."""
 PALETTE = "inferno"
-Picture = NDArray[np.uint8]
-"""(H, W, 3) in colour, or (H, W)."""
+Picture = NDArray[np.uint8]  # (H, W, 3) in colour, or (H, W)
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,8 @@ def palette() -> Picture:
     return np.asarray(colormaps[PALETTE](np.arange(256), bytes=True)[:, :3], dtype=np.uint8)
 
 
-def palette_indices(panel: Panel, limits: tuple[float, float]) -> Picture:
-    """Return the index in the palette of each pixel of a map, (H, W). Scores beyond the limits get the end colours."""
+def levels(panel: Panel, limits: tuple[float, float]) -> Picture:
+    """Return the level of each pixel of a map between the limits, from 0 to 255, as an index into the palette."""
     low, high = limits
     share = (panel.map.astype(np.float32) - low) / (high - low)
     return np.asarray(np.round(255 * np.clip(share, 0.0, 1.0)), dtype=np.uint8)

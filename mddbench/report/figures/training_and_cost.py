@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from mddbench.metrics.names import LABELS, MAD
-from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save, whole_numbers
+from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save
 from mddbench.report.figures.style import ACCENT, TEXT, TICK, WIDTH, folded, marks, series
 from mddbench.report.rows.groups import Group, counted_seeds
 from mddbench.report.tables.costs import COSTS, cost_place, mean_cost
@@ -44,7 +44,7 @@ def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
         values = [value for line in axis.get_lines() for value in line.get_ydata()]
         if min(values, default=0.0) > 0 and max(values) / min(values) > LOGARITHMIC:
             logarithmic(axis, "y")
-        whole_numbers(axis.xaxis)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(folded(group.marked_label, 2.1, TEXT), fontsize=TEXT, parse_math=False)
         axis.set_xlabel("epoch", fontsize=TEXT)
     for axis in axes[::columns]:

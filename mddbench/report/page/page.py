@@ -20,19 +20,6 @@ SAFE_LINK = re.compile(r"https?://[^\s/@]+(/\S*)?|(?!//)[\w./#?=&%~+-]+")
 
 
 @dataclass(frozen=True)
-class Card:
-    """A protocol card.
-
-    Attributes:
-        title: Its title.
-        fields: Names and values in the order in which they are shown.
-    """
-
-    title: str
-    fields: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class Figure:
     """A plot.
 
@@ -48,11 +35,7 @@ class Figure:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels.
-
-        Raises:
-            ValueError: If the file is not a PNG.
-        """
+        """Width and height in pixels; a ValueError if the file is not a PNG."""
         if self.png[:8] != b"\x89PNG\r\n\x1a\n" or len(self.png) < 24:
             raise ValueError(f"{self.title}: not a PNG")
         width, height = struct.unpack(">II", self.png[16:24])
@@ -141,7 +124,7 @@ class Section:
         lead: Text at its beginning.
         tables: Its tables.
         figures: Its plots.
-        cards: The protocol cards of its rows.
+        cards: Label and protocol card of each row. A card is names and values in the order in which they are shown.
         gallery: Its heat maps.
     """
 
@@ -150,7 +133,7 @@ class Section:
     lead: str = ""
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
-    cards: tuple[Card, ...] = ()
+    cards: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     gallery: Gallery = field(default_factory=Gallery)
 
 

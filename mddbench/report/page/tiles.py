@@ -11,21 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mddbench.metrics.steps import average_precision, steps_of_items
-from mddbench.report.figures.tiles import (
-    FALSE_ALARM,
-    ROLES,
-    Picture,
-    colour_limits,
-    outline,
-    palette,
-    palette_indices,
-    resized,
-)
+from mddbench.report.figures.tiles import FALSE_ALARM, ROLES, Picture, colour_limits, levels, outline, palette, resized
 from mddbench.report.page.page import Gallery, Scale, Tile
 from mddbench.runs.panels import Panel
 
-WIDTH = 192
-"""Largest width of a picture in pixels."""
+WIDTH = 192  # of a picture in pixels, at most
 WEBP = {"quality": 80, "method": 4}
 LINE, HALO = (70, 220, 255), (10, 20, 30)
 """Colours of an outline. They are visible on photographs and on every colour of a map."""
@@ -56,7 +46,7 @@ def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
                 score=panel.score,
                 image=_encoded(_small(panel.image), "WEBP", **WEBP),
                 truth=_outline(panel.mask) if panel.mask.any() else b"",
-                heat=_encoded(colours[_small(palette_indices(panel, limits))], "WEBP", **WEBP),
+                heat=_encoded(colours[_small(levels(panel, limits))], "WEBP", **WEBP),
                 rank=rank,
                 quality=quality,
             )

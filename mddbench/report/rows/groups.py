@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from mddbench.runs.card import ProtocolCard, label
 from mddbench.runs.records import Record
 
-OTHER = "†"
-"""Marks a row under another protocol."""
-PUBLISHED = "‡"
-"""Marks a row that is quoted from a publication and was not measured here."""
+OTHER = "†"  # marks a row under another protocol
+PUBLISHED = "‡"  # marks a row that is quoted from a publication and was not measured here
 MARK = ", test labels given (upper bound)"
 
 

@@ -75,10 +75,8 @@ def source_notes(rows: Sequence[PublishedRow], with_costs: bool) -> list[str]:
     """Return what must be said of published rows, and their sources. `with_costs`: the table shows their costs."""
     if not rows:
         return []
-    notes = [NOTE]
-    notes += [
-        f"{PUBLISHED}{number} {source}." for number, source in enumerate(dict.fromkeys(row.source for row in rows), 1)
-    ]
+    sources = {row.source_number: row.source for row in rows}
+    notes = [NOTE, *(f"{PUBLISHED}{number} {source}." for number, source in sources.items())]
     costs = sorted({row.cost_source for row in rows if row.cost_source}) if with_costs else []
     if costs:
         notes.append(
@@ -94,15 +92,12 @@ def _row(row: Published, with_epochs: bool) -> PublishedRow:
         values[MAD.key] = sum(values[key] for key in SEVEN) / len(SEVEN)
     plural = "epoch" if row.epochs == "1" else "epochs"
     epochs = f"{row.epochs} {plural}" if row.epochs.isdigit() else row.epochs or "epochs not told"
-    costs, source = _efficiency().get((row.dataset, row.method, row.epochs), ({}, ""))
+    key = (row.dataset, row.method, row.epochs)
+    costs, source = parse_efficiency(PAPER_TABLES / "efficiency.csv").get(key, ({}, ""))
     return PublishedRow(f"{row.method}, {epochs}" if with_epochs else row.method, values, costs, row.source, source)
 
 
 @lru_cache
-def _efficiency() -> dict[tuple[str, str, str], Costs]:
-    return parse_efficiency(PAPER_TABLES / "efficiency.csv")
-
-
 def parse_efficiency(file: Path) -> dict[tuple[str, str, str], Costs]:
     """Return the published costs of a CSV file with the columns FIELDS, by dataset, method and epochs.
 

@@ -100,14 +100,7 @@ def parse(file: Path) -> Iterable[Published]:
 
 
 def csv_rows(file: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Read a CSV file.
-
-    Yields:
-        For each row its place in the file, for messages, and column -> text.
-
-    Raises:
-        InputError: If the columns are not `fields`.
-    """
+    """Yield the place in the file, for messages, and column -> text of each row. Other columns are an InputError."""
     import pandas as pd
 
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -118,11 +111,7 @@ def csv_rows(file: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str,
 
 
 def checked_number(text: str, place: str, expected: str, fits: Callable[[float], bool]) -> float:
-    """Return the number that a text holds.
-
-    Raises:
-        InputError: If it holds none, or one that does not fit. The message names the place and what was expected.
-    """
+    """Return the number in a text. If there is none that fits, an InputError names its place and what was expected."""
     try:
         value = float(text)
     except ValueError:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from mddbench.report.tables.table import Table
 
-FORMULA = ("=", "+", "-", "@")
-"""A spreadsheet takes a cell that begins with one of these signs for a formula."""
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that begins with one of these signs for a formula
 
 
 def csv(table: Table) -> str:

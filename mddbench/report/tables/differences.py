@@ -16,8 +16,7 @@ from mddbench.report.tables.csv import csv_lines
 from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number, percent
 
 RESAMPLES, LEVEL = 10_000, 0.95
-ENOUGH_SEEDS = 1 + math.ceil(-math.log2(1 - LEVEL))
-"""The fewest pairs whose sign test can be significant at the level."""
+ENOUGH_SEEDS = 1 + math.ceil(-math.log2(1 - LEVEL))  # the fewest pairs whose sign test can be significant at LEVEL
 ENOUGH_CATEGORIES = 5
 MINUS = chr(0x2212)
 CONFIDENCE_NOTE = (

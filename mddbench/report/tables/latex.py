@@ -19,8 +19,7 @@ SPECIAL = {
 }
 """Signs that LaTeX prints in another way."""
 STYLES = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
-LATIN = 0x250
-"""pdfLaTeX knows the characters below this code."""
+LATIN = 0x250  # pdfLaTeX knows the characters below this code
 
 
 def latex(table: Table, label: str = "") -> str:

@@ -18,8 +18,7 @@ from mddbench.runs.records import Record
 
 MEAN = "mean"
 MARKS: tuple[Mark, ...] = ("best", "second")
-RankedRow = tuple[Row, bool]
-"""A row, and True if it competes for the best value."""
+RankedRow = tuple[Row, bool]  # the bool: the row competes for the best value
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,7 @@ class Results:
         return replace(self, spec=self.spec.model_copy(update={"costs": ()})) if self.spec.columns else self
 
     def page_table(self, run_of: Callable[[Record], Run]) -> Table:
-        """Return the narrow table for a page, which shows the protocol and the sources elsewhere.
-
-        Args:
-            run_of: Returns the run of a record. Each row has its runs.
-        """
+        """Return the narrow table with the runs of each row, for a page that shows protocol and sources elsewhere."""
         narrow = self.narrow()
         costs = [cost_note(self.groups)] if narrow.spec.costs else []
         return narrow.with_notes((*protocol_notes(self.groups)[1:], *costs), run_of)

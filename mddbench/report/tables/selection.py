@@ -11,8 +11,7 @@ from mddbench.report.rows.groups import Group
 from mddbench.report.tables.table import DASH, Cell, Column, Row, Table
 from mddbench.runs.records import Record
 
-CRITERION = "p_auroc"
-"""The metric by which UniAD's authors choose their epoch."""
+CRITERION = "p_auroc"  # the metric by which UniAD's authors choose their epoch
 
 
 def with_curves(groups: Sequence[Group]) -> list[Group]:
@@ -36,14 +35,7 @@ def chosen_gap(record: Record, key: str) -> float:
 
 
 def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
-    """Return how much metrics gain if an epoch is chosen on the test set.
-
-    A method has two rows: one epoch for all metrics, and the own best epoch of each metric.
-
-    Args:
-        dataset: Its name, for the title.
-        groups: Rows with a test curve.
-    """
+    """Return two rows for each method with a test curve: the gains of one epoch, and of each metric's own best epoch."""
     rows = []
     for group in groups:
         choices = ((f"one epoch, best {LABELS[CRITERION]}", chosen_gap), ("each metric's best epoch", best_gap))

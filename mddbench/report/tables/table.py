@@ -8,8 +8,7 @@ from typing import Literal
 
 from mddbench.report.rows.groups import PUBLISHED
 
-DASH = "–"
-"""Shown where there is no number."""
+DASH = "–"  # shown where there is no number
 PLUS_MINUS = " ± "
 Kind = Literal["text", "count", "percent", "cost"]
 Mark = Literal["", "best", "second"]
