@@ -11,7 +11,8 @@ import numpy as np
 
 from mddbench.experiments.schema import Experiment, ReportedSettings
 from mddbench.metrics.names import LABELS, SEVEN
-from mddbench.report.rows.reported import MEAN, Published, category_count, find, means
+from mddbench.report.rows.groups import MEAN
+from mddbench.report.rows.reported import Published, category_count, find, means
 from mddbench.runs.records import Record
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")

@@ -12,10 +12,9 @@ import pandas as pd
 from mddbench.metrics.names import COLUMNS, LABELS, MAD
 from mddbench.report.figures.canvas import canvas, legend, panels, save
 from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded, series
-from mddbench.report.rows.groups import Group, counted_seeds
+from mddbench.report.rows.groups import MEAN, Group, counted_seeds
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS, Pair
-from mddbench.report.tables.results import MEAN
 
 SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
 """The metrics that a plot shows, one panel each. The table has all."""
@@ -52,7 +51,7 @@ def draw_ablation(study: Study, file: Path) -> None:
 
 
 def draw_diagnostics(group: Group, file: Path) -> None:
-    """Draw the numbers that a method logs in training, of the first seed; numbers of a category are lines in one panel."""
+    """Draw the numbers that a method logged in training, first seed. Numbers of several categories share a panel."""
     record = group.first
     points = []
     for log in record.history:

@@ -54,10 +54,9 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
     for group in groups:
         name, entry = names[group.label], first[group.label]
         title = f"{group.label} on {group.first.dataset}, seed {group.first.seed}"
-        pictures[f"gallery-{name}.png"] = partial(_draw_if_any, entry.panels, partial(draw_gallery, title=title))
-        pictures[f"scores-{name}.png"] = partial(
-            _draw_if_any, entry.evidence, partial(draw_scores, group.first, group.label)
-        )
+        gallery, scores = partial(draw_gallery, title=title), partial(draw_scores, group.first, group.label)
+        pictures[f"gallery-{name}.png"] = partial(_draw_if_any, entry.panels, gallery)
+        pictures[f"scores-{name}.png"] = partial(_draw_if_any, entry.evidence, scores)
         if has_diagnostics(group):
             pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
     return pictures

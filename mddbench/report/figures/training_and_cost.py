@@ -10,9 +10,8 @@ from statistics import mean, stdev
 from mddbench.metrics.names import LABELS, MAD
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save
 from mddbench.report.figures.style import ACCENT, TEXT, TICK, WIDTH, folded, marks, series
-from mddbench.report.rows.groups import Group, counted_seeds
+from mddbench.report.rows.groups import MEAN, Group, counted_seeds
 from mddbench.report.tables.costs import COSTS, cost_place, mean_cost
-from mddbench.report.tables.results import MEAN
 from mddbench.runs.records import Record
 
 DOTTED = (MAD.key, "i_auroc", "aupro", "p_ap")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from mddbench.runs.card import ProtocolCard, label
 from mddbench.runs.records import Record
 
+MEAN = "mean"  # in place of a category: the mean over categories
 OTHER = "†"  # marks a row under another protocol
 PUBLISHED = "‡"  # marks a row that is quoted from a publication and was not measured here
 MARK = ", test labels given (upper bound)"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
+from mddbench.report.rows.groups import MEAN
 
 FIELDS = ("dataset", "method", "category", "setting", "epochs", *SEVEN, "source", "doubt")
-MEAN = "mean"
 PAPER_TABLES = Path(str(files("mddbench.paper_tables")))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.metrics.names import COLUMNS, LABELS, MAD
-from mddbench.report.rows.groups import Group
+from mddbench.report.rows.groups import MEAN, Group
 from mddbench.report.tables.csv import csv_lines
 from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number, percent
 
@@ -63,7 +63,7 @@ def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
     rows = []
     for group in groups:
         for record in group.records:
-            intervals = record.confidence.get("mean", {})
+            intervals = record.confidence.get(MEAN, {})
             if intervals:
                 cells = []
                 for key in COLUMNS:
@@ -169,7 +169,7 @@ def _pair(one: Group, other: Group) -> list[Pair]:
 
 def _rank(group: Group) -> float:
     """Sorts rows by their mean mAD, best first and NaN last."""
-    level = float(np.mean([record.value("mean", MAD.key) for record in group.records]))
+    level = float(np.mean([record.value(MEAN, MAD.key) for record in group.records]))
     return math.inf if math.isnan(level) else -level
 
 

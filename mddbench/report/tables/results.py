@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from mddbench.metrics.names import LABELS, SEVEN
-from mddbench.report.rows.groups import OTHER, Group
+from mddbench.report.rows.groups import MEAN, OTHER, Group
 from mddbench.report.rows.published import PublishedRow, source_notes
 from mddbench.report.tables.costs import COSTS, cost_note, mean_cost, shown_cost
 from mddbench.report.tables.spec import TableSpec
 from mddbench.report.tables.table import DASH, Cell, Column, Mark, Row, Run, Table, number, one_line, percent
 from mddbench.runs.records import Record
 
-MEAN = "mean"
 MARKS: tuple[Mark, ...] = ("best", "second")
 RankedRow = tuple[Row, bool]  # the bool: the row competes for the best value
 

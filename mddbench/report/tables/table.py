@@ -109,7 +109,7 @@ class Table:
     Attributes:
         title: What it shows.
         row_head: What a row is.
-        columns: Those behind the labels of the rows.
+        columns: The columns behind the labels of the rows.
         rows: In the order in which they are shown.
         notes: Lines below the table.
 
@@ -140,12 +140,12 @@ class Table:
 
 
 def one_line(text: str) -> str:
-    """Text from a record or a file without line breaks and control characters."""
+    """Return text from a record or a file without line breaks and control characters."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def percent(value: float, deviation: float = math.nan) -> str:
-    """A value in [0, 1] as a percentage with one decimal, with its standard deviation if that is not NaN."""
+    """Return a value in [0, 1] as a percentage with one decimal, and its standard deviation unless that is NaN."""
     if math.isnan(value):
         return DASH
     spread = "" if math.isnan(deviation) else f"{PLUS_MINUS}{100 * deviation:.1f}"
@@ -153,5 +153,5 @@ def percent(value: float, deviation: float = math.nan) -> str:
 
 
 def number(value: float) -> float | None:
-    """A number as a cell holds it: None for NaN."""
+    """Return a number as a cell holds it: None for NaN."""
     return None if math.isnan(value) else value
