@@ -71,8 +71,8 @@ def entries_from_folders(folders: list[Path], report: Path, on_skip: OnSkip = No
         An entry for each cell.
 
     Raises:
-        InputError: If two records contradict each other, or if no record is left. The first record that cannot be used is
-            also an InputError if `on_skip` is None.
+        InputError: If two records contradict each other, or if no record is left. If `on_skip` is None, also for the
+            first record that cannot be used.
     """
     from mddbench.runs.merge import Found, in_fixed_order, merge
 
@@ -84,7 +84,7 @@ def entries_from_folders(folders: list[Path], report: Path, on_skip: OnSkip = No
     if merged.conflicts:
         more = f" ({len(merged.conflicts) - 1} more conflicts)" if len(merged.conflicts) > 1 else ""
         raise InputError(f"{merged.conflicts[0]}{more}; leave one out: a table does not choose between two results")
-    return [entries[found.place] for found in merged.kept]
+    return [entries[record.place] for record in merged.kept]
 
 
 def entries_from_store(tracking_uri: str | None, out: Path, report: Path, on_skip: OnSkip = None) -> list[Entry]:
@@ -100,8 +100,8 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path, on_ski
         An entry for each cell.
 
     Raises:
-        InputError: If the store holds no finished run. The first record that cannot be used is also an InputError if
-            `on_skip` is None.
+        InputError: If the store holds no finished run. If `on_skip` is None, also for the first record that cannot be
+            used.
     """
     from mddbench.report.rows.entries import Entry
     from mddbench.runs.store import existing_store

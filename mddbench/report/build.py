@@ -85,7 +85,7 @@ class Report:
 
     @property
     def main(self) -> dict[str, str]:
-        """The tables for a terminal by name ('mini', 'mini fusion'): the main table of each sheet, and of each ablation."""
+        """The tables for a terminal by name: of each sheet ('mini') and of each ablation ('mini fusion')."""
         files = {name: file for section in self.sections for name, file in section.main.items()}
         return {name: self.texts[file.with_name(f"{file.name}.md")] for name, file in files.items()}
 
@@ -103,14 +103,14 @@ def build_report(
     """
     by_identity = {entry.record.identity: entry for entry in entries}
     records = [entry.record for entry in entries]
-    made = sheets((record for record in records if not only_of_ablation(record)), allow_mixed)
-    sections = [_sheet(sheet, by_identity, rank_published) for sheet in made]
+    all_sheets = sheets((record for record in records if not only_of_ablation(record)), allow_mixed)
+    sections = [_sheet(sheet, by_identity, rank_published) for sheet in all_sheets]
     spec = next(spec for spec in map(load_table, table_names()) if spec.rows == "variant")
     by_dataset: dict[str, list[Study]] = {}
     for study in studies(ablations, group_by_protocol(records)):
         by_dataset.setdefault(study.dataset, []).append(study)
     sections += [_ablations(spec, dataset, members) for dataset, members in by_dataset.items()]
-    return Report(tuple(sections), by_identity, tuple(refusals(made)))
+    return Report(tuple(sections), by_identity, tuple(refusals(all_sheets)))
 
 
 def trace(report: Report) -> str:

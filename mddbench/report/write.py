@@ -64,7 +64,7 @@ def write_report(
 def _claimed(
     out: Path, files: Mapping[Path, str | None], replace: bool, kind: Callable[[Path], bool] = lambda _: True
 ) -> Iterator[None]:
-    """Lock the folder and claim the files that are about to be written. Other files of the kind are removed afterwards."""
+    """Lock the folder and claim files before they are written. Other files of the kind are removed afterwards."""
     with lock_for("report", str(out.resolve())):
         manifest = Manifest(out)
         manifest.claim(files, replace)

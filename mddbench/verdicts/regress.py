@@ -1,11 +1,13 @@
 """The regression gate: are the metrics of a candidate worse than those of a reference by more than seeds explain?
 
-Rows are matched by dataset, images, experiment and the settings that `--set` changed. They are never matched by identity,
-because a wanted change of the code changes it. The means over the seeds that both rows have are compared, metric by metric.
+Rows are matched by dataset, images, experiment and the settings that `--set` changed. They are never matched by
+identity, because a wanted change of the code changes it. The means over the seeds that both rows have are compared,
+metric by metric.
 
-The spread s of a metric is its standard deviation over the seeds of a reference row. It is pooled over the rows of one method
-on one dataset (root mean square), since three seeds alone say little. A difference above SIGMAS * s * sqrt(2 / n) for n shared
-seeds is reported. The tolerance is at least FLOOR, and it is FLOOR where no row of the method has two seeds.
+The spread s of a metric is its standard deviation over the seeds of a reference row. It is pooled over the rows of one
+method on one dataset (root mean square), since three seeds alone say little. For n shared seeds, a difference above
+SIGMAS * s * sqrt(2 / n) is reported. The tolerance is at least FLOOR, and it is FLOOR where no row of the method has
+two seeds.
 """
 
 from __future__ import annotations
@@ -123,13 +125,13 @@ def compare(candidate: Iterable[Record], reference: Iterable[Record]) -> tuple[l
     spreads = _spreads(old)
     compared, lacking = [], []
     for row in old:
-        counterparts = [other for other in new if other.key == row.key and not _belongs_to_another(other, row, old)]
-        same_protocol = [other for other in counterparts if other.first.protocol == row.first.protocol]
-        rivals = [other for other in old if other.key == row.key and other.first.fingerprint == row.first.fingerprint]
+        counterparts = [match for match in new if match.key == row.key and not _belongs_to_another(match, row, old)]
+        same_protocol = [match for match in counterparts if match.first.protocol == row.first.protocol]
+        rivals = [rival for rival in old if rival.key == row.key and rival.first.fingerprint == row.first.fingerprint]
         if not counterparts:
             lacking.append(row.name)
         elif not same_protocol and (len(counterparts) > 1 or len(rivals) > 1):
-            protocols = sorted({other.first.protocol[:8] for other in (*rivals, *counterparts)})
+            protocols = sorted({match.first.protocol[:8] for match in (*rivals, *counterparts)})
             reason = f"several protocols go by this name ({', '.join(protocols)}); keep one of them in each folder"
             compared.append(Comparison(row.name, (), differs=reason))
         else:
@@ -139,11 +141,11 @@ def compare(candidate: Iterable[Record], reference: Iterable[Record]) -> tuple[l
 
 
 def _belongs_to_another(candidate: _Row, row: _Row, rows: Sequence[_Row]) -> bool:
-    """True if another row of the reference is the counterpart of a candidate's row, by its protocol or by its images."""
-    for other in rows:
-        if other is not row and other.key == row.key:
-            same_images = other.first.fingerprint == candidate.first.fingerprint != row.first.fingerprint
-            if other.first.protocol == candidate.first.protocol or same_images:
+    """True if a candidate's row is the counterpart of another reference row, by its protocol or by its images."""
+    for rival in rows:
+        if rival is not row and rival.key == row.key:
+            same_images = rival.first.fingerprint == candidate.first.fingerprint != row.first.fingerprint
+            if rival.first.protocol == candidate.first.protocol or same_images:
                 return True
     return False
 

@@ -16,7 +16,7 @@ from mddbench.report.rows.reported import Published, category_count, find, means
 from mddbench.runs.records import Record
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
-"""The settings in which a record and its experiment's file must agree. Otherwise the published protocol is another one."""
+"""The settings in which a record and its experiment's file must agree, so that the published protocol is the same."""
 Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not defined", "not run"]
 Rescored = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Metrics of cells that kept their maps: identity -> convention -> 'mean' or category -> metric -> value in [0, 1]."""

@@ -25,9 +25,9 @@ PER_CATEGORY = re.compile(r"(.+)_(\d+)")
 
 
 def draw_ablation(study: Study, file: Path) -> None:
-    """Draw an ablation: a curve if its variants are numbers, else a bar from 0 for each variant, with its mean in figures.
+    """Draw an ablation: a curve if its variants are numbers, else a bar from 0 for each variant with its mean.
 
-    Seeds are dots, and their standard deviation is a whisker. Nothing is drawn of a variant with a seed without a value.
+    Seeds are dots, and their standard deviation is a whisker. Variants with a seed without a value are left out.
     """
     frame = _values(study)
     label = study.groups[0].first.label
@@ -106,8 +106,8 @@ def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
     """Draw the test metrics of each method while it trained: a line for each seed, with a ring at the last epoch."""
     figure, axes = canvas((WIDTH, 2.1), (1, len(SHOWN)))
     for axis, key in zip(axes, SHOWN, strict=True):
-        for place, group in enumerate(groups):
-            style = series(place)
+        for index, group in enumerate(groups):
+            style = series(index)
             for number, record in enumerate(group.records):
                 epochs = [point.epoch for point in record.test_curve]
                 values = [100 * point.value(key) for point in record.test_curve]

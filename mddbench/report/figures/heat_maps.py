@@ -24,7 +24,7 @@ MAP_SHARE = 0.55  # weight of a map's colours where it lies over the grey image
 
 
 def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path, vector: bool = True) -> None:
-    """Draw the panels of one run, a category in each row: for each role the image, its ground truth and its anomaly map.
+    """Draw the panels of one run, a category in each row, and for each role image, ground truth and anomaly map.
 
     All maps have one colour scale. `vector` adds a PDF beside the PNG.
     """

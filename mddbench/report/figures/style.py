@@ -16,15 +16,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def series(number: int) -> dict[str, Any]:
-    """Return the line style of a series, from 0. Six lines differ in colour, lightness and dashes; 36 lines in a pair."""
-    cycle, place = divmod(number, len(COLOURS))
-    return {"color": COLOURS[place], "linestyle": LINES[(place + cycle) % len(LINES)]}
+    """Return a line style. Six lines differ in colour, lightness and dashes, and 36 in colour and dashes."""
+    cycle, index = divmod(number, len(COLOURS))
+    return {"color": COLOURS[index], "linestyle": LINES[(index + cycle) % len(LINES)]}
 
 
 def marks(number: int) -> dict[str, Any]:
-    """Return the marker style of a series, from 0. Six differ in colour, lightness and shape; 36 in colour and shape."""
-    cycle, place = divmod(number, len(COLOURS))
-    return {"color": COLOURS[place], "marker": MARKERS[(place + 2 * cycle) % len(MARKERS)], "linestyle": "none"}
+    """Return a marker style. Six markers differ in colour, lightness and shape, and 36 in colour and shape."""
+    cycle, index = divmod(number, len(COLOURS))
+    return {"color": COLOURS[index], "marker": MARKERS[(index + 2 * cycle) % len(MARKERS)], "linestyle": "none"}
 
 
 def balanced(count: int, most: int) -> tuple[int, int]:

@@ -110,8 +110,8 @@ class Gallery:
         """Return the fields by which a reader can filter tiles, with their values, if a field has several values."""
         names = ("dataset", "method", "category", "role")
         values = {name: list(dict.fromkeys(getattr(tile, name) for tile in self.tiles)) for name in names}
-        ordered = {name: found if name == "role" else sorted(found) for name, found in values.items()}
-        return [(name, found) for name, found in ordered.items() if len(found) > 1]
+        ordered = {name: options if name == "role" else sorted(options) for name, options in values.items()}
+        return [(name, options) for name, options in ordered.items() if len(options) > 1]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Page:
 def render_page(page: Page) -> str:
     """Return the page as the text of one HTML file.
 
-    All text of the page is escaped, and a policy in the file allows only its own style and script. A label can never run.
+    All text is escaped, and a policy in the file allows only its own style and script. A label can never run.
 
     Raises:
         ValueError: If two sections share an anchor, or if an anchor is not a plain word.

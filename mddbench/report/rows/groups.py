@@ -61,8 +61,8 @@ class Sheet:
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
     """Return dataset -> groups by label. Records of one protocol share a group, and no others do.
 
-    Two file trees that were read as one dataset have different fingerprints. They are two datasets here: 'folder-0123abcd'.
-    Labels tell two protocols of one method apart: by their experiments, else by what `--set` changed, else by their hashes.
+    Two file trees that were read as one dataset have different fingerprints and are two datasets: 'folder-0123abcd'.
+    Labels of one method differ in the experiment, else in the settings that `--set` changed, else in the hash.
     """
     protocols: dict[tuple[str, str], list[Record]] = {}
     records = list(records)
@@ -81,10 +81,10 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
     """Return the sheets of each dataset: one for each set of rows whose protocol cards agree.
 
-    Sets of unified models come first, then sets without given test labels and without weights from a file, then the sets
-    with the most records. With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
+    Sets of unified models come first, then sets without given test labels and weights from a file, then large sets.
+    With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
     """
-    made = []
+    all_sheets = []
     for dataset, groups in group_by_protocol(records).items():
         by_task: dict[str, list[Group]] = {}
         for group in groups:
@@ -93,21 +93,21 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
         usual = ordered[0][0].first.card
         if allow_mixed:
             marked = [replace(group, differs=_difference(group, usual)) for group in groups]
-            made.append(Sheet(dataset, dataset, tuple(marked)))
+            all_sheets.append(Sheet(dataset, dataset, tuple(marked)))
             continue
         for rows in ordered:
             other = _difference(rows[0], usual)
             suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if other else ""
             labelled = tuple(_labelled([group.records for group in rows]))
-            made.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
-    return made
+            all_sheets.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
+    return all_sheets
 
 
-def refusals(made: list[Sheet]) -> list[str]:
+def refusals(all_sheets: list[Sheet]) -> list[str]:
     """Return a line for each sheet that could not share the table of its dataset."""
     return [
         f"{sheet.dataset}: another protocol, so tables of its own ({sheet.place}); --allow-mixed puts all rows into one"
-        for sheet in made
+        for sheet in all_sheets
         if sheet.other
     ]
 
@@ -139,8 +139,8 @@ def _task(group: Group) -> str:
 
 
 def _difference(group: Group, usual: ProtocolCard) -> str:
-    own, others = group.first.card.task(), usual.task()
-    return "; ".join(f"{label(name)} {own[name]}" for name in own if own[name] != others[name])
+    own, expected = group.first.card.task(), usual.task()
+    return "; ".join(f"{label(name)} {own[name]}" for name in own if own[name] != expected[name])
 
 
 def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:

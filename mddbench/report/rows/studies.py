@@ -1,6 +1,6 @@
 """Finds the variants of an ablation among records.
 
-No record says which variant it is. Its settings alone decide, so that a cell that several ablations share counts in each.
+No record says which variant it is. Its settings alone decide, so that a cell can belong to several ablations.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ def _of_dataset(ablation: Ablation, dataset: str, groups: list[Group]) -> list[S
     # A set counts if it is complete or holds the base's own record. If none does, the largest one counts.
     chosen = [s for s in sets if len(s) == len(ablation.variants) or _base_changes(ablation, s) is not None]
     chosen = chosen or sorted(sets, key=len)[-1:]
-    made: list[Study] = []
+    result: list[Study] = []
     for members in sorted(chosen, key=lambda s: _base_changes(ablation, s) != {}):  # the unchanged base: the plain name
         changes = _base_changes(ablation, members) or {}
         changed = "".join(f", {key}={value}" for key, value in changes.items())
-        suffix = f"-{next(iter(members.values())).first.protocol[:8]}" if made else ""
+        suffix = f"-{next(iter(members.values())).first.protocol[:8]}" if result else ""
         ordered = {label: members[label] for label in ablation.variants if label in members}
         name = f"{ablation.name.removeprefix(PREFIX)}{suffix}"
-        made.append(Study(ablation, name, f"{ablation.title}{changed}", dataset, _labelled(ordered)))
-    return made
+        result.append(Study(ablation, name, f"{ablation.title}{changed}", dataset, _labelled(ordered)))
+    return result
 
 
 def _base_changes(ablation: Ablation, members: dict[str, Group]) -> dict[str, Any] | None:
@@ -98,7 +98,7 @@ def _base_changes(ablation: Ablation, members: dict[str, Group]) -> dict[str, An
 
 
 def _labelled(members: dict[str, Group]) -> list[Group]:
-    """The groups under the names of their variants, with the seeds that all share, or with all seeds if they share none."""
+    """The groups under the names of their variants, with the seeds that all share, or with all seeds."""
     # The mean over several seeds is not compared with a single run.
     shared = set.intersection(*({record.seed for record in group.records} for group in members.values()))
     return [

@@ -40,8 +40,8 @@ COSTS: dict[str, Cost] = {
 def mean_cost(records: Sequence[Record], key: str) -> float:
     """Return the mean of a cost over seeds in the unit of records; NaN if a seed has no value."""
     values = [record.cost.get(key) for record in records]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else math.nan
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured and len(measured) == len(values) else math.nan
 
 
 def shown_cost(value: float, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: of the means of runs, and of paired differences between methods with what they allow to conclude."""
+"""Bootstrap intervals of the means of runs, and of paired differences between methods."""
 
 from __future__ import annotations
 
@@ -142,22 +142,22 @@ def differences_csv(pairs: Sequence[Pair]) -> str:
     """Return a CSV line for each pair and metric, with all digits, in [-1, 1]."""
     heads = ("one", "other", "metric", "seeds", "categories", "mean", "low", "high")
     lines = [
-        (pair.one, pair.other, key, len(pair.seeds), each.categories, *map(number, (each.mean, each.low, each.high)))
+        (pair.one, pair.other, key, len(pair.seeds), diff.categories, *map(number, (diff.mean, diff.low, diff.high)))
         for pair in pairs
-        for key, each in pair.differences.items()
+        for key, diff in pair.differences.items()
     ]
     return csv_lines([heads, *lines])
 
 
 def _pair(one: Group, other: Group) -> list[Pair]:
-    left, right = ({record.seed: record for record in group.records} for group in (one, other))
-    seeds = tuple(sorted(left.keys() & right.keys()))
+    first, second = ({record.seed: record for record in group.records} for group in (one, other))
+    seeds = tuple(sorted(first.keys() & second.keys()))
     shared = [name for name in one.first.categories if name in other.first.categories]
     if not seeds or not shared:
         return []
     differences = {}
     for key in COLUMNS:
-        values = [[left[s].value(name, key) - right[s].value(name, key) for name in shared] for s in seeds]
+        values = [[first[s].value(name, key) - second[s].value(name, key) for name in shared] for s in seeds]
         table = np.array(values, dtype=np.float64)
         table = table[:, np.isfinite(table).all(axis=0)]
         if table.shape[1]:

@@ -98,7 +98,7 @@ def _cost_cell(value: float, key: str) -> Cell:
 
 
 def _ranked(rows: list[RankedRow], column: int) -> list[RankedRow]:
-    """Mark the best cell of a column if two rows compete, and the second best if three do. Equal texts get equal marks."""
+    """Mark the best cell of a column if two rows compete, and the second best if three do. Equal texts are marked alike."""
     values = [row.cells[column].value for row, competes in rows if competes]
     texts = [percent(value) for value in sorted((value for value in values if value is not None), reverse=True)]
     leaders = list(dict.fromkeys(texts))[: 2 if len(values) > 2 else 1] if len(values) > 1 else []

@@ -27,7 +27,7 @@ def best_gap(record: Record, key: str) -> float:
 
 
 def chosen_gap(record: Record, key: str) -> float:
-    """Return the metric at the best epoch by CRITERION on the test set minus the last one; NaN if one is not defined."""
+    """Return the metric at the epoch with the best CRITERION on the test set minus the last one; NaN if not defined."""
     points = record.test_curve
     if any(math.isnan(point.value(CRITERION)) for point in points):
         return math.nan
@@ -35,7 +35,7 @@ def chosen_gap(record: Record, key: str) -> float:
 
 
 def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
-    """Return two rows for each method with a test curve: the gains of one epoch, and of each metric's own best epoch."""
+    """Return two rows for each method: the gains at one chosen epoch, and at the best epoch of each metric."""
     rows = []
     for group in groups:
         choices = ((f"one epoch, best {LABELS[CRITERION]}", chosen_gap), ("each metric's best epoch", best_gap))
