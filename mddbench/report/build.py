@@ -144,7 +144,7 @@ def differences(report: Report, folder: Path) -> list[str]:
 
 
 def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> Section:
-    folder, dataset, groups = Path(sheet.place), sheet.dataset, sheet.groups
+    folder, dataset, groups = Path(sheet.folder), sheet.dataset, sheet.groups
     texts: dict[Path, str] = {}
     pictures = {folder / name: draw for name, draw in sheet_pictures(sheet, entries).items()}
     intervals = confidence_table(dataset, groups)
@@ -159,13 +159,13 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
     if curves:
         texts[folder / "selection.md"] = markdown(selection_table(dataset, curves))
         pictures[folder / "selection.png"] = partial(draw_test_curves, dataset, curves)
-    tables, main = _tables(sheet, rank_published), {sheet.place: folder / "main"}
+    tables, main = _tables(sheet, rank_published), {sheet.folder: folder / "main"}
     return Section(dataset, groups, tables, pictures, main, texts)
 
 
 def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Results]:
     tables: dict[Path, Results] = {}
-    folder, names = Path(sheet.place), file_names(sheet.groups)
+    folder, names = Path(sheet.folder), file_names(sheet.groups)
     for name in table_names():
         spec = load_table(name)
         if spec.rows == "category":

@@ -76,8 +76,8 @@ class Manifest:
 
         A file that was changed since then leaves the list and stays in the folder.
         """
-        kept = {name.as_posix() for name in keep}
-        for name in [name for name in self.hashes if name not in kept and kind(Path(name))]:
+        names_to_keep = {name.as_posix() for name in keep}
+        for name in [name for name in self.hashes if name not in names_to_keep and kind(Path(name))]:
             if self._is_unchanged(name):
                 (self.folder / name).unlink(missing_ok=True)
             del self.hashes[name]

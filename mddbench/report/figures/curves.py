@@ -32,15 +32,15 @@ def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: 
     Infinite scores are left out and counted.
     """
     figure, axes, columns = panels(len(evidence), 5, (0.6, 0.5), (2.2, 1.35))
-    for axis, part in zip(axes, evidence, strict=True):
-        finite = np.isfinite(part.scores)
-        scores, labels = part.scores[finite].astype(np.float64), part.labels[finite]
-        edges = np.histogram_bin_edges(scores, min(MOST_BINS, 2 * math.isqrt(len(part.scores))))
+    for axis, data in zip(axes, evidence, strict=True):
+        finite = np.isfinite(data.scores)
+        scores, labels = data.scores[finite].astype(np.float64), data.labels[finite]
+        edges = np.histogram_bin_edges(scores, min(MOST_BINS, 2 * math.isqrt(len(data.scores))))
         axis.hist(scores[~labels], edges, color="#9db7d5", label="normal images")
         axis.hist(scores[labels], edges, histtype="step", color=ACCENT, linewidth=1.2, label="with a defect")
-        value = f"{LABELS['i_auroc']} {100 * record.value(part.category, 'i_auroc'):.1f} %"
+        value = f"{LABELS['i_auroc']} {100 * record.value(data.category, 'i_auroc'):.1f} %"
         value += "" if finite.all() else f", {len(finite) - len(scores)} infinite"
-        axis.set_title(f"{_folded(part.category, columns)}\n{value}", fontsize=TEXT, parse_math=False)
+        axis.set_title(f"{_folded(data.category, columns)}\n{value}", fontsize=TEXT, parse_math=False)
         axis.yaxis.get_major_locator().set_params(integer=True)
     _name_outer(axes, columns, "image score", "images")
     legend(figure, axes)
@@ -68,11 +68,11 @@ def draw_curves(methods: Sequence[MethodRuns], dataset: str, file: Path) -> None
 def draw_category_curves(methods: Sequence[MethodRuns], dataset: str, kind: int, file: Path) -> None:
     """Draw one of the KINDS of curves: a panel for each category, with a line for the first run of each method."""
     field, x_label, y_label, key = KINDS[kind]
-    categories = [part.category for part in methods[0][1][0] if np.isfinite(getattr(part, field)).all()]
+    categories = [data.category for data in methods[0][1][0] if np.isfinite(getattr(data, field)).all()]
     figure, axes, columns = panels(len(categories), 5, (0.6, 0.3), (2.2, 1.25), share_y=True)
     for axis, category in zip(axes, categories, strict=True):
         for number, (label, runs) in enumerate(methods):
-            evidence = next((part for part in runs[0] if part.category == category), None)
+            evidence = next((data for data in runs[0] if data.category == category), None)
             if evidence is not None:
                 axis.plot(*getattr(evidence, field), linewidth=1.1, label=label, **series(number))
         axis.set_title(_folded(category, columns), fontsize=TEXT, parse_math=False)
@@ -86,12 +86,12 @@ def draw_category_curves(methods: Sequence[MethodRuns], dataset: str, kind: int,
 
 def has_curves(methods: Sequence[MethodRuns]) -> bool:
     """Return True if any category has curves, that is, if there are masks."""
-    return any(np.isfinite(part.precision_recall).all() for _, runs in methods for run in runs for part in run)
+    return any(np.isfinite(data.precision_recall).all() for _, runs in methods for run in runs for data in run)
 
 
 def _mean_curve(run: Sequence[Evidence], field: str) -> NDArray[np.float64]:
     """The x values of a curve, and the mean of its y values over the categories that have it, (2, P)."""
-    curves = np.stack([getattr(part, field) for part in run]).astype(np.float64)
+    curves = np.stack([getattr(data, field) for data in run]).astype(np.float64)
     defined = curves[np.isfinite(curves).all(axis=(1, 2))]
     return np.asarray(defined.mean(axis=0))
 

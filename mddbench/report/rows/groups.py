@@ -46,13 +46,13 @@ class Sheet:
     """Rows that share tables.
 
     Attributes:
-        place: Name of the folder of its files.
+        folder: Name of the folder of its files.
         dataset: Name of the dataset for titles, with `other`.
         groups: The rows.
         other: Fields of the protocol card that differ from the first sheet of the dataset; empty in the first one.
     """
 
-    place: str
+    folder: str
     dataset: str
     groups: tuple[Group, ...]
     other: str = ""
@@ -106,7 +106,7 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
 def refusals(all_sheets: list[Sheet]) -> list[str]:
     """Return a line for each sheet that could not share the table of its dataset."""
     return [
-        f"{sheet.dataset}: another protocol, so tables of its own ({sheet.place}); --allow-mixed puts all rows into one"
+        f"{sheet.dataset}: another protocol, so tables of its own ({sheet.folder}); --allow-mixed puts all rows into one"
         for sheet in all_sheets
         if sheet.other
     ]

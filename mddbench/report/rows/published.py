@@ -106,10 +106,10 @@ def parse_efficiency(file: Path) -> dict[tuple[str, str, str], Costs]:
     """
     costs: dict[tuple[str, str, str], Costs] = {}
     positive = partial(checked_number, expected="a number above 0", fits=lambda value: 0 < value < math.inf)
-    for place, row in csv_rows(file, FIELDS):
+    for line, row in csv_rows(file, FIELDS):
         key = (row["dataset"], row["method"], row["epochs"])
         if key in costs or not row["source"]:
-            raise InputError(f"{place}: {'a second row of' if key in costs else 'no source for'} {', '.join(key)}")
-        values = {field: positive(row[field], f"{place}: {field}") for field in UNITS if row[field]}
+            raise InputError(f"{line}: {'a second row of' if key in costs else 'no source for'} {', '.join(key)}")
+        values = {field: positive(row[field], f"{line}: {field}") for field in UNITS if row[field]}
         costs[key] = {UNITS[field][0]: UNITS[field][1] * value for field, value in values.items()}, row["source"]
     return costs

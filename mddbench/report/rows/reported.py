@@ -91,10 +91,10 @@ def parse(file: Path) -> Iterable[Published]:
         InputError: If a line does not fit. The message names the line.
     """
     percentage = partial(checked_number, expected="a percentage", fits=lambda value: 0 <= value <= 100)
-    for place, row in csv_rows(file, FIELDS):
-        values = {key: percentage(row[key], f"{place}: {key}") / 100 for key in SEVEN if row[key]}
+    for line, row in csv_rows(file, FIELDS):
+        values = {key: percentage(row[key], f"{line}: {key}") / 100 for key in SEVEN if row[key]}
         if not row["source"] or not values or row["setting"] not in ("unified", "separate"):
-            raise InputError(f"{place}: expected a source, a value and a setting; found {row}")
+            raise InputError(f"{line}: expected a source, a value and a setting; found {row}")
         rest = {key: row[key] for key in FIELDS if key not in SEVEN}
         yield Published(**rest, values=values)
 
@@ -110,12 +110,12 @@ def csv_rows(file: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str,
         yield f"{file.name}, line {number}", {str(key): str(text) for key, text in row.items()}
 
 
-def checked_number(text: str, place: str, expected: str, fits: Callable[[float], bool]) -> float:
-    """Return the number in a text. If there is none that fits, an InputError names its place and what was expected."""
+def checked_number(text: str, cell: str, expected: str, fits: Callable[[float], bool]) -> float:
+    """Return the number in a text. If there is none that fits, an InputError names its cell and what was expected."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not fits(value):
-        raise InputError(f"{place}: expected {expected}, found {text!r}")
+        raise InputError(f"{cell}: expected {expected}, found {text!r}")
     return value

@@ -98,7 +98,7 @@ def _cost_cell(value: float, key: str) -> Cell:
 
 
 def _ranked(rows: list[RankedRow], column: int) -> list[RankedRow]:
-    """Mark the best cell of a column if two rows compete, and the second best if three do. Equal texts are marked alike."""
+    """Mark the best of at least two competing cells of a column, and the second best of three. Equal texts tie."""
     values = [row.cells[column].value for row, competes in rows if competes]
     texts = [percent(value) for value in sorted((value for value in values if value is not None), reverse=True)]
     leaders = list(dict.fromkeys(texts))[: 2 if len(values) > 2 else 1] if len(values) > 1 else []
@@ -147,7 +147,7 @@ def _undefined(group: Group) -> str:
 
 def _approximate(group: Group) -> str:
     """The largest possible error of approximate metrics."""
-    pairs = [(key, pair) for record in group.records for place in record.bounds.values() for key, pair in place.items()]
+    pairs = [(key, pair) for record in group.records for row in record.bounds.values() for key, pair in row.items()]
     widths = {
         key: max((pair[1] - pair[0] for name, pair in pairs if pair and name == key), default=0.0) for key in SEVEN
     }

@@ -46,20 +46,20 @@ def load_table(name: str) -> TableSpec:
     Raises:
         InputError: If the file does not fit.
     """
-    place = f"paper_tables/{name}.yaml"
-    spec = validated(TableSpec, read_yaml(PAPER_TABLES / f"{name}.yaml"), place)
+    file = f"paper_tables/{name}.yaml"
+    spec = validated(TableSpec, read_yaml(PAPER_TABLES / f"{name}.yaml"), file)
     unknown = [key for key in (*spec.columns, *spec.optional) if key not in LABELS]
     unknown_costs = [key for key in spec.costs if key not in COSTS]
     try:
         spec.title.format(dataset="", setting="", method="", ablation="")
     except (KeyError, IndexError, ValueError) as fault:
         raise InputError(
-            f"{place}: title: {fault} is none of {{dataset}}, {{setting}}, {{method}} and {{ablation}}"
+            f"{file}: title: {fault} is none of {{dataset}}, {{setting}}, {{method}} and {{ablation}}"
         ) from None
     if unknown:
-        raise InputError(f"{place}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
+        raise InputError(f"{file}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
     if unknown_costs:
-        raise InputError(f"{place}: unknown cost '{unknown_costs[0]}'; known: {', '.join(COSTS)}")
+        raise InputError(f"{file}: unknown cost '{unknown_costs[0]}'; known: {', '.join(COSTS)}")
     if not spec.columns and not spec.costs:
-        raise InputError(f"{place}: expected columns, costs or both")
+        raise InputError(f"{file}: expected columns, costs or both")
     return spec
