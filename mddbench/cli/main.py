@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
+app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("list")(inspect.list_names)
 app.command("check")(inspect.check)
 app.add_typer(data.app, name="data")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mddbench.progress import Reporter
     from mddbench.runs.tracking import Tracker
 
+EXAMPLES = "Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2"
 Names = Annotated[
     list[str] | None,
     typer.Argument(help="Experiments as DATASET/METHOD, ablations, or YAML files.", show_default=False),
@@ -82,6 +83,9 @@ TexturesFolder = Annotated[
     Path | None,
     typer.Option(help="Folder of pictures to draw defects with, such as DTD's images/, for textures 'folder'."),
 ]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting, such as optimizer.lr=0.001; may be repeated.")
+]
 
 
 def run(
@@ -91,9 +95,7 @@ def run(
     data_root: DataRoot = None,
     out: Out = OUT,
     seeds: Annotated[str | None, typer.Option(help="Seeds in place of the experiments' own, such as 0,1,2.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting, such as optimizer.lr=0.001; may be repeated.")
-    ] = None,
+    set_: Overrides = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")] = None,
     cache_dir: CacheDir = None,
@@ -118,8 +120,6 @@ def run(
     """Train, evaluate, log to MLflow and render the report.
 
     Finished cells are skipped, and interrupted ones are resumed. A failed cell does not stop the others.
-
-    Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
     """
     add_plugins(plugins)
     store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
@@ -144,10 +144,10 @@ def run(
     )
     if dry_run:
         show_plan(cells, options, progress, as_json)
-    else:
-        with reported_interruptions(force):
-            outcomes = _run(names or [], cells, options, jobs, store, progress, report)
-            _conclude(outcomes, partial(_render, outcomes, options, store[0], progress) if report else list, as_json)
+        return
+    with reported_interruptions(force):
+        outcomes = _run(names or [], cells, options, jobs, store, progress, report)
+        _conclude(outcomes, partial(_render, outcomes, options, store[0], progress) if report else list, as_json)
 
 
 def _check_report_folder(folder: Path) -> None:
