@@ -56,7 +56,7 @@ class Manifest:
             replace: True to overwrite files that no report wrote, or that were changed since.
 
         Raises:
-            InputError: If there are such files, or files and no list, and `replace` is False.
+            InputError: If `replace` is False and there are such files, or files and no list. Nothing is written then.
         """
         if not replace:
             self.refuse_others()

@@ -19,7 +19,7 @@ COLUMNS = {"best": ROLES["best"], "worst": ROLES["worst"], FALSE_ALARM: f"{ROLES
 GALLERY, COMPARISON = Grid(side=96, gap=4, line=24, top=24), Grid(side=96, gap=4, line=4)
 TITLES_HEIGHT, BAR_WIDTH = 0.65, 0.8  # inches for the titles, and for the colour bar with the space between columns
 NAMES_WIDTH = 1.2  # inches for the names of methods
-MOST_COLUMNS = 8
+MOST_COLUMNS = 8  # more categories stand in several blocks
 MAP_SHARE = 0.55  # weight of a map's colours where it lies over the grey image
 
 

@@ -51,7 +51,7 @@ class PublishedRow:
 
 
 def published_rows(record: Record, which: str, with_costs: bool) -> list[PublishedRow]:
-    """Return the published rows that may stand beside a record of one model for a whole dataset; none beside others.
+    """Return the published rows beside a record of one model for all of a dataset's own images; none beside others.
 
     Args:
         record: A record of the table.
