@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from mddbench.report.page.page import Card, Figure, Gallery, Page, Section
+from mddbench.report.page.page import Figure, Gallery, Page, Section
 from mddbench.report.page.tiles import gallery_of, merged
 from mddbench.report.tables.table import Cell, Column, Row, Run, Table
 from mddbench.runs.panels import Panel
@@ -82,7 +82,7 @@ def page() -> Page:
                 "Numbers first.",
                 (table(), table("Measured", published=False)),
                 (Figure("Curves", "A line that rises", picture()),),
-                (Card("Alpha", (("epochs", "3"), ("encoder sha256", "0123456789abcdef" * 4))),),
+                (("Alpha", (("epochs", "3"), ("encoder sha256", "0123456789abcdef" * 4))),),
             ),
             Section("gallery", "Gallery", gallery=merged(gallery(method) for method in METHODS)),
         ),
@@ -104,7 +104,7 @@ def hostile_page() -> Page:
         HOSTILE,
         (Table(HOSTILE, HOSTILE, heads(HOSTILE), (row,), (HOSTILE,)),),
         (Figure(HOSTILE, HOSTILE, picture()),),
-        (Card(HOSTILE, ((HOSTILE, HOSTILE),)),),
+        ((HOSTILE, ((HOSTILE, HOSTILE),)),),
         gallery_of([panel(HOSTILE, role, name=HOSTILE) for role in ("worst", HOSTILE)], HOSTILE, HOSTILE),
     )
     return Page(HOSTILE, (section,), (HOSTILE,))

@@ -29,8 +29,7 @@ from mddbench.report.tables.differences import (
 )
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
-from mddbench.report.tables.notes import protocol_notes
-from mddbench.report.tables.results import Results
+from mddbench.report.tables.results import Results, protocol_notes
 from mddbench.report.tables.selection import best_gap, chosen_gap, selection_table, with_curves
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
@@ -146,11 +145,11 @@ def test_cards_that_differ_in_what_must_agree_do_not_share_a_table(field: str) -
     other = [one.model_copy(update={"card": one.card.model_copy(update={field: "other"})}) for one in WORSE[:1]]
     found = sheets([*BETTER, *other])
     assert [[group.label for group in sheet.groups] for sheet in found] == [["ONE"], ["TWO"]]
-    assert found[0].place == "mini"
-    assert found[1].place.startswith("mini-")
+    assert found[0].folder == "mini"
+    assert found[1].folder.startswith("mini-")
     assert f"{field.replace('_', ' ')} other" in found[1].dataset
     (line,) = refusals(found)
-    assert found[1].place in line
+    assert found[1].folder in line
     (mixed,) = sheets([*BETTER, *other], allow_mixed=True)
     assert [(group.label, bool(group.differs)) for group in mixed.groups] == [("ONE", False), ("TWO", True)]
     assert refusals([mixed]) == []
@@ -180,7 +179,7 @@ def test_a_row_under_another_protocol_is_in_no_difference() -> None:
 def test_one_model_for_all_goes_before_many_of_another_setting() -> None:
     separate = BETTER[0].card.model_copy(update={"setting": Setting(models="separate", categories=3)})
     found = sheets([BETTER[0], *(one.model_copy(update={"card": separate}) for one in WORSE)])
-    assert [sheet.place == "mini" for sheet in found] == [True, False]
+    assert [sheet.folder == "mini" for sheet in found] == [True, False]
     assert [sheet.groups[0].label for sheet in found] == ["ONE", "TWO"]
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mddbench.cli.entries import loaded_once
 from mddbench.errors import InputError
 from mddbench.progress import SilentReporter, reporter
 from mddbench.report.build import build_report
 from mddbench.report.figures.draw import draw_all
-from mddbench.report.rows.entries import Entry, Kept
+from mddbench.report.rows.entries import Entry
 from mddbench.report.write import write_report
 from mddbench.runs.panels import Panel
 from support import overflow, record
@@ -18,7 +19,7 @@ from support import overflow, record
 
 def test_what_a_run_kept_is_loaded_once() -> None:
     calls: list[str] = []
-    kept = Kept(lambda: calls.append("") or ("panel",))
+    kept = loaded_once(lambda: calls.append("") or ("panel",))
     assert kept() == kept() == ("panel",)
     assert len(calls) == 1
 
@@ -46,7 +47,7 @@ def test_what_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
     def broken() -> tuple[Panel, ...]:
         raise InputError("panels.npz: cannot be read")
 
-    entries = [Entry(record(seed, label=f"M{seed}", protocol=f"{seed}" * 12), Kept(broken)) for seed in range(4)]
+    entries = [Entry(record(seed, label=f"M{seed}", protocol=f"{seed}" * 12), loaded_once(broken)) for seed in range(4)]
     with pytest.raises(InputError, match="cannot be read"):
         write_report(build_report(entries, []), tmp_path)
     assert not (tmp_path / "index.html").exists()

@@ -16,24 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mddbench.experiments.ablation import load_ablation
-from mddbench.report import evidence_plots, figures, gallery, plots, qualitative
+from mddbench.report.figures import ablations, curves, heat_maps, training_and_cost
 from mddbench.report.figures.ablations import draw_ablation
-from mddbench.report.figures.canvas import (
-    COLOURS,
-    HEAD,
-    WIDTH,
-    canvas,
-    folded,
-    legend,
-    logarithmic,
-    marks,
-    save,
-    series,
-    title,
-)
-from mddbench.report.figures.curves import KINDS, Shown, draw_category_curves, draw_curves, draw_scores, has_curves
-from mddbench.report.figures.gallery import colour_limits, draw_gallery
-from mddbench.report.figures.qualitative import draw_qualitative
+from mddbench.report.figures.canvas import canvas, legend, logarithmic, save
+from mddbench.report.figures.curves import KINDS, draw_category_curves, draw_curves, draw_scores, has_curves
+from mddbench.report.figures.heat_maps import draw_gallery, draw_qualitative
+from mddbench.report.figures.style import COLOURS, HEAD, WIDTH, folded, marks, series
+from mddbench.report.figures.tiles import colour_limits
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training, pareto
 from mddbench.report.rows.groups import Group
 from mddbench.report.rows.studies import Study
@@ -95,10 +84,8 @@ DRAWN: dict[str, Callable[[Path], Any]] = {
     "dots": lambda file: draw_dots(groups(), "mini", file),
     "prices": lambda file: draw_prices(groups(), "mini", file),
     "scores": lambda file: draw_scores(record(), "A_1 $", [evidence("bolt"), evidence("nut_100%")], file),
-    "curves": lambda file: draw_curves([Shown("A", ((evidence("bolt"), evidence("nut", False)),))], "mini", file),
-    "each": lambda file: draw_category_curves(
-        [Shown("A", ((evidence("bolt"), evidence("nut", False)),))], "mini", 1, file
-    ),
+    "curves": lambda file: draw_curves([("A", ((evidence("bolt"), evidence("nut", False)),))], "mini", file),
+    "each": lambda file: draw_category_curves([("A", ((evidence("bolt"), evidence("nut", False)),))], "mini", 1, file),
     "qualitative": lambda file: draw_qualitative([("A", panels(0.0)), ("B", panels(3.0))], "mini", file),
 }
 
@@ -116,7 +103,7 @@ def test_a_figure_is_a_picture_and_a_vector_file_and_always_the_same(name: str, 
 
 
 def test_no_figure_without_what_it_needs(tmp_path: Path) -> None:
-    assert not has_curves([Shown("A", ((evidence("bolt", False),),))])
+    assert not has_curves([("A", ((evidence("bolt", False),),))])
     other = tuple(Panel(**{**vars(panel), "name": "2.png"}) for panel in panels(0.0))
     draw_qualitative([("A", panels(0.0)), ("B", other)], "mini", tmp_path / "figure.png")
     assert not (tmp_path / "figure.png").exists(), "methods that show different images are not set side by side"
@@ -142,8 +129,8 @@ def test_thirty_series_are_all_drawn_differently() -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that would have been saved."""
     kept: list[Any] = []
-    for module in (evidence_plots, figures, gallery, plots, qualitative):
-        monkeypatch.setattr(module, "save", lambda figure, file, vector=True: kept.append(figure))
+    for module in (ablations, curves, heat_maps, training_and_cost):
+        monkeypatch.setattr(module, "save", lambda figure, file, title="", vector=True: kept.append(figure))
     return kept
 
 
@@ -213,14 +200,14 @@ def test_curves_are_means_over_categories_then_seeds_with_the_range_shaded(drawn
         return Evidence(**{**vars(evidence(category)), "precision_recall": curve, "region_overlap": curve})
 
     runs = ((part("bolt", 0.2, 0.4), part("nut", 0.4, 0.8)), (part("bolt", 0.5, 1.0), part("nut", math.nan, math.nan)))
-    draw_curves([Shown("A", runs)], "mini", FILE)
+    draw_curves([("A", runs)], "mini", FILE)
     for axis in drawn[0].axes:
         (line,) = axis.get_lines()
         assert line.get_ydata().tolist() == pytest.approx([0.4, 0.8])  # of (0.3, 0.6) and (0.5, 1.0)
         shade = axis.collections[0].get_paths()[0].vertices
         assert sorted({round(y, 6) for x, y in shade if x == 1}) == [0.6, 1.0]
         assert sorted({round(y, 6) for x, y in shade if x == 0}) == [0.3, 0.5]
-    draw_category_curves([Shown("A", runs), Shown("B", runs[1:])], "mini", 0, FILE)
+    draw_category_curves([("A", runs), ("B", runs[1:])], "mini", 0, FILE)
     bolt, nut = drawn[1].axes
     assert [line.get_ydata().tolist() for line in bolt.get_lines()] == [pytest.approx([0.2, 0.4]), [0.5, 1.0]]
     assert nut.get_lines()[0].get_ydata().tolist() == pytest.approx([0.4, 0.8])
@@ -336,9 +323,8 @@ def test_a_pdf_has_no_title_and_is_lower_by_it(tmp_path: Path) -> None:
     figure, (axis,) = canvas((4.0, 2.0))
     axis.plot([0, 1], label="$a$ line")
     legend(figure, [axis])
-    title(figure, "Heading")
     height = figure.get_figheight()
-    save(figure, tmp_path / "figure.png")
+    save(figure, tmp_path / "figure.png", "Heading")
     text = tmp_path / "figure.pdf"
     box = re.search(rb"/MediaBox \[ ?([\d. ]+)\]", text.read_bytes())
     assert box is not None

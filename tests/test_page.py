@@ -190,7 +190,7 @@ def test_the_worst_come_first() -> None:
     )
     alarms = gallery_of([panel(name, "normal", score) for name, score in (("low", 1.0), ("high", 5.0))], "mini", "A")
     others = gallery_of([panel("c", role) for role in ("best", "strange", "typical")], "mini", "A")
-    tiles = merged([others, alarms, clear, vague]).shown
+    tiles = merged([others, alarms, clear, vague]).tiles
     assert [(tile.role, tile.method, tile.category) for tile in tiles] == [
         ("worst found defect", "B", "c"),
         ("worst found defect", "A", "c"),
@@ -217,7 +217,7 @@ def test_a_method_has_one_colour_scale_on_a_dataset() -> None:
 
 def test_an_outline_leaves_the_defect_in_sight() -> None:
     one = panel()
-    with Image.open(io.BytesIO(gallery_of([one], "mini", "A").shown[0].truth)) as file:
+    with Image.open(io.BytesIO(gallery_of([one], "mini", "A").tiles[0].truth)) as file:
         clear = np.asarray(file.convert("RGBA"))[..., 3] == 0
     assert clear[one.mask].all()
     assert clear.mean() > 0.8
@@ -230,7 +230,7 @@ def test_hundreds_of_pictures_fit_into_a_file() -> None:
     big = replace(
         one, image=noise, mask=np.kron(one.mask, np.ones((4, 4), dtype=bool)), map=np.kron(one.map, np.ones((4, 4)))
     )
-    shown = gallery_of([big], "mini", "A").shown[0]
+    shown = gallery_of([big], "mini", "A").tiles[0]
     with Image.open(io.BytesIO(shown.image)) as image, Image.open(io.BytesIO(shown.heat)) as heat:
         assert image.size == heat.size == (WIDTH, WIDTH)
     tile = 4 / 3 * (len(shown.image) + len(shown.heat) + 2 * len(shown.truth)) + 1500

@@ -423,8 +423,8 @@ def test_names_beyond_any_font_are_told_apart_in_pictures(tmp_path: Path) -> Non
 
 
 def test_a_sign_without_a_font_is_its_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mddbench.report.figures import fonts
     from mddbench.report.figures.canvas import canvas, save
-    from mddbench.report.figures.training_and_cost import fonts
 
     monkeypatch.setattr(fonts, "_is_known", lambda sign: sign.isascii() or sign == "ü")
     figure, axes = canvas((3, 3))

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mddbench.cli.entries import entries_from_folder
 from mddbench.errors import InputError
 from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import build_report, differences, trace
-from mddbench.report.figures.gallery import colour_limits, draw_gallery
+from mddbench.report.figures.heat_maps import draw_gallery
+from mddbench.report.figures.tiles import colour_limits
 from mddbench.report.fill import fill_differences, filled
-from mddbench.report.rows.entries import Entry, entries_from_folder
+from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, group_by_protocol
 from mddbench.report.rows.published import FIELDS, parse_efficiency
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
-from mddbench.report.tables.notes import protocol_notes
-from mddbench.report.tables.results import Results
+from mddbench.report.tables.results import Results, protocol_notes
 from mddbench.report.tables.spec import load_table
 from mddbench.report.tables.table import Table
 from mddbench.report.write import write_report

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mddbench.cli.entries import entries_from_folder
 from mddbench.experiments.ablation import all_ablations
 from mddbench.report.build import build_report, differences
-from mddbench.report.rows.entries import entries_from_folder
 from support import ROOT
 
 FILES = [*sorted((ROOT / "mddbench").rglob("*.py")), *sorted((ROOT / "baselines").rglob("*.py"))]

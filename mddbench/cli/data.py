@@ -1,4 +1,4 @@
-"""`mddbench data`: looks at a dataset before it is trained on."""
+"""The commands `mddbench data ...`: they check, show and fabricate datasets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="As `mddbench list datasets` shows.")]
-ImageSize = Annotated[int, typer.Option(help="Side in pixels, for a dataset that comes in several.", min=32, max=8192)]
+Name = Annotated[str, typer.Argument(help="A name from `mddbench list datasets`.")]
+ImageSize = Annotated[
+    int, typer.Option(help="Side in pixels, for a dataset with several image sizes.", min=32, max=8192)
+]
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 COLUMNS = ("train", "test_good", "test_defective")
 
@@ -27,17 +29,20 @@ def check(
     dataset: Name,
     data_root: DataRoot = None,
     image_size: ImageSize = 256,
-    manifest: Annotated[Path | None, typer.Option(help="Write path, size and SHA-256 of every file there.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Write path, size and SHA-256 of every file to this file.")
+    ] = None,
     out: Out = OUT,
     cache_dir: CacheDir = None,
     plugins: Plugins = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read a dataset as a run would, every image included; list its categories and every fault (exit status 2).
+    """Read a dataset with all its images, as a run does, and list its categories and all faults.
 
-    Numbers that differ from the published ones stand as found/expected. Faults stop a run, warnings do not.
-    """
+    Numbers that differ from the published ones are shown as found/expected. Faults stop a run, and warnings do not. The
+    exit status is 2 if there is a fault.
+    """  # noqa: DOC501 - the text is the command's help
     add_plugins(plugins)
     from mddbench.data.cache import decode_faults
     from mddbench.data.counts import expected_counts, fabricated_mark
@@ -46,12 +51,12 @@ def check(
     from mddbench.progress import reporter
 
     source, root = load_source(dataset), root_of(dataset, data_root)
-    cache, speaker = cache_below(cache_dir, out), reporter(quiet)
+    cache, progress = cache_below(cache_dir, out), reporter(quiet)
     tree = read_dataset(dataset, root, cache, image_size)
     faults, warnings = list(tree.faults), list(tree.warnings)
-    for line, stops in decode_faults(readable(tree), image_size, source.mask_rule, speaker):
+    for line, stops in decode_faults(readable(tree), image_size, source.mask_rule, progress):
         (faults if stops else warnings).append(line)
-    files = None if faults else dataset_manifest(tree, cache, speaker)
+    files = None if faults else dataset_manifest(tree, cache, progress)
     if files is not None:
         warnings += copies(tree, files)
         if manifest is not None:
@@ -60,14 +65,14 @@ def check(
     published = expected_counts(source, root)
     rows = _rows(tree, published.categories if published else {})
     if as_json:
-        found = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated, "categories": rows}
+        content = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated, "categories": rows}
         digest = {"fingerprint": files.fingerprint, "files": len(files.entries)} if files else {"fingerprint": None}
-        print(json.dumps({**found, **digest, "warnings": warnings, "faults": faults}, indent=1))
+        print(json.dumps({**content, **digest, "warnings": warnings, "faults": faults}, indent=1))
     else:
         _print(rows)
         if files is not None:
             print(f"{len(files.entries)} files, fingerprint {files.fingerprint}")
-        _tell(dataset, faults, warnings)
+        _report(dataset, faults, warnings)
         if faults and source.layout:
             print(f"{dataset} is expected as\n{source.layout.rstrip()}", file=sys.stderr)
     if faults:
@@ -84,10 +89,10 @@ def show(
     cache_dir: CacheDir = None,
     plugins: Plugins = None,
 ) -> None:
-    """Write a contact sheet: normal images and defects with the outline of their masks, a row a category.
+    """Draw normal images and defects of each category, with the outlines of their masks, into one picture.
 
-    What can be read of a faulty dataset is shown, too.
-    """
+    Of a faulty dataset, the images that can be read are shown.
+    """  # noqa: DOC501 - the text is the command's help
     add_plugins(plugins)
     from dataclasses import replace
 
@@ -96,29 +101,29 @@ def show(
     from mddbench.errors import InputError
     from mddbench.report.figures.contact import draw_contact_sheet
 
-    place = file or out / f"{dataset}.png"
-    if place.suffix.lower() not in PICTURES:
-        raise InputError(f"--file {place}: expected a picture's name, ending in {', '.join(PICTURES)}")
+    picture = file or out / f"{dataset}.png"
+    if picture.suffix.lower() not in PICTURES:
+        raise InputError(f"--file {picture}: expected a picture's name, ending in {', '.join(PICTURES)}")
     tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out), image_size)
-    _tell(dataset, list(tree.faults), list(tree.warnings))
+    _report(dataset, list(tree.faults), list(tree.warnings))
     tree = replace(tree, samples=readable(tree))
     if not tree.samples:
         raise InputError(f"{dataset}: there is nothing to show of it")
     title = f"{dataset}: {len(tree.categories)} categories, {len(tree.samples)} images"
-    _tell(dataset, draw_contact_sheet(tree, load_source(dataset).mask_rule, title, place), [])
-    print(place, file=sys.stderr)
+    _report(dataset, draw_contact_sheet(tree, load_source(dataset).mask_rule, title, picture), [])
+    print(picture, file=sys.stderr)
 
 
 @app.command("fabricate")
 def fabricate(
     dataset: Name,
-    folder: Annotated[Path, typer.Argument(help="An empty folder, or one to be made.")],
-    full: Annotated[bool, typer.Option("--full", help="As many images as the dataset has, small ones.")] = False,
+    folder: Annotated[Path, typer.Argument(help="An empty folder. It is created if it does not exist.")],
+    full: Annotated[bool, typer.Option("--full", help="As many images as the dataset has, but small.")] = False,
     plugins: Plugins = None,
 ) -> None:
-    """Write drawn images in a dataset's own layout, to try a disk or a cluster before the real images are there.
+    """Write drawn images in the layout of a dataset, to try a disk or a cluster without the real images.
 
-    Its results are marked as those of fabricated images and never share a table with others.
+    Results on them are marked as fabricated and never share a table with others.
     """
     add_plugins(plugins)
     from mddbench.data.dataset import load_source
@@ -131,21 +136,21 @@ def fabricate(
     print(f"try: mddbench data check {dataset} --data-root {folder}", file=sys.stderr)
 
 
-def _tell(dataset: str, faults: list[str], warnings: list[str]) -> None:
+def _report(dataset: str, faults: list[str], warnings: list[str]) -> None:
     for line in (*(f"{dataset}: warning: {line}" for line in warnings), *(f"{dataset}: {line}" for line in faults)):
         print(line, file=sys.stderr)
 
 
 def _rows(tree: Tree, expected: dict[str, KnownCounts]) -> list[dict[str, Any]]:
-    """What was found and what is expected of each category, also of one that is not there; second_hand: of which numbers."""
+    """The counts, the expected counts and the second-hand ones of each category that exists or is expected."""
     from mddbench.data.samples import SecondHand
 
     rows: dict[str, dict[str, Any]] = {}
     for category in sorted({*tree.categories, *expected}):
-        found = dict(zip(COLUMNS, tree.counts.get(category, (0, 0, 0)), strict=True))
+        counts = dict(zip(COLUMNS, tree.counts.get(category, (0, 0, 0)), strict=True))
         wanted = dict(zip(COLUMNS, expected.get(category, (None,) * 3), strict=True))
         unsure = [key for key, number in wanted.items() if isinstance(number, SecondHand)]
-        rows[category] = {"category": category, **found, "expected": wanted, "second_hand": unsure}
+        rows[category] = {"category": category, **counts, "expected": wanted, "second_hand": unsure}
         rows[category] |= {"masks": 0, "defects": set()}
     for sample in tree.samples:
         rows[sample.category]["masks"] += bool(sample.masks)
@@ -166,5 +171,5 @@ def _print(rows: list[dict[str, Any]]) -> None:
         print(f"{name:<{width}} {numbers} {row['masks']:>6}  {defects}")
 
 
-def _against(found: int, expected: int | None) -> str:
-    return str(found) if expected in (None, found) else f"{found}/{expected}"
+def _against(count: int, expected: int | None) -> str:
+    return str(count) if expected in (None, count) else f"{count}/{expected}"

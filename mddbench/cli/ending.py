@@ -1,4 +1,4 @@
-"""How a command ends that is interrupted, or whose output nobody reads any more."""
+"""How a command ends if it is interrupted, or if nobody reads its output any more."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from typing import NoReturn
 from mddbench.interruption import Interruption, interruptible
 
 
-class ToldExit(SystemExit):
-    """The end of a command that has said why it ends."""
+class ReportedExit(SystemExit):
+    """The end of a command that has already said why it ends."""
 
 
 @contextmanager
-def told_interruptions(force: bool) -> Iterator[None]:
-    """Says what becomes of an interrupted run, and ends with the status that its signal stands for."""
-    goes_on = "what had finished before is kept" if force else "the same command goes on where it stopped"
+def reported_interruptions(force: bool) -> Iterator[None]:
+    """Report an interruption, and end the command with the exit status of its signal (128 and its number).
+
+    Args:
+        force: True if the run repeats finished cells, so that the same command would not resume it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ReportedExit: If the block is interrupted.
+    """
+    consequence = "what had finished before is kept" if force else "the same command goes on where it stopped"
     try:
         with interruptible():
             yield
-    except Interruption as ended:
-        print(f"mddbench: interrupted; {goes_on}", file=sys.stderr)
-        raise ToldExit(128 + ended.number) from None
+    except Interruption as interruption:
+        print(f"mddbench: interrupted; {consequence}", file=sys.stderr)
+        raise ReportedExit(128 + interruption.number) from None
 
 
 def leave_quietly() -> NoReturn:
-    """End as a program does that is stopped by SIGPIPE; nothing more can be written, also not while the process ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """End like a program that SIGPIPE stops (exit status 141), without errors while the process closes its streams."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
             with suppress(OSError, ValueError):
-                os.dup2(nowhere, stream.fileno())
+                os.dup2(devnull, stream.fileno())
     sys.exit(141)

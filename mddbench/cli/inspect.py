@@ -1,4 +1,4 @@
-"""`mddbench list` and `mddbench check`: what there is, and whether it fits together."""
+"""The commands `mddbench list` and `mddbench check`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("methods", "datasets", "experiments", "ablations", "suites", "tables")
 
 
 def list_names(
-    what: Annotated[
+    kind: Annotated[
         str, typer.Argument(help="methods, datasets, experiments, ablations, suites or tables; all if not given.")
     ] = "",
     as_json: Json = False,
@@ -27,29 +27,29 @@ def list_names(
 ) -> None:
     """List methods, datasets, experiments, ablations, suites and tables."""
     add_plugins(plugins)
-    if what and what not in KINDS:
-        raise InputError(f"list {what}: unknown{nearest(what, KINDS)}; expected one of {', '.join(KINDS)}")
-    found = {kind: _names(kind) for kind in ([what] if what else KINDS)}
+    if kind and kind not in KINDS:
+        raise InputError(f"list {kind}: unknown{nearest(kind, KINDS)}; expected one of {', '.join(KINDS)}")
+    names = {listed: _names(listed) for listed in ([kind] if kind else KINDS)}
     if as_json:
-        print(json.dumps(found if not what else found[what], indent=1))
+        print(json.dumps(names if not kind else names[kind], indent=1))
         return
-    for kind, names in found.items():
-        if not what:
-            print(f"{kind}:")
-        for name in names:
-            print(name if what else f"  {name}")
+    for heading, members in names.items():
+        if not kind:
+            print(f"{heading}:")
+        for name in members:
+            print(name if kind else f"  {name}")
 
 
 def check(as_json: Json = False, plugins: Plugins = None) -> None:
-    """Check every experiment, ablation, suite and table spec: names, keys, types. Needs no data and no GPU."""
+    """Check names, keys and types in all experiments, ablations, suites and table specs, without data and GPU."""
     add_plugins(plugins)
     faults: list[str] = []
     jobs = _checks()
-    for where, job in jobs:
+    for file, job in jobs:
         try:
             job()
-        except InputError as error:
-            faults.append(str(error) if str(error).startswith(where) else f"{where}: {error}")
+        except InputError as fault:
+            faults.append(str(fault) if str(fault).startswith(file) else f"{file}: {fault}")
     if as_json:
         print(json.dumps({"checked": len(jobs), "faults": faults}, indent=1))
     else:
@@ -61,7 +61,7 @@ def check(as_json: Json = False, plugins: Plugins = None) -> None:
 
 
 def _checks() -> list[tuple[str, Callable[[], object]]]:
-    """Each file and what raises InputError if it is at fault."""
+    """Each file, and a function that raises InputError if it is faulty."""
     from mddbench.data.dataset import load_source
     from mddbench.detector import load_method, method_settings
     from mddbench.experiments.ablation import ablation_names, expand, is_ablation, load_ablation
@@ -79,22 +79,22 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
     from mddbench.report.tables.spec import load_table, table_names
     from mddbench.settings import shown_path, validated
 
-    def sound(loaded: Experiment, where: str) -> None:
-        method_settings(load_method(loaded.method), loaded.settings, where)
+    def check_experiment(loaded: Experiment, file: str) -> None:
+        method_settings(load_method(loaded.method), loaded.settings, file)
         load_source(loaded.dataset)
-        if (told := loaded.reported) is not None:
-            find(loaded.dataset, told.method, told.source, told.epochs, loaded.setting)
+        if (reported := loaded.reported) is not None:
+            find(loaded.dataset, reported.method, reported.source, reported.epochs, loaded.setting)
 
     def experiment(name: str) -> None:
-        sound(load_experiment(name), f"experiments/{name}.yaml")
+        check_experiment(load_experiment(name), f"experiments/{name}.yaml")
 
     def ablation(name: str) -> None:
         for variant in expand(load_ablation(name), {})[1]:
-            sound(variant, f"experiments/{name}.yaml")
+            check_experiment(variant, f"experiments/{name}.yaml")
 
     def suite(name: str) -> None:
-        for each in load_suite(name).experiments:
-            load_ablation(each) if is_ablation(each) else load_experiment(each)
+        for member in load_suite(name).experiments:
+            load_ablation(member) if is_ablation(member) else load_experiment(member)
 
     def protocol(dataset: str, file: Path) -> None:
         content = {
@@ -122,5 +122,10 @@ def _names(kind: str) -> list[str]:
 
     if kind in ("methods", "datasets"):
         return list(modules(METHODS if kind == "methods" else DATASETS))
-    named = {"experiments": experiment_names, "ablations": ablation_names, "suites": suite_names, "tables": table_names}
-    return named[kind]()
+    listing = {
+        "experiments": experiment_names,
+        "ablations": ablation_names,
+        "suites": suite_names,
+        "tables": table_names,
+    }
+    return listing[kind]()

@@ -1,4 +1,4 @@
-"""The command `mddbench`. Each command imports what it needs when it runs, so that help answers at once."""
+"""The command `mddbench`. Each command imports the modules that it needs when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from mddbench import __version__
 from mddbench.cli import data, inspect, rescore, results, run, verdicts
-from mddbench.cli.ending import ToldExit, leave_quietly
+from mddbench.cli.ending import ReportedExit, leave_quietly
 from mddbench.errors import InputError, TrackingError
 
 INTERRUPTED = 130
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
+app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("list")(inspect.list_names)
 app.command("check")(inspect.check)
 app.add_typer(data.app, name="data")
@@ -32,8 +32,8 @@ app.command("export")(results.export)
 app.command("import")(results.import_records)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_given: bool) -> None:
+    if is_given:
         print(f"mddbench {__version__}")
         raise typer.Exit
 
@@ -46,8 +46,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. Exit status: 0 fine, 1 a check or a cell failed, 2 something given cannot be used, 130 interrupted (128
-    and the number of the signal), 141 nobody reads the output any more.
+    """Run the command.
+
+    Exit status: 0 success; 1 a check or a cell failed; 2 an input cannot be used; 128 and the number of the signal
+    (mostly 130) interrupted; 141 nobody reads the output any more.
     """
     try:
         _run_app()
@@ -56,18 +58,18 @@ def main() -> None:
     except BrokenPipeError:
         leave_quietly()
     except OSError as fault:
-        place = f"{fault.filename}: " if fault.filename else ""
-        _fail(f"{place}{fault.strerror or fault}")
+        file = f"{fault.filename}: " if fault.filename else ""
+        _fail(f"{file}{fault.strerror or fault}")
 
 
 def _run_app() -> None:
-    """The command's own exit; a closed pipe is a BrokenPipeError, when it is written to or, at the latest, in the end."""
+    """Run the command. A closed pipe is a BrokenPipeError, at the latest when the output is flushed."""
     try:
         app()
-    except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # Click takes it for a failure
-            raise ended.__context__ from None
-        if ended.code == INTERRUPTED and not isinstance(ended, ToldExit):  # Typer turns an interruption into this
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # Click takes it for a failure
+            raise end.__context__ from None
+        if end.code == INTERRUPTED and not isinstance(end, ReportedExit):  # Typer turns an interruption into this
             print("mddbench: interrupted", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -15,10 +15,12 @@ OUT = Path("mddbench-out")
 DataRoot = Annotated[
     Path | None, typer.Option(help="The dataset's folder, or a folder that holds datasets under their names.")
 ]
-Out = Annotated[Path, typer.Option(help="Where cells, the tracking store and the report go.")]
+Out = Annotated[Path, typer.Option(help="Folder for cells, the tracking store and the report.")]
 CacheDir = Annotated[
     Path | None,
-    typer.Option(help="Decoded images and the embedded dataset.", envvar="MDDBENCH_CACHE", show_default="<out>/cache"),
+    typer.Option(
+        help="Folder for decoded images and the embedded dataset.", envvar="MDDBENCH_CACHE", show_default="<out>/cache"
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -29,16 +31,16 @@ Plugins = Annotated[
     typer.Option(help="Folder with methods/, datasets/ or experiments/ of your own.", envvar="MDDBENCH_PLUGINS"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def cache_below(cache_dir: Path | None, out: Path) -> Path:
-    """The cache folder: as given, else inside the output folder."""
+    """Return the cache folder: the given one, or else the one in the output folder."""
     return cache_dir or out / CACHE
 
 
 def add_plugins(folders: list[Path] | None) -> None:
-    """Take in plug-in folders before anything is looked up by name."""
+    """Add plug-in folders. This must happen before any name is looked up."""
     from mddbench.plugins import add_folder
 
     for folder in folders or []:
@@ -46,11 +48,21 @@ def add_plugins(folders: list[Path] | None) -> None:
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...] | None:
-    """The seeds of a comma-separated list, None if there is none. Raises InputError for anything else."""
+    """Read a comma-separated list of seeds.
+
+    Args:
+        text: The list, such as '0,1,2'; None if it was not given.
+
+    Returns:
+        The seeds; None without a list.
+
+    Raises:
+        InputError: If the text is not a list of different whole numbers from 0.
+    """
     if text is None:
         return None
     try:
-        seeds = tuple(int(part) for part in text.split(","))
+        seeds = tuple(int(seed) for seed in text.split(","))
     except ValueError:
         seeds = (-1,)
     if min(seeds) < 0 or len(set(seeds)) != len(seeds):

@@ -1,4 +1,4 @@
-"""What `mddbench run --dry-run` prints."""
+"""The plan that `mddbench run --dry-run` prints."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ if TYPE_CHECKING:
     from mddbench.progress import Reporter
 
 
-def show_plan(cells: list[Cell], options: RunOptions, speaker: Reporter, as_json: bool) -> None:
-    """Print the plan and what it would cost, as a table or as JSON."""
+def show_plan(cells: list[Cell], options: RunOptions, reporter: Reporter, as_json: bool) -> None:
+    """Print the plan of a run and its estimated cost.
+
+    Args:
+        cells: The cells of the run.
+        options: The options of the run.
+        reporter: Shows the progress of the estimate.
+        as_json: True for JSON, False for a table.
+    """
     from mddbench.execution.estimate import estimate
 
-    found = estimate(cells, options, speaker)
+    estimates = estimate(cells, options, reporter)
     rows: list[dict[str, Any]] = [
         {
-            "experiment": each.experiment.name,
-            "seeds": list(each.seeds),
-            "epochs": each.experiment.epochs,
-            "train_images": each.train_images,
-            "test_images": each.test_images,
-            "step_seconds": each.step_seconds,
-            "hours": each.hours,
-            "cache_mib": each.cache_mib,
+            "experiment": entry.experiment.name,
+            "seeds": list(entry.seeds),
+            "epochs": entry.experiment.epochs,
+            "train_images": entry.train_images,
+            "test_images": entry.test_images,
+            "step_seconds": entry.step_seconds,
+            "hours": entry.hours,
+            "cache_mib": entry.cache_mib,
         }
-        for each in found
+        for entry in estimates
     ]
     if as_json:
         print(json.dumps(rows, indent=1))

@@ -1,4 +1,4 @@
-"""`mddbench run`."""
+"""The command `mddbench run`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mddbench.cli.ending import told_interruptions
+from mddbench.cli.ending import reported_interruptions
 from mddbench.cli.options import (
     OUT,
     CacheDir,
@@ -40,43 +40,51 @@ if TYPE_CHECKING:
     from mddbench.progress import Reporter
     from mddbench.runs.tracking import Tracker
 
+EXAMPLES = "Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2"
 Names = Annotated[
     list[str] | None,
     typer.Argument(help="Experiments as DATASET/METHOD, ablations, or YAML files.", show_default=False),
 ]
 Bootstrap = Annotated[
-    int, typer.Option(min=0, max=100_000, help="Samples of the test images for confidence intervals: 1000, say.")
+    int, typer.Option(min=0, max=100_000, help="Number of bootstrap samples for confidence intervals, such as 1000.")
 ]
 HeldOut = Annotated[
     bool,
-    typer.Option("--held-out", help="Judge on held-out normal training images with drawn defects: for settings."),
+    typer.Option(
+        "--held-out", help="Evaluate on held-out normal training images with drawn defects, to choose settings."
+    ),
 ]
-WithReport = Annotated[bool, typer.Option(help="Render the report of all that is in the store at the end.")]
+WithReport = Annotated[bool, typer.Option(help="Render the report of all runs in the store at the end.")]
 TestCurve = Annotated[
-    int, typer.Option(min=0, help="Look at the test split every N epochs, for the selection gap: a diagnostic only.")
+    int,
+    typer.Option(min=0, help="Evaluate on the test split every N epochs, for the selection gap. A diagnostic only."),
 ]
 KeepMaps = Annotated[
     bool,
-    typer.Option("--keep-maps", help="Keep all anomaly maps in half precision, for `rescore`; also of finished cells."),
+    typer.Option("--keep-maps", help="Keep all anomaly maps in half precision for `rescore`, also of finished cells."),
 ]
 FeatureCache = Annotated[
     float,
     typer.Option(
-        min=0, help="GiB for the teacher's features of training images, so that epochs share them; 0 for none."
+        min=0, help="GiB for cached features of the frozen teacher, which all epochs then share; 0 for no cache."
     ),
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the steps of trainings that are long enough for it to pay.")
+    bool, typer.Option("--compile", help="Compile the training steps if a training is long enough to gain from it.")
 ]
 JobCount = Annotated[
-    int, typer.Option(min=1, help="Cells at once, the processors divided among them; their records hold no times.")
+    int, typer.Option(min=1, help="Number of cells at once, which share the processors. Their records hold no times.")
 ]
 FromCheckpoint = Annotated[
     Path | None,
-    typer.Option(help="Evaluate weights that the method's authors trained (RD4AD, UniAD): their file; trains nothing."),
+    typer.Option(help="File of weights that the method's authors trained (RD4AD, UniAD). Nothing is trained."),
 ]
 TexturesFolder = Annotated[
-    Path | None, typer.Option(help="Pictures to draw defects with, as DTD's images/, where textures name 'folder'.")
+    Path | None,
+    typer.Option(help="Folder of pictures to draw defects with, such as DTD's images/, for textures 'folder'."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting, such as optimizer.lr=0.001; may be repeated.")
 ]
 
 
@@ -86,14 +94,14 @@ def run(
     suite: Annotated[str | None, typer.Option(help="Which suite --all runs.", show_default="quick")] = None,
     data_root: DataRoot = None,
     out: Out = OUT,
-    seeds: Annotated[str | None, typer.Option(help="Instead of the experiments' own: 0,1,2.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.lr=0.001.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds in place of the experiments' own, such as 0,1,2.")] = None,
+    set_: Overrides = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")] = None,
     cache_dir: CacheDir = None,
     tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
     tracking_uri: TrackingUri = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its estimated cost.")] = False,
     bootstrap: Bootstrap = 0,
     held_out: HeldOut = False,
     textures: TexturesFolder = None,
@@ -109,15 +117,15 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train, evaluate, log to MLflow, render; finished cells are skipped, interrupted ones resumed, failed ones stop no other.
+    """Train, evaluate, log to MLflow and render the report.
 
-    Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2
+    Finished cells are skipped, and interrupted ones are resumed. A failed cell does not stop the others.
     """
     add_plugins(plugins)
     store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
-    from mddbench.execution.plan import RunOptions  # here, for help to answer at once
+    from mddbench.execution.plan import RunOptions  # imported here, so that --help is fast
 
-    cells, speaker = _cells(names, store[1], seeds, set_), _set_up_process(quiet)
+    cells, progress = _cells(names, store[1], seeds, set_), _set_up_process(quiet)
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
@@ -135,15 +143,15 @@ def run(
         from_checkpoint=from_checkpoint,
     )
     if dry_run:
-        show_plan(cells, options, speaker, as_json)
-    else:
-        with told_interruptions(force):
-            outcomes = _run(names or [], cells, options, jobs, store, speaker, report)
-            _conclude(outcomes, partial(_render, outcomes, options, store[0], speaker) if report else list, as_json)
+        show_plan(cells, options, progress, as_json)
+        return
+    with reported_interruptions(force):
+        outcomes = _run(names or [], cells, options, jobs, store, progress, report)
+        _conclude(outcomes, partial(_render, outcomes, options, store[0], progress) if report else list, as_json)
 
 
-def _refuse_others_report(folder: Path) -> None:
-    """Raise InputError, before hours of training, if the report could not be written at their end."""
+def _check_report_folder(folder: Path) -> None:
+    """Raise InputError before hours of training if the report cannot be written at their end."""
     from mddbench.report.manifest import Manifest
 
     if folder.is_dir():
@@ -158,7 +166,7 @@ def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: li
 
 
 def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
-    """Of the store; '' for the default, None for none. Raises InputError for one that there cannot be."""
+    """The URI of the store; '' for the default store, None for no store. An impossible URI is an InputError."""
     from mddbench.runs.store import tracking_place
 
     if tracking not in ("mlflow", "none"):
@@ -170,7 +178,7 @@ def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
 
 
 def _set_up_process(quiet: bool) -> Reporter:
-    """Make this process ready to train; who tells how it gets on."""
+    """Make this process ready to train, and return what shows its progress."""
     from mddbench.machine import keep_freed_memory
     from mddbench.progress import reporter
     from mddbench.seeding import use_deterministic_algorithms
@@ -181,7 +189,7 @@ def _set_up_process(quiet: bool) -> Reporter:
 
 
 def _keep_ablations(names: list[str], out: Path) -> None:
-    """Keep a user's own ablation files beside their cells, so that the report finds them."""
+    """Copy a user's own ablation files beside their cells, so that the report finds them."""
     from mddbench.experiments.ablation import is_ablation, is_path, keep_ablations
 
     keep_ablations([name for name in names if is_path(name) and is_ablation(name)], out)
@@ -194,14 +202,12 @@ def _device(name: str) -> torch.device:
 
 
 def _conclude(outcomes: list[Outcome], render: Callable[[], list[str]], as_json: bool) -> None:
-    """Render, print the tables, or what became of each cell, which is told whatever becomes of the report; name the failed
-    cells, exit status 1 if there is one.
-    """
+    """Render the report, print its tables or the outcome of each cell, and name the failed cells (exit status 1)."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     tables: list[str] = []
     try:
         tables = render()
-    finally:
+    finally:  # outcomes are printed even if the report fails
         if as_json:
             print(json.dumps([_as_dict(outcome) for outcome in outcomes], indent=1))
         elif tables:
@@ -215,7 +221,7 @@ def _conclude(outcomes: list[Outcome], render: Callable[[], list[str]], as_json:
 
 
 def _chosen_suite(names: list[str] | None, everything: bool, suite: str | None) -> str:
-    """The suite to run, or 'named' for experiments that were named."""
+    """The suite to run, or 'named' for experiments that the user named."""
     if everything == bool(names):
         raise InputError("run: name experiments (as in mini/rd4ad) or give --all, and not both; see `mddbench list`")
     if names and suite:
@@ -229,48 +235,47 @@ def _run(
     options: RunOptions,
     jobs: int,
     store: tuple[str | None, str],
-    speaker: Reporter,
+    progress: Reporter,
     report: bool,
 ) -> list[Outcome]:
-    """Check, then run all cells, and keep the user's own ablations among the names. store: its URI, '' for the default or None
-    for none, and the suite.
-    """
+    """Check and run all cells, and keep the user's own ablations. `store`: URI (see `_uri`) and suite."""
     from mddbench.execution.jobs import Jobs, chains, shares
     from mddbench.execution.plan import check_cells
     from mddbench.execution.runner import Runner, end_replacements
-    from mddbench.report.figures.gallery import draw_cell
+    from mddbench.report.figures.heat_maps import draw_cell
     from mddbench.runs.tracking import finally_closed
 
     if report:
-        _refuse_others_report(options.out / "report")
-    shares(options.device, jobs)  # refuses what was asked for, before what is needed of it is taken
+        _check_report_folder(options.out / "report")
+    shares(options.device, jobs)  # raises InputError for more jobs than processors, before anything else happens
     divided = shares(options.device, min(jobs, len(chains(cells))))
-    datasets = check_cells(cells, options, speaker)
-    end_replacements(options.out, speaker.say)
-    tracker = _tracker(*store, options.out, speaker)
+    datasets = check_cells(cells, options, progress)
+    end_replacements(options.out, progress.say)
+    tracker = _tracker(*store, options.out, progress)
     try:
-        with finally_closed(tracker, speaker.say):
+        with finally_closed(tracker, progress.say):
             if len(divided) > 1:
-                return Jobs(options, tracker, speaker, draw_cell, divided).run(cells)
-            return Runner(options, datasets, tracker, speaker, draw_cell).run(cells)
+                return Jobs(options, tracker, progress, draw_cell, divided).run(cells)
+            return Runner(options, datasets, tracker, progress, draw_cell).run(cells)
     finally:
         with closing():
             _keep_ablations(names, options.out)
 
 
-def _tracker(uri: str | None, suite: str, out: Path, speaker: Reporter) -> Tracker:
+def _tracker(uri: str | None, suite: str, out: Path, progress: Reporter) -> Tracker:
     from mddbench.runs.store import MlflowStore, tracking_place
     from mddbench.runs.tracking import MlflowTracker, NoTracker
 
     if uri is None:
         return NoTracker()
-    place, artifacts = tracking_place(uri or None, out)
-    speaker.say(f"opening the tracking store {place}")
-    return MlflowTracker(MlflowStore(place, artifacts), suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}", speaker.say)
+    address, artifacts = tracking_place(uri or None, out)
+    progress.say(f"opening the tracking store {address}")
+    store = MlflowStore(address, artifacts)
+    return MlflowTracker(store, suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}", progress.say)
 
 
-def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speaker: Reporter) -> list[str]:
-    """Write the report of all that is in the store and say where everything is; its tables of means. Nothing if all failed."""
+def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, progress: Reporter) -> list[str]:
+    """Write the report of all runs in the store, and return its main tables; write nothing if all cells failed."""
     from mddbench.cli.entries import entries_from_folders, entries_from_store
     from mddbench.experiments.ablation import all_ablations
     from mddbench.report.build import PAGE, build_report
@@ -281,25 +286,25 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, speak
         return []
     folder = options.out / "report"
     if uri is None:
-        entries = entries_from_folders([options.out], folder, speaker.say)
+        entries = entries_from_folders([options.out], folder, progress.say)
     else:
-        entries = entries_from_store(uri or None, options.out, folder, speaker.say)
-    report = build_report(entries, all_ablations(options.out, (), speaker.say))
+        entries = entries_from_store(uri or None, options.out, folder, progress.say)
+    report = build_report(entries, all_ablations(options.out, (), progress.say))
     for line in report.refused:
-        speaker.say(line)
-    write_report(report, folder, speaker)
+        progress.say(line)
+    write_report(report, folder, progress)
     main = [file for file in report.texts if file.name == "main.md" or file.match("ablation-*.md")]
-    speaker.say("\n".join(f"Table      {folder / file}" for file in main))
-    speaker.say(f"Pictures   below {folder}, each as PNG and PDF")
-    speaker.say(f"Page       {folder / PAGE}: all tables, plots and heat maps in one file")
+    progress.say("\n".join(f"Table      {folder / file}" for file in main))
+    progress.say(f"Pictures   below {folder}, each as PNG and PDF")
+    progress.say(f"Page       {folder / PAGE}: all tables, plots and heat maps in one file")
     if uri is not None:
-        place, _ = tracking_place(uri or None, options.out)
-        speaker.say(f"MLflow     {place}")
-        if not place.startswith("http"):  # a server's address is its page's
-            beside = Path(sys.argv[0]).with_name("mlflow")
-            command = beside if beside.exists() and beside.parent != Path() else "mlflow"
-            speaker.say(f"           open its page with: {command} ui --backend-store-uri {shlex.quote(place)}")
-    speaker.say(f"Everything {options.out}")
+        address, _ = tracking_place(uri or None, options.out)
+        progress.say(f"MLflow     {address}")
+        if not address.startswith("http"):  # the address of a server is that of its page
+            installed = Path(sys.argv[0]).with_name("mlflow")
+            command = installed if installed.exists() and installed.parent != Path() else "mlflow"
+            progress.say(f"           open its page with: {command} ui --backend-store-uri {shlex.quote(address)}")
+    progress.say(f"Everything {options.out}")
     return list(report.main.values())
 
 

@@ -14,9 +14,10 @@ BLOCK = re.compile(r"(?s)(<!-- table: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)")
 
 
 def filled(file: Path, tables: Mapping[str, str]) -> str:
-    """The file's text with its marked tables as they follow from the records.
+    """Return the text of a file with its marked tables as they follow from the records.
 
-    Raises InputError if it cannot be read, holds no mark, or names a table that there is not.
+    Raises:
+        InputError: If the file cannot be read, has no mark, or names a table that is not in `tables` (name -> text).
     """
     text = _read(file)
     names = [match["name"] for match in BLOCK.finditer(text)]
@@ -29,14 +30,14 @@ def filled(file: Path, tables: Mapping[str, str]) -> str:
 
 
 def fill_in(file: Path, tables: Mapping[str, str]) -> None:
-    """Fill the marked tables of a file; a full disk or a kill leaves it as it was."""
+    """Fill the marked tables of a file. It stays unchanged if the disk is full or the process is killed."""
     partial = file.with_name(f"{file.name}.part")
     partial.write_text(filled(file, tables), encoding="utf-8")
     os.replace(partial, file)
 
 
 def fill_differences(file: Path, tables: Mapping[str, str]) -> list[str]:
-    """Lines of a diff between a file and what its marked tables should be; none if they agree."""
+    """Return the lines of a diff between a file and the file with its tables filled; none if they agree."""
     stored, wanted = _read(file).splitlines(), filled(file, tables).splitlines()
     return list(difflib.unified_diff(stored, wanted, str(file), "from the records", lineterm=""))
 

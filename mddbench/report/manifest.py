@@ -1,4 +1,4 @@
-"""What a report wrote into its folder: nothing else there is ever removed or overwritten."""
+"""The list of files that a report wrote into its folder. No other file in it is ever removed or overwritten."""
 
 from __future__ import annotations
 
@@ -14,77 +14,88 @@ from mddbench.runs.records import REPORT_FILES
 
 MANIFEST = REPORT_FILES
 VERSION = 1
-Content = str | None
-"""Of a file that is about to be written: its text, None if that is not known before."""
+ADVICE = "move it, render elsewhere (`mddbench report --to DIR`), or overwrite it (`mddbench report --replace`)"
 
 
 class Manifest:
-    """The files of a report's folder that a report wrote, each with the hashes that it may have. A file that is being drawn has
-    none: what an interrupted report leaves in its place counts as the report's.
+    """The files of a folder that a report wrote.
+
+    Attributes:
+        folder: The folder of the report.
+        file: The list on disk.
+        hashes: Name of a file -> the SHA-256 that it may have. A file that is being drawn has none, so that what an
+            interrupted report leaves in its place counts as the report's.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises InputError if the folder's list is there and is none."""
+        """Read the list of a folder; a damaged list is an InputError."""
         self.folder, self.file = folder, folder / MANIFEST
         self.hashes = _read(self.file)
 
     @property
     def files(self) -> set[Path]:
-        """The files that the list names."""
+        """The files in the list."""
         return {self.folder / name for name in self.hashes}
 
     def refuse_others(self) -> None:
         """Raise InputError if the folder holds files and no list."""
-        others = sorted(path.name for path in _visible(self.folder)) if not self.file.exists() else []
+        others: list[str] = []
+        if not self.file.exists() and self.folder.exists():
+            paths = [path for path in self.folder.iterdir() if path.is_dir() or not path.name.startswith(".")]
+            others = sorted(path.name for path in paths)
         if others:
             raise InputError(
                 f"{self.folder}: it holds {len(others)} files or folders that no report wrote, '{others[0]}' for one; {ADVICE}"
             )
 
-    def claim(self, contents: Mapping[Path, Content], replace: bool) -> None:
-        """Note that files below the folder are about to be written.
+    def claim(self, contents: Mapping[Path, str | None], replace: bool) -> None:
+        """Add files to the list before they are written.
 
-        replace: whatever is there may be overwritten. Raises InputError, before anything is written, if the folder holds files
-        and no report, or if one of the names is a file that is not as a report wrote it.
+        Args:
+            contents: Name below the folder -> text of the file, None if it is not known yet.
+            replace: True to overwrite files that no report wrote, or that were changed since.
+
+        Raises:
+            InputError: If `replace` is False and there are such files, or files and no list. Nothing is written then.
         """
         if not replace:
             self.refuse_others()
-            self._refuse_changed(sorted(name.as_posix() for name in contents))
+            names = sorted(name.as_posix() for name in contents)
+            foreign = [name for name in names if (self.folder / name).exists() and not self._is_unchanged(name)]
+            if foreign:
+                reason = "changed since a report wrote it" if foreign[0] in self.hashes else "not written by a report"
+                more = f" (and {len(foreign) - 1} more)" if foreign[1:] else ""
+                raise InputError(f"{self.folder / foreign[0]}: {reason}{more}; {ADVICE}")
         for name, text in contents.items():
             before = self.hashes.get(name.as_posix(), [])
-            self.hashes[name.as_posix()] = [*before, _hash_of(text.encode())] if text is not None else []
+            self.hashes[name.as_posix()] = [*before, _sha256(text.encode())] if text is not None else []
         self._write()
 
     def forget(self, keep: Iterable[Path], kind: Callable[[Path], bool] = lambda _: True) -> None:
-        """Remove what an earlier report wrote and this one does not, unless somebody has changed it since.
+        """Remove the files of an earlier report that are not in `keep` and of which `kind` is true.
 
-        keep: files below the folder; kind: which others may go.
+        A file that was changed since then leaves the list and stays in the folder.
         """
-        kept = {name.as_posix() for name in keep}
-        for name in [name for name in self.hashes if name not in kept and kind(Path(name))]:
-            if self._is_ours(name):
+        names_to_keep = {name.as_posix() for name in keep}
+        for name in [name for name in self.hashes if name not in names_to_keep and kind(Path(name))]:
+            if self._is_unchanged(name):
                 (self.folder / name).unlink(missing_ok=True)
             del self.hashes[name]
 
     def finish(self, names: Iterable[Path]) -> None:
-        """Note what has been written. A claimed file that was not is no part of the report."""
+        """Store the hashes of files after they were written. A claimed file that does not exist leaves the list."""
         for name in {name.as_posix() for name in names}:
-            found = _hash(self.folder / name)
             self.hashes.pop(name, None)
-            if found is not None:
-                self.hashes[name] = [found]
+            if (self.folder / name).is_file():
+                self.hashes[name] = [_sha256((self.folder / name).read_bytes())]
         self._write()
 
-    def _refuse_changed(self, names: list[str]) -> None:
-        foreign = [name for name in names if (self.folder / name).exists() and not self._is_ours(name)]
-        if foreign:
-            what = "changed since a report wrote it" if foreign[0] in self.hashes else "not written by a report"
-            more = f" (and {len(foreign) - 1} more)" if foreign[1:] else ""
-            raise InputError(f"{self.folder / foreign[0]}: {what}{more}; {ADVICE}")
-
-    def _is_ours(self, name: str) -> bool:
-        """Whether a file is as a report left it."""
-        return name in self.hashes and (not self.hashes[name] or _hash(self.folder / name) in self.hashes[name])
+    def _is_unchanged(self, name: str) -> bool:
+        """True if a file is as a report left it."""
+        file, hashes = self.folder / name, self.hashes.get(name)
+        if not hashes:
+            return hashes is not None
+        return file.is_file() and _sha256(file.read_bytes()) in hashes
 
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,15 +105,12 @@ class Manifest:
         os.replace(partial, self.file)
 
 
-ADVICE = "move it, render elsewhere (`mddbench report --to DIR`), or overwrite it (`mddbench report --replace`)"
-
-
 def _read(file: Path) -> dict[str, list[str]]:
     if not file.exists():
         return {}
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
-        files = {name: [str(each) for each in hashes] for name, hashes in content["files"].items()}
+        files = {name: [str(sha256) for sha256 in hashes] for name, hashes in content["files"].items()}
         if content["version"] != VERSION or not all(map(_is_below, files)):
             raise ValueError("a name that leads out of the folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -113,23 +121,12 @@ def _read(file: Path) -> dict[str, list[str]]:
 
 
 def _is_below(name: Any) -> bool:
-    """Whether a name is a relative path that leads nowhere else."""
+    """True if a name is a relative path that does not lead out of the folder."""
     if not isinstance(name, str) or "\0" in name or "\\" in name:
         return False
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and name != MANIFEST
 
 
-def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, hidden files apart; raises NotADirectoryError if it is a file."""
-    return (
-        [path for path in folder.iterdir() if path.is_dir() or not path.name.startswith(".")] if folder.exists() else []
-    )
-
-
-def _hash(file: Path) -> str | None:
-    return _hash_of(file.read_bytes()) if file.is_file() else None
-
-
-def _hash_of(content: bytes) -> str:
+def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()

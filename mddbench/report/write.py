@@ -1,9 +1,9 @@
-"""Writes a report: its texts, its pictures, and the page that holds all of it in one file."""
+"""Writes a report: its texts, its figures, and the page that holds all of it in one file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mddbench.locks import lock_for
@@ -12,7 +12,7 @@ from mddbench.report.build import PAGE, Report, Section
 from mddbench.report.figures.draw import draw_all
 from mddbench.report.figures.sheet import file_names, picture_title
 from mddbench.report.manifest import Manifest
-from mddbench.report.page.page import Card, Figure, Page, render_page
+from mddbench.report.page.page import Figure, Page, render_page
 from mddbench.report.page.page import Section as PageSection
 from mddbench.report.page.tiles import gallery_of, merged
 from mddbench.report.rows.entries import Entry
@@ -27,40 +27,50 @@ LEAD = (
 
 
 def write_texts(report: Report, out: Path, replace: bool = False) -> list[Path]:
-    """Write the tables below `out`; their files. Tables of an earlier report that are not part of this one are removed, its
-    pictures stay.
+    """Write the tables of a report like `write_report`, without figures and page. Figures of an earlier report stay.
 
-    replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
+    Returns:
+        The files of tables.
     """
-    with lock_for("report", str(out.resolve())):
-        manifest = Manifest(out)
-        manifest.claim(report.texts, replace)
+    with _claimed(out, report.texts, replace, lambda file: file.suffix in TEXTS):
         _write_texts(report, out)
-        manifest.forget(report.texts, lambda file: file.suffix in TEXTS)
-        manifest.finish(report.texts)
     return [out / name for name in report.texts]
 
 
 def write_report(
     report: Report, out: Path, reporter: Reporter | None = None, replace: bool = False
 ) -> tuple[list[Path], list[Path]]:
-    """Write tables, pictures and the page below `out`; the files of tables, and of pictures. A run without panels has no
-    gallery, also if an earlier one had. What an earlier report wrote and this one does not is removed.
+    """Write the tables, the figures and the page of a report. All other files of an earlier report are removed.
 
-    replace: overwrite what is there. Raises InputError if `out` holds what no report wrote.
+    Args:
+        report: The report.
+        out: Its folder. Files in it that no report wrote are an InputError.
+        reporter: Shows the progress.
+        replace: True to overwrite such files.
+
+    Returns:
+        The files of tables, and the files of figures.
     """
     drawn = [file for name in report.pictures for file in (name, name.with_suffix(".pdf"))]
-    files = {**report.texts, **dict.fromkeys((*drawn, Path(PAGE)))}
+    with _claimed(out, {**report.texts, **dict.fromkeys((*drawn, Path(PAGE)))}, replace):
+        _write_texts(report, out)
+        (out / PAGE).unlink(missing_ok=True)  # an earlier page holds earlier figures
+        draw_all(report.pictures, out, reporter or SilentReporter())
+        (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
+    return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
+
+
+@contextmanager
+def _claimed(
+    out: Path, files: Mapping[Path, str | None], replace: bool, kind: Callable[[Path], bool] = lambda _: True
+) -> Iterator[None]:
+    """Lock the folder and claim files before they are written. Other files of the kind are removed afterwards."""
     with lock_for("report", str(out.resolve())):
         manifest = Manifest(out)
         manifest.claim(files, replace)
-        _write_texts(report, out)
-        (out / PAGE).unlink(missing_ok=True)  # an earlier one holds earlier pictures
-        draw_all(report.pictures, out, reporter or SilentReporter())
-        (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
-        manifest.forget(files)
+        yield
+        manifest.forget(files, kind)
         manifest.finish(files)
-    return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
 
 
 def _write_texts(report: Report, out: Path) -> None:
@@ -70,27 +80,29 @@ def _write_texts(report: Report, out: Path) -> None:
 
 
 def page_of(report: Report, out: Path) -> Page:
-    """The report as a page. out: where its pictures have been drawn."""
+    """Return the page of a report whose figures were drawn below `out`."""
     sections = [_section(number, section, report.entries, out) for number, section in enumerate(report.sections)]
-    tiles = merged(
-        gallery_of(report.entries[group.first.identity].panels(), section.title, group.shown)
+    gallery = merged(
+        gallery_of(report.entries[group.first.identity].panels(), section.title, group.marked_label)
         for section in report.sections
         for group in section.groups
     )
-    if tiles.shown:
-        sections.append(PageSection("gallery", "Heat maps", LEAD, gallery=tiles))
+    if gallery.tiles:
+        sections.append(PageSection("gallery", "Heat maps", LEAD, gallery=gallery))
     runs, datasets = len(report.entries), len({entry.record.dataset for entry in report.entries.values()})
-    told = (
-        f"{runs} runs on {datasets} {'dataset' if datasets == 1 else 'datasets'}; metrics in percent, means over seeds."
-    )
-    return Page("mddbench report", tuple(sections), (told, *report.refused))
+    plural = "dataset" if datasets == 1 else "datasets"
+    summary = f"{runs} runs on {datasets} {plural}; metrics in percent, means over seeds."
+    return Page("mddbench report", tuple(sections), (summary, *report.refused))
 
 
 def _section(number: int, section: Section, entries: Mapping[str, Entry], out: Path) -> PageSection:
-    files = dict.fromkeys((*section.main.values(), *section.results))  # those for a terminal first
-    run_of = partial(_run_of, entries=entries)
+    def run_of(record: Record) -> Run:
+        entry = entries[record.identity]
+        return Run(entry.run or record.identity, record.seed, entry.link)
+
+    files = dict.fromkeys((*section.main.values(), *section.results))  # the tables of `main` first
     names = file_names(section.groups)
-    labels = {names[group.label]: group.shown for group in section.groups}
+    labels = {names[group.label]: group.marked_label for group in section.groups}
     drawn = [name for name in section.pictures if (out / name).exists() and not name.name.startswith("gallery-")]
     titles = {name: picture_title(name, labels) for name in drawn}
     figures = [Figure(title, f"{title}: {section.title}", (out / name).read_bytes()) for name, title in titles.items()]
@@ -99,10 +111,5 @@ def _section(number: int, section: Section, entries: Mapping[str, Entry], out: P
         title=section.title,
         tables=tuple(section.results[file].page_table(run_of) for file in files),
         figures=tuple(figures),
-        cards=tuple(Card(group.shown, tuple(group.first.card.rows())) for group in section.groups),
+        cards=tuple((group.marked_label, tuple(group.first.card.rows())) for group in section.groups),
     )
-
-
-def _run_of(record: Record, entries: Mapping[str, Entry]) -> Run:
-    entry = entries[record.identity]
-    return Run(entry.run or record.identity, record.seed, entry.link)

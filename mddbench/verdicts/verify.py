@@ -1,4 +1,4 @@
-"""Measured against published: are a paper's numbers reproduced under its own protocol?"""
+"""Published numbers beside measured ones: are the numbers of a paper reproduced under its own protocol?"""
 
 from __future__ import annotations
 
@@ -11,22 +11,36 @@ import numpy as np
 
 from mddbench.experiments.schema import Experiment, ReportedSettings
 from mddbench.metrics.names import LABELS, SEVEN
-from mddbench.report.rows.reported import MEAN, Published, category_count, find, means
+from mddbench.report.rows.groups import MEAN
+from mddbench.report.rows.reported import Published, category_count, find, means
 from mddbench.runs.records import Record
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
-"""Settings of a record that must be those of its experiment's file for the published protocol to be the same."""
+"""The settings in which a record and its experiment's file must agree, so that the published protocol is the same."""
 Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not defined", "not run"]
 Rescored = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-"""Identity of a cell -> convention -> 'mean' and each category -> metric -> value in [0, 1], of cells that kept their maps."""
+"""Metrics of cells that kept their maps: identity -> convention -> 'mean' or category -> metric -> value in [0, 1]."""
 EXACT = "exact"
 MOST_HINTS = 2
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One metric of an experiment's mean, or of a category's, in [0, 1]; NaN where there is none. convention: by which the
-    measured value was computed; hints: what may explain that it is off; protocol: of the runs, where an experiment has several.
+    """One metric of an experiment, measured and published, in [0, 1]; NaN where there is no value.
+
+    Attributes:
+        experiment: Name of the experiment.
+        place: 'mean' or a category.
+        metric: Key of the metric.
+        measured: Mean over the seeds.
+        deviation: Standard deviation over the seeds (of a sample).
+        seeds: Number of seeds.
+        published: The published value.
+        tolerance: Largest difference that counts as reproduced.
+        sigmas: Largest difference within the spread, in standard deviations.
+        convention: How the measured value was computed.
+        hints: Possible explanations of a difference.
+        protocol: Hash of the runs' protocol if an experiment has several, else empty.
     """
 
     experiment: str
@@ -44,12 +58,12 @@ class Judgement:
 
     @property
     def verdict(self) -> Verdict:
-        """reproduced: as near as the tolerance; within the spread: as near as some standard deviations over the seeds."""
+        """'reproduced' within the tolerance, 'within the spread' within some standard deviations, or else 'off'."""
         if math.isnan(self.published):
             return "no published value"
         if math.isnan(self.measured):
             return "not defined" if self.seeds else "not run"
-        distance = round(abs(self.measured - self.published), 12)  # a difference of decimals is not one of numbers
+        distance = round(abs(self.measured - self.published), 12)  # without the rounding error of decimal numbers
         if distance <= self.tolerance:
             return "reproduced"
         return "within the spread" if distance <= self.sigmas * self.deviation else "off"
@@ -57,19 +71,21 @@ class Judgement:
     def __str__(self) -> str:
         place = "" if self.place == MEAN else f" {self.place}"
         place += f" (protocol {self.protocol[:8]})" if self.protocol else ""
-        told = f"{self.experiment}{place} {LABELS[self.metric]}: {self.verdict}"
+        start = f"{self.experiment}{place} {LABELS[self.metric]}: {self.verdict}"
         if self.verdict in ("not run", "not defined", "no published value"):
-            return told
+            return start
         spread = "" if math.isnan(self.deviation) else f" ± {100 * self.deviation:.1f}"
         distance = 100 * (self.measured - self.published)
-        by = f" by {distance:+.1f}" if self.verdict == "off" else ""
+        difference = f" by {distance:+.1f}" if self.verdict == "off" else ""
         counted = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
         counted += "" if self.convention == EXACT else f", as {self.convention} counts"
-        line = f"{told}{by}: {100 * self.measured:.1f}{spread} ({counted}), published {100 * self.published:.1f}"
+        line = (
+            f"{start}{difference}: {100 * self.measured:.1f}{spread} ({counted}), published {100 * self.published:.1f}"
+        )
         return "\n".join([line, *(f"    {hint}" for hint in self.hints)])
 
     def as_dict(self) -> dict[str, Any]:
-        """For a script; null where there is no value."""
+        """Return the fields and the verdict for a script; None where there is no value."""
         values = {
             "measured": self.measured,
             "deviation": self.deviation,
@@ -90,10 +106,18 @@ class Judgement:
 def verify(
     experiments: Iterable[Experiment], records: Sequence[Record], categories: bool, rescored: Rescored | None = None
 ) -> tuple[list[Judgement], list[str]]:
-    """A judgement of each metric of each experiment that names published numbers, and lines about records that were left out.
+    """Compare the measured metrics of experiments with the published ones.
 
-    categories: of each category, too, where the source has it; rescored: what kept maps give by other conventions, which is
-    compared where the source counts so. Raises InputError if an experiment's words fit several sources.
+    An InputError is raised if an experiment's words fit several sources.
+
+    Args:
+        experiments: The experiments.
+        records: The records of their runs, and of others.
+        categories: True to judge each category, too, if the source has it.
+        rescored: Metrics by the conventions of sources, from kept maps. They are compared if the source counts so.
+
+    Returns:
+        A judgement of each metric of each experiment, and lines about records that were left out.
     """
     judgements: list[Judgement] = []
     left_out: list[str] = []
@@ -106,8 +130,9 @@ def verify(
         protocols = list(dict.fromkeys(record.protocol for record in fitting))
         for protocol in protocols or [""]:
             members = [record for record in fitting if record.protocol == protocol]
-            found = _of_experiment(experiment, members, categories, rescored or {})
-            judgements += [replace(one, protocol=protocol) for one in found] if len(protocols) > 1 else found
+            judged = _of_experiment(experiment, members, categories, rescored or {})
+            several = len(protocols) > 1
+            judgements += [replace(judgement, protocol=protocol) for judgement in judged] if several else judged
         if len(protocols) > 1:
             left_out.append(
                 f"{experiment.name}: {len(protocols)} protocols (other method settings, data, weights), judged apart"
@@ -118,20 +143,20 @@ def verify(
 def _of_experiment(
     experiment: Experiment, records: list[Record], categories: bool, rescored: Rescored
 ) -> list[Judgement]:
-    told = experiment.reported
-    way = told.convention if told else EXACT
-    others = [rescored[record.identity][way] for record in records if way in rescored.get(record.identity, {})]
-    convention = way if records and len(others) == len(records) else EXACT
+    reported = experiment.reported
+    wanted = reported.convention if reported else EXACT
+    tables = [rescored[record.identity][wanted] for record in records if wanted in rescored.get(record.identity, {})]
+    convention = wanted if records and len(tables) == len(records) else EXACT
     rows = {}
-    if told is not None:
-        rows = find(experiment.dataset, told.method, told.source, told.epochs, experiment.setting)
+    if reported is not None:
+        rows = find(experiment.dataset, reported.method, reported.source, reported.epochs, experiment.setting)
     places = [MEAN, *sorted(set(rows) - {MEAN})] if categories else [MEAN]
     judgements = []
     for place in places:
         for key in SEVEN:
             values = [record.value(place, key) for record in records]
             if convention != EXACT:
-                values = [tables.get(place, {}).get(key, math.nan) for tables in others]
+                values = [table.get(place, {}).get(key, math.nan) for table in tables]
             judgement = Judgement(
                 experiment.name,
                 place,
@@ -140,34 +165,35 @@ def _of_experiment(
                 deviation=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
                 seeds=len(values),
                 published=rows[place].values.get(key, math.nan) if place in rows else math.nan,
-                tolerance=told.tolerance / 100 if told else math.nan,
-                sigmas=told.sigmas if told else math.nan,
+                tolerance=reported.tolerance / 100 if reported else math.nan,
+                sigmas=reported.sigmas if reported else math.nan,
                 convention=convention,
             )
-            if told is not None and judgement.verdict == "off":
-                judgement = replace(judgement, hints=_hints(judgement, experiment, told))
+            if reported is not None and judgement.verdict == "off":
+                judgement = replace(judgement, hints=_hints(judgement, experiment, reported))
             judgements.append(judgement)
     return judgements
 
 
-def _hints(judgement: Judgement, experiment: Experiment, told: ReportedSettings) -> tuple[str, ...]:
-    """What may explain that it is off: the convention of its metrics, other published numbers, what is known."""
+def _hints(judgement: Judgement, experiment: Experiment, reported: ReportedSettings) -> tuple[str, ...]:
+    """Possible explanations of a difference: the convention of the metrics, other published numbers, known facts."""
     hints = []
-    if told.convention not in (EXACT, judgement.convention):
+    if reported.convention not in (EXACT, judgement.convention):
         hints.append(
-            f"the source's metrics are of another convention ({told.convention}); what that explains shows from kept maps: "
-            f"mddbench run {experiment.name} --keep-maps"
+            f"the source's metrics are of another convention ({reported.convention}); what that explains shows from kept "
+            f"maps: mddbench run {experiment.name} --keep-maps"
         )
     near = [
         row
         for row in means(experiment.dataset, experiment.setting)
-        if row.method == told.method and judgement.place == MEAN and _near(row, judgement)
+        if row.method == reported.method and judgement.place == MEAN and _near(row, judgement)
     ]
     hints += [_elsewhere(row, judgement.metric) for row in near[:MOST_HINTS]]
-    return (*hints, *(f"known: {text}" for text in told.known))
+    return (*hints, *(f"known: {text}" for text in reported.known))
 
 
 def _near(row: Published, judgement: Judgement) -> bool:
+    """True if another published value is within the tolerance of the measured one."""
     value = row.values.get(judgement.metric, math.nan)
     return value != judgement.published and abs(value - judgement.measured) <= judgement.tolerance
 
@@ -178,7 +204,7 @@ def _elsewhere(row: Published, metric: str) -> str:
 
 
 def _differs(record: Record, experiment: Experiment) -> str:
-    """Why a record of the experiment cannot stand beside the published numbers, '' if it can."""
+    """The reason why a record cannot be compared with the published numbers; empty if it can."""
     if experiment.setting == "unified" and not record.card.standard_setting:
         return record.card.shown("setting")
     if record.card.trained_elsewhere:

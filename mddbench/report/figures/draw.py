@@ -15,12 +15,7 @@ Draw = Callable[[Path], None]
 def draw_all(pictures: Mapping[Path, Draw], out: Path, reporter: Reporter) -> None:
     """Draw each figure below a folder, in place of those of an earlier report.
 
-    A figure that cannot be drawn costs no other one: it is reported and left out.
-
-    Args:
-        pictures: File name, relative to `out`, of each figure, and the function that draws it.
-        out: Folder of the report.
-        reporter: Shows the progress.
+    A figure that cannot be drawn is reported and left out. The keys of `pictures` are file names, relative to `out`.
 
     Raises:
         InputError: If the data of a figure cannot be loaded.

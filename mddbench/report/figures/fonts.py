@@ -1,4 +1,4 @@
-"""Which fonts draw the texts of pictures, and what becomes of signs that none of them knows."""
+"""The fonts of figures, and the replacement of characters that no installed font has."""
 
 from __future__ import annotations
 
@@ -6,45 +6,37 @@ from functools import cache
 from typing import Any
 
 FONTS = (
-    "DejaVu Sans",
-    "Noto Sans",
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans CJK KR",
-    "Source Han Sans",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "Droid Sans Fallback",
-    "Microsoft YaHei",
-    "Yu Gothic",
-    "Malgun Gothic",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Noto Sans Arabic",
-    "Noto Sans Hebrew",
-    "Noto Sans Devanagari",
-    "Noto Sans Thai",
-    "Arial Unicode MS",
-    "Unifont",
+    *("DejaVu Sans", "Noto Sans"),
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans"),  # Chinese, Japanese, Korean
+    *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),  # Chinese
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),  # Chinese, Japanese, Korean on Windows
+    *("Hiragino Sans", "PingFang SC"),  # Japanese, Chinese on macOS
+    *("Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai"),
+    *("Arial Unicode MS", "Unifont"),
 )
-"""Of those that a machine has, the first that knows a sign draws it."""
+"""In this order: the first installed font that has a character draws it."""
 
 
 def use_fonts() -> None:
-    """Let all text be drawn by those of FONTS that this machine has."""
+    """Make matplotlib draw all text with those of FONTS that are installed."""
     import matplotlib as mpl
 
     mpl.rcParams["font.family"] = list(_installed())
 
 
 def spell_out(figure: Any) -> None:
-    """Replace the signs in a figure's texts that no font here knows by their numbers: names stay apart, and nothing warns."""
+    """Replace all characters in a figure's texts that no installed font has by their numbers in Unicode.
+
+    Names stay different from each other, and matplotlib does not warn.
+    """
     from matplotlib.text import Text
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             labels = [label.get_text() for label in axis.get_majorticklabels()]
-            if any(spelt(label) != label for label in labels):  # a tick's text is set anew whenever it is drawn
+            if any(
+                spelt(label) != label for label in labels
+            ):  # matplotlib sets the text of a tick anew at each drawing
                 axis.set_ticks(axis.get_majorticklocs(), [spelt(label) for label in labels])
     for text in figure.findobj(Text):
         if spelt(text.get_text()) != text.get_text():
@@ -52,7 +44,7 @@ def spell_out(figure: Any) -> None:
 
 
 def spelt(text: str) -> str:
-    """A text with what no font here knows as its number in Unicode.
+    """Return a text with each character that no installed font has as its number in Unicode.
 
     >>> spelt("Motor")
     'Motor'
@@ -64,19 +56,19 @@ def spelt(text: str) -> str:
 def _installed() -> tuple[str, ...]:
     from matplotlib.font_manager import fontManager
 
-    there = {entry.name for entry in fontManager.ttflist}
-    return tuple(name for name in FONTS if name in there)
+    names = {entry.name for entry in fontManager.ttflist}
+    return tuple(name for name in FONTS if name in names)
 
 
 @cache
 def _is_known(sign: str) -> bool:
-    """Whether one of the fonts can draw a sign, or it needs none."""
-    return sign.isascii() or any(ord(sign) in _signs(name) for name in _installed())
+    """True if an installed font has a character, or if every font has it."""
+    return sign.isascii() or any(ord(sign) in _characters(name) for name in _installed())
 
 
 @cache
-def _signs(name: str) -> frozenset[int]:
+def _characters(font: str) -> frozenset[int]:
     from matplotlib.font_manager import findfont
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(findfont(name)).get_charmap())
+    return frozenset(FT2Font(findfont(font)).get_charmap())

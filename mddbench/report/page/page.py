@@ -1,6 +1,6 @@
-"""The HTML report: one file that holds its pictures, style and script, and asks no server for anything.
+"""The HTML report: one file with its pictures, style and script, which loads nothing from any server.
 
-A page is data first (the classes below), then text. What a page shows is decided elsewhere.
+A page is data first (the classes below), then text. Other modules decide what a page shows.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ SAFE_LINK = re.compile(r"https?://[^\s/@]+(/\S*)?|(?!//)[\w./#?=&%~+-]+")
 
 
 @dataclass(frozen=True)
-class Card:
-    """A protocol card: names and values in the order in which they are told."""
-
-    title: str
-    fields: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class Figure:
-    """A plot. alt: what it shows, for somebody who does not see it; png: the file."""
+    """A plot.
+
+    Attributes:
+        title: Its title.
+        alt: Description for a reader who cannot see it.
+        png: The file.
+    """
 
     title: str
     alt: str
@@ -37,7 +35,7 @@ class Figure:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels. Raises ValueError if it is no PNG."""
+        """Width and height in pixels; a ValueError if the file is not a PNG."""
         if self.png[:8] != b"\x89PNG\r\n\x1a\n" or len(self.png) < 24:
             raise ValueError(f"{self.title}: not a PNG")
         width, height = struct.unpack(">II", self.png[16:24])
@@ -45,10 +43,22 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A tile of the gallery. role: as words; image, heat: WebP; truth: an outline on a clear ground as PNG, empty if there is
-    nothing to outline; rank: its place among those of its role, lowest first; quality: pixel AP within the image, None
-    where that has no meaning.
+class Tile:
+    """A tile of the gallery.
+
+    Attributes:
+        dataset: Name of the dataset.
+        method: Label of the method.
+        category: Name of the category.
+        role: Name of the panel's role.
+        defect: Kind of the defect.
+        name: Name of the image.
+        score: Image score.
+        image: The image as WebP.
+        truth: Outline of the ground truth on a clear ground as PNG; empty if there is none.
+        heat: The map in colour as WebP.
+        rank: Order among the tiles of a role, lowest first.
+        quality: Pixel AP within the image; None if it is not defined.
     """
 
     dataset: str
@@ -67,7 +77,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Scale:
-    """The scores at the two ends of the colours of a method's maps on a dataset."""
+    """The colour scale of a method's maps on a dataset.
+
+    Attributes:
+        dataset: Name of the dataset.
+        method: Label of the method.
+        low: Score of the first colour.
+        high: Score of the last colour.
+    """
 
     dataset: str
     method: str
@@ -77,38 +94,58 @@ class Scale:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Tiles in the order in which they are shown; bar: the colours from low to high as PNG."""
+    """Tiles with their colour scales.
 
-    shown: tuple[Shown, ...] = ()
+    Attributes:
+        tiles: The tiles in the order in which they are shown.
+        scales: A scale for each method and dataset.
+        bar: The colours from low to high as PNG.
+    """
+
+    tiles: tuple[Tile, ...] = ()
     scales: tuple[Scale, ...] = ()
     bar: bytes = b""
 
     def choices(self) -> list[tuple[str, list[str]]]:
-        """What can be filtered by, with its values; only where there are several."""
-        values = {
-            name: list(dict.fromkeys(getattr(tile, name) for tile in self.shown))
-            for name in ("dataset", "method", "category", "role")
-        }
-        ordered = {name: found if name == "role" else sorted(found) for name, found in values.items()}
-        return [(name, found) for name, found in ordered.items() if len(found) > 1]
+        """Return the fields by which a reader can filter tiles, with their values, if a field has several values."""
+        names = ("dataset", "method", "category", "role")
+        values = {name: list(dict.fromkeys(getattr(tile, name) for tile in self.tiles)) for name in names}
+        ordered = {name: options if name == "role" else sorted(options) for name, options in values.items()}
+        return [(name, options) for name, options in ordered.items() if len(options) > 1]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. anchor: its id, unique on the page; lead: what to know before reading on."""
+    """A section of the page.
+
+    Attributes:
+        anchor: Its id, unique on the page.
+        title: Its title.
+        lead: Text at its beginning.
+        tables: Its tables.
+        figures: Its plots.
+        cards: Label and protocol card of each row. A card is names and values in the order in which they are shown.
+        gallery: Its heat maps.
+    """
 
     anchor: str
     title: str
     lead: str = ""
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
-    cards: tuple[Card, ...] = ()
+    cards: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     gallery: Gallery = field(default_factory=Gallery)
 
 
 @dataclass(frozen=True)
 class Page:
-    """A report. subtitle: lines below the title, such as what was run and when."""
+    """A whole page.
+
+    Attributes:
+        title: Its title.
+        sections: Its sections.
+        subtitle: Lines below the title, such as what was run and when.
+    """
 
     title: str
     sections: tuple[Section, ...]
@@ -116,44 +153,41 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    """The page as the text of one HTML file. All text of the page is escaped, and a policy within the file lets only its own
-    style and script act, so that a label can never run.
+    """Return the page as the text of one HTML file.
 
-    Raises ValueError if two sections share an anchor, or an anchor is not a plain word.
+    All text is escaped, and a policy in the file allows only its own style and script. A label can never run.
+
+    Raises:
+        ValueError: If two sections share an anchor, or if an anchor is not a plain word.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     anchors = [section.anchor for section in page.sections]
-    odd = [anchor for anchor in anchors if not re.fullmatch(r"[A-Za-z][\w-]*", anchor) or anchors.count(anchor) > 1]
-    if odd:
-        raise ValueError(f"'{odd[0]}' cannot be the anchor of a section: expected a word of its own")
-    style, script = _asset("page.css"), _asset("page.js")
+    bad = [anchor for anchor in anchors if not re.fullmatch(r"[A-Za-z][\w-]*", anchor) or anchors.count(anchor) > 1]
+    if bad:
+        raise ValueError(f"'{bad[0]}' cannot be the anchor of a section: expected a word of its own")
+    style, script, loader = _asset("page.css"), _asset("page.js"), DictLoader({"page": _asset("page.html.j2")})
     environment = Environment(
-        loader=DictLoader({"page": _asset("page.html.j2")}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["data_uri"] = data_uri
-    text = environment.get_template("page").render(
-        page=page,
-        policy=_policy(style, script),
-        style=style,
-        script=script,
-        published_mark=PUBLISHED,
-        safe_link=safe_link,
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash_source(style)}; script-src {_hash_source(script)}; "
+        "base-uri 'none'; form-action 'none'"
     )
-    return text.encode("utf-8", "replace").decode("utf-8")  # names of files can hold what is no character
+    text = environment.get_template("page").render(
+        page=page, policy=policy, style=style, script=script, published_mark=PUBLISHED, safe_link=safe_link
+    )
+    return text.encode("utf-8", "replace").decode("utf-8")  # names of files can hold lone surrogates
 
 
 def safe_link(address: str) -> str:
-    """The address if a page may lead there: to a web server or a file beside the page; else an empty text."""
+    """Return an address if it leads to a web server or to a file beside the page; else an empty text."""
     return address if SAFE_LINK.fullmatch(address) else ""
 
 
 def data_uri(content: bytes) -> str:
-    """A picture as an address that holds it.
+    """Return a PNG or WebP picture as an address that holds it.
 
     >>> data_uri(b"RIFF")
     'data:image/webp;base64,UklGRg=='
@@ -162,15 +196,8 @@ def data_uri(content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _policy(style: str, script: str) -> str:
-    """A Content-Security-Policy: pictures from within the page, this style, this script, and nothing else."""
-    return (
-        f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _source(text: str) -> str:
+def _hash_source(text: str) -> str:
+    """A style or script as a Content-Security-Policy names it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 

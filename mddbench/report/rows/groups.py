@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
-from typing import Any
 
-from mddbench.runs.card import ProtocolCard, Setting, label
+from mddbench.runs.card import ProtocolCard, label
 from mddbench.runs.records import Record
 
-OTHER = "†"
-"""Marks a row under another protocol."""
-PUBLISHED = "‡"
-"""Marks a row that is quoted from a publication and was not measured here."""
+MEAN = "mean"  # in place of a category: the mean over categories
+OTHER = "†"  # marks a row under another protocol
+PUBLISHED = "‡"  # marks a row that is quoted from a publication and was not measured here
 MARK = ", test labels given (upper bound)"
 
 
 @dataclass(frozen=True)
 class Group:
-    """The seeds of one protocol: a row of a table. label: the method, and what tells it apart where that is needed; differs:
-    what of its card does not agree with the other rows', '' if all does.
+    """A row of a table: the records of one protocol, one for each seed.
+
+    Attributes:
+        label: The method, and what tells the row from others with the same method.
+        records: The records by seed.
+        differs: Fields of the protocol card that differ from the other rows of the table; empty if none does.
     """
 
     label: str
@@ -30,39 +32,46 @@ class Group:
 
     @property
     def first(self) -> Record:
+        """The record of the first seed."""
         return self.records[0]
 
     @property
-    def shown(self) -> str:
-        """The label, marked if the row is under another protocol."""
+    def marked_label(self) -> str:
+        """The label, with a mark if the row is under another protocol."""
         return f"{self.label} {OTHER}" if self.differs else self.label
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows that share tables. place: the folder of its files; dataset: for titles; other: what of their protocol is not that of
-    the dataset's first sheet, '' in that one.
+    """Rows that share tables.
+
+    Attributes:
+        folder: Name of the folder of its files.
+        dataset: Name of the dataset for titles, with `other`.
+        groups: The rows.
+        other: Fields of the protocol card that differ from the first sheet of the dataset; empty in the first one.
     """
 
-    place: str
+    folder: str
     dataset: str
     groups: tuple[Group, ...]
     other: str = ""
 
 
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
-    """Dataset -> groups, in the order of labels; records of one protocol share a group, and nothing else does.
+    """Return dataset -> groups by label. Records of one protocol share a group, and no others do.
 
-    Two trees read as one dataset (their fingerprints differ) are two datasets here: 'folder-0123abcd'. Two protocols of one
-    method are told apart by their experiment, then by what `--set` changed, then by the protocol's hash.
+    Two file trees that were read as one dataset have different fingerprints and are two datasets: 'folder-0123abcd'.
+    Labels of one method differ in the experiment, else in the settings that `--set` changed, else in the hash.
     """
     protocols: dict[tuple[str, str], list[Record]] = {}
     records = list(records)
     trees = {(record.dataset, record.fingerprint) for record in records}
-    shared = {dataset for dataset, _ in trees if sum(other == dataset for other, _ in trees) > 1}
+    names = [dataset for dataset, _ in trees]
     for record in records:
-        place = f"{record.dataset}-{record.fingerprint[:8]}" if record.dataset in shared else record.dataset
-        protocols.setdefault((place, record.protocol), []).append(record)
+        several = names.count(record.dataset) > 1
+        dataset = f"{record.dataset}-{record.fingerprint[:8]}" if several else record.dataset
+        protocols.setdefault((dataset, record.protocol), []).append(record)
     by_dataset: dict[str, list[tuple[Record, ...]]] = {}
     for (dataset, _), members in sorted(protocols.items()):
         by_dataset.setdefault(dataset, []).append(tuple(sorted(members, key=lambda record: record.seed)))
@@ -70,37 +79,53 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
 
 
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
-    """The sheets of each dataset: one for each set of rows whose cards agree. First the one of unified models that nobody tells
-    anything, or else the one with the most records.
+    """Return the sheets of each dataset: one for each set of rows whose protocol cards agree.
 
-    allow_mixed: one sheet a dataset; rows whose card does not agree with the first set's are marked.
+    Sets of unified models come first, then sets without given test labels and weights from a file, then large sets.
+    With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
     """
-    found = []
+    all_sheets = []
     for dataset, groups in group_by_protocol(records).items():
-        cards: dict[str, list[Group]] = {}
+        by_task: dict[str, list[Group]] = {}
         for group in groups:
-            cards.setdefault(_task(group), []).append(group)
-        ordered = sorted(cards.values(), key=_rank)
+            by_task.setdefault(_task(group), []).append(group)
+        ordered = sorted(by_task.values(), key=_rank)
         usual = ordered[0][0].first.card
         if allow_mixed:
             marked = [replace(group, differs=_difference(group, usual)) for group in groups]
-            found.append(Sheet(dataset, dataset, tuple(marked)))
+            all_sheets.append(Sheet(dataset, dataset, tuple(marked)))
             continue
         for rows in ordered:
             other = _difference(rows[0], usual)
             suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if other else ""
             labelled = tuple(_labelled([group.records for group in rows]))
-            found.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
-    return found
+            all_sheets.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
+    return all_sheets
 
 
-def refusals(found: list[Sheet]) -> list[str]:
-    """A line for each sheet that could not share its dataset's table."""
+def refusals(all_sheets: list[Sheet]) -> list[str]:
+    """Return a line for each sheet that could not share the table of its dataset."""
     return [
-        f"{sheet.dataset}: another protocol, so tables of its own ({sheet.place}); --allow-mixed puts all rows into one"
-        for sheet in found
+        f"{sheet.dataset}: another protocol, so tables of its own ({sheet.folder}); --allow-mixed puts all rows into one"
+        for sheet in all_sheets
         if sheet.other
     ]
+
+
+def counted_seeds(rows: Iterable[Sized]) -> str:
+    """Return in words how many seeds some rows have.
+
+    >>> counted_seeds([(0, 1, 2), (0,)])
+    '1 or 3 seeds'
+    """
+    numbers = sorted({len(seeds) for seeds in rows})
+    return " or ".join(map(str, numbers)) + (" seed" if numbers == [1] else " seeds")
+
+
+def changed_settings(record: Record) -> str:
+    """Return the settings that `--set` changed, each after a comma."""
+    changed = record.settings.get("overrides") or {}
+    return "".join(f", {key}={value}" for key, value in changed.items())
 
 
 def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
@@ -109,38 +134,30 @@ def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
 
 
 def _task(group: Group) -> str:
-    """The fields in which the rows of a table must agree, as text."""
-    return json.dumps({name: _plain(value) for name, value in group.first.card.task().items()}, sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Setting) else value
+    """The fields of the protocol card in which the rows of a table must agree, as text."""
+    return json.dumps(group.first.card.task(), sort_keys=True, default=str)
 
 
 def _difference(group: Group, usual: ProtocolCard) -> str:
-    own, others = group.first.card.task(), usual.task()
-    return "; ".join(f"{label(name)} {own[name]}" for name in own if own[name] != others[name])
+    own, expected = group.first.card.task(), usual.task()
+    return "; ".join(f"{label(name)} {own[name]}" for name in own if own[name] != expected[name])
 
 
 def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:
-    ways: tuple[Callable[[Record], str], ...] = (
+    """The groups under the shortest labels that differ from each other."""
+    forms: tuple[Callable[[Record], str], ...] = (
         _name,
         lambda record: f"{_name(record)} ({record.experiment})",
-        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)})",
-        lambda record: f"{_name(record)} ({record.experiment}{_overrides(record)}, {record.protocol[:8]})",
+        lambda record: f"{_name(record)} ({record.experiment}{changed_settings(record)})",
+        lambda record: f"{_name(record)} ({record.experiment}{changed_settings(record)}, {record.protocol[:8]})",
     )
     labelled = []
     for members in groups:
-        way = next(w for w in ways if sum(w(other[0]) == w(members[0]) for other in groups) == 1)
-        labelled.append(Group(way(members[0]), members))
+        form = next(f for f in forms if sum(f(group[0]) == f(members[0]) for group in groups) == 1)
+        labelled.append(Group(form(members[0]), members))
     return sorted(labelled, key=lambda group: group.label)
 
 
 def _name(record: Record) -> str:
-    """The method, marked where it was told what nobody tells it at test."""
+    """The method, with a mark if it was given the labels of test images."""
     return f"{record.label}{MARK}" if record.card.upper_bound else record.label
-
-
-def _overrides(record: Record) -> str:
-    changed = record.settings.get("overrides") or {}
-    return "".join(f", {key}={value}" for key, value in changed.items())

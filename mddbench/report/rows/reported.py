@@ -1,27 +1,35 @@
-"""Published numbers: one file, `paper_tables/reported.csv`, each row with its source, and with what is doubtful about it."""
+"""Published numbers from `paper_tables/reported.csv`. Each row names its source, and any doubt about it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 
-import pandas as pd
-
 from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
+from mddbench.report.rows.groups import MEAN
 
 FIELDS = ("dataset", "method", "category", "setting", "epochs", *SEVEN, "source", "doubt")
-MEAN = "mean"
+PAPER_TABLES = Path(str(files("mddbench.paper_tables")))
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published row. values: metric -> value in [0, 1], those that the source gives; epochs: as it says them, '' if not;
-    doubt: what speaks against the row, '' if nothing does.
+    """A published row.
+
+    Attributes:
+        dataset: Name of the dataset.
+        method: Name of the method.
+        category: Name of the category, or 'mean'.
+        setting: 'unified' or 'separate'.
+        epochs: Number of epochs in the words of the source; empty if it does not say.
+        values: Metric -> value in [0, 1], as far as the source has them.
+        source: Where the numbers come from.
+        doubt: What speaks against the row; empty if nothing does.
     """
 
     dataset: str
@@ -35,30 +43,31 @@ class Published:
 
 
 def find(dataset: str, method: str, source: str, epochs: str, setting: str) -> dict[str, Published]:
-    """Category, or 'mean' -> the one row of a source, which is named by how it begins, without doubtful ones.
+    """Return category, or 'mean' -> the row of a source, which is named by the start of its text; no doubtful rows.
 
-    Raises InputError if several rows of a category fit: the words do not say which is meant.
+    Raises:
+        InputError: If several rows of a category fit, so that `source` does not say which is meant.
     """
-    found: dict[str, Published] = {}
+    rows: dict[str, Published] = {}
     for row in load_reported():
         fits = (row.dataset, row.method, row.epochs, row.setting) == (dataset, method, epochs, setting)
         if fits and row.source.startswith(source) and not row.doubt:
-            if row.category in found and found[row.category].values != row.values:
+            if row.category in rows and rows[row.category].values != row.values:
                 raise InputError(
                     f"{dataset}, {method}: two rows of '{row.category}' begin with source '{source}' at epochs '{epochs}'; "
                     "say more of it"
                 )
-            found.setdefault(row.category, row)
-    return found
+            rows.setdefault(row.category, row)
+    return rows
 
 
 def category_count(dataset: str) -> int:
-    """Of how many categories sources report a dataset; 0 if they tell means only."""
+    """Return the number of categories that sources report for a dataset; 0 if they report means only."""
     return len({row.category for row in load_reported() if row.dataset == dataset and row.category != MEAN})
 
 
 def means(dataset: str, setting: str) -> list[Published]:
-    """The rows of a dataset's means under a setting, without doubtful ones, and without those that repeat another's numbers."""
+    """Return the rows with a dataset's means under a setting, without doubtful rows and repeated numbers."""
     rows: dict[tuple[str, str, tuple[tuple[str, float], ...]], Published] = {}
     for row in load_reported():
         if (row.dataset, row.setting, row.category) == (dataset, setting, MEAN) and not row.doubt:
@@ -68,28 +77,45 @@ def means(dataset: str, setting: str) -> list[Published]:
 
 @lru_cache
 def load_reported() -> tuple[Published, ...]:
-    """All published rows. Raises InputError if the file is not as it should be."""
-    return tuple(parse(Path(str(files("mddbench.paper_tables"))) / "reported.csv"))
+    """Load all published rows of the package."""
+    return tuple(parse(PAPER_TABLES / "reported.csv"))
 
 
 def parse(file: Path) -> Iterable[Published]:
-    """The rows of a file. Raises InputError, naming the line, for a value that is none."""
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    if tuple(table.columns) != FIELDS:
-        raise InputError(f"{file.name}: expected the columns {', '.join(FIELDS)}, found {', '.join(table.columns)}")
-    for number, row in enumerate(table.to_dict("records"), 2):
-        values = {key: _value(row[key], f"{file.name}, line {number}: {key}") for key in SEVEN if row[key]}
+    """Read the published rows of a CSV file with the columns FIELDS and metrics in percent.
+
+    Yields:
+        The rows.
+
+    Raises:
+        InputError: If a line does not fit. The message names the line.
+    """
+    percentage = partial(checked_number, expected="a percentage", fits=lambda value: 0 <= value <= 100)
+    for line, row in csv_rows(file, FIELDS):
+        values = {key: percentage(row[key], f"{line}: {key}") / 100 for key in SEVEN if row[key]}
         if not row["source"] or not values or row["setting"] not in ("unified", "separate"):
-            raise InputError(f"{file.name}, line {number}: expected a source, a value and a setting; found {row}")
+            raise InputError(f"{line}: expected a source, a value and a setting; found {row}")
         rest = {key: row[key] for key in FIELDS if key not in SEVEN}
         yield Published(**rest, values=values)
 
 
-def _value(text: str, where: str) -> float:
+def csv_rows(file: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the place in the file, for messages, and column -> text of each row. Other columns are an InputError."""
+    import pandas as pd
+
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if list(table.columns) != list(fields):
+        raise InputError(f"{file.name}: expected the columns {', '.join(fields)}, found {', '.join(table.columns)}")
+    for number, row in enumerate(table.to_dict("records"), 2):
+        yield f"{file.name}, line {number}", {str(key): str(text) for key, text in row.items()}
+
+
+def checked_number(text: str, cell: str, expected: str, fits: Callable[[float], bool]) -> float:
+    """Return the number in a text. If there is none that fits, an InputError names its cell and what was expected."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= 100:
-        raise InputError(f"{where}: expected a percentage, found {text!r}")
-    return value / 100
+    if not fits(value):
+        raise InputError(f"{cell}: expected {expected}, found {text!r}")
+    return value

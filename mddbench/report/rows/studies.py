@@ -1,5 +1,6 @@
-"""Finds the variants of an ablation among records. Nothing marks them: a variant is known by its settings alone, so that a cell
-that several ablations share counts in each.
+"""Finds the variants of an ablation among records.
+
+No record says which variant it is. Its settings alone decide, so that a cell can belong to several ablations.
 """
 
 from __future__ import annotations
@@ -22,8 +23,15 @@ ABSENT = object()
 
 @dataclass(frozen=True)
 class Study:
-    """An ablation as it was run on one dataset. groups: a variant each, in the ablation's order, labelled by it, with the seeds
-    that all of them have; name: of its files; title: the ablation's, and what `--set` changed in all variants.
+    """An ablation as it was run on one dataset.
+
+    Attributes:
+        ablation: The ablation.
+        name: Its name in file names.
+        title: Its title, with the settings that `--set` changed in all variants.
+        dataset: Name of the dataset.
+        groups: A group for each variant, in the ablation's order and under the variant's label.
+            All have the same seeds, if there is a seed that all variants have.
     """
 
     ablation: Ablation
@@ -34,7 +42,7 @@ class Study:
 
     @property
     def values(self) -> list[float] | None:
-        """The numbers that the variants are, None if they are none."""
+        """The numbers that the variants are; None if they are not numbers."""
         axis = self.ablation.axis
         if axis is None:
             return None
@@ -43,12 +51,12 @@ class Study:
 
 
 def only_of_ablation(record: Record) -> bool:
-    """Whether a record is of a variant, which stands in the table of its ablation and not in the main one."""
+    """Return True if a record belongs to the table of its ablation and not to the main table."""
     return record.experiment.startswith(PREFIX)
 
 
 def studies(ablations: Iterable[Ablation], by_dataset: dict[str, list[Group]]) -> list[Study]:
-    """All ablations of which at least two variants were run under a protocol that is otherwise the same."""
+    """Return all ablations of which at least two variants were run under a protocol that is otherwise the same."""
     return [
         study
         for dataset, groups in by_dataset.items()
@@ -58,42 +66,40 @@ def studies(ablations: Iterable[Ablation], by_dataset: dict[str, list[Group]]) -
 
 
 def _of_dataset(ablation: Ablation, dataset: str, groups: list[Group]) -> list[Study]:
-    """One study for each set of variants that agree in all that is not varied: those that are complete or have the base's own
-    record, or else the largest. The one around the base as it is has the plain name.
-    """
+    """One study for each set of variants that agree in all settings that the ablation does not vary."""
     method = load_experiment(ablation.base).method
     alike: dict[tuple[str, int], dict[str, Group]] = {}
     for group in groups:
-        label, rest = _place(ablation, group.first)
+        label, rest = _variant(ablation, group.first)
         if group.first.method == method and label is not None:
             number = next(n for n in count() if label not in alike.get((rest, n), {}))
             alike.setdefault((rest, number), {})[label] = group
     sets = [members for _, members in sorted(alike.items()) if len(members) > 1]
-    chosen = [one for one in sets if len(one) == len(ablation.variants) or _around(ablation, one) is not None]
-    chosen = sorted(chosen or sorted(sets, key=len)[-1:], key=lambda one: _around(ablation, one) != {})
-    found: list[Study] = []
-    for members in chosen:
-        changed = _around(ablation, members) or {}
-        told = "".join(f", {key}={value}" for key, value in changed.items())
-        suffix = f"-{next(iter(members.values())).first.protocol[:8]}" if found else ""
+    # A set counts if it is complete or holds the base's own record. If none does, the largest one counts.
+    chosen = [s for s in sets if len(s) == len(ablation.variants) or _base_changes(ablation, s) is not None]
+    chosen = chosen or sorted(sets, key=len)[-1:]
+    result: list[Study] = []
+    for members in sorted(chosen, key=lambda s: _base_changes(ablation, s) != {}):  # the unchanged base: the plain name
+        changes = _base_changes(ablation, members) or {}
+        changed = "".join(f", {key}={value}" for key, value in changes.items())
+        suffix = f"-{next(iter(members.values())).first.protocol[:8]}" if result else ""
         ordered = {label: members[label] for label in ablation.variants if label in members}
         name = f"{ablation.name.removeprefix(PREFIX)}{suffix}"
-        found.append(Study(ablation, name, f"{ablation.title}{told}", dataset, _labelled(ordered)))
-    return found
+        result.append(Study(ablation, name, f"{ablation.title}{changed}", dataset, _labelled(ordered)))
+    return result
 
 
-def _around(ablation: Ablation, members: dict[str, Group]) -> dict[str, Any] | None:
-    """What `--set` changed in the base's own record among the variants, {} if nothing; None if it is not among them."""
+def _base_changes(ablation: Ablation, members: dict[str, Group]) -> dict[str, Any] | None:
+    """The settings that `--set` changed in the record of the base experiment; None if no variant has that record."""
     base = ablation.base if ablation.base in experiment_names() else Path(ablation.base).stem
-    own = [record for group in members.values() for record in group.records if record.experiment == base]
-    changes: list[dict[str, Any]] = [dict(record.settings.get("overrides") or {}) for record in own]
+    records = [record for group in members.values() for record in group.records if record.experiment == base]
+    changes: list[dict[str, Any]] = [dict(record.settings.get("overrides") or {}) for record in records]
     return min(changes, key=len, default=None)
 
 
 def _labelled(members: dict[str, Group]) -> list[Group]:
-    """Groups under their variants' names, with the records of those seeds that all have, so that no mean is compared with a
-    single run; if they share no seed, as they are.
-    """
+    """The groups under the names of their variants, with the seeds that all share, or with all seeds."""
+    # The mean over several seeds is not compared with a single run.
     shared = set.intersection(*({record.seed for record in group.records} for group in members.values()))
     return [
         Group(
@@ -104,16 +110,16 @@ def _labelled(members: dict[str, Group]) -> list[Group]:
     ]
 
 
-def _place(ablation: Ablation, record: Record) -> tuple[str | None, str]:
-    """(the variant that a record is, None if none; its settings and protocol but for what is varied, as text)."""
+def _variant(ablation: Ablation, record: Record) -> tuple[str | None, str]:
+    """The variant that a record is, or None; and, as text, its settings and protocol without the varied settings."""
     settings = deepcopy({key: value for key, value in record.settings.items() if key != "overrides"})
     point = {}
     for setting in ablation.settings:
         *parents, last = setting.split(".")
-        place: Any = settings
-        for part in parents:
-            place = place.get(part) if isinstance(place, dict) else None
-        point[setting] = place.pop(last, ABSENT) if isinstance(place, dict) else ABSENT
+        block: Any = settings
+        for parent in parents:
+            block = block.get(parent) if isinstance(block, dict) else None
+        point[setting] = block.pop(last, ABSENT) if isinstance(block, dict) else ABSENT
     label = next((name for name, changes in ablation.variants.items() if changes == point), None)
     words = {word for setting in ablation.settings for word in setting.split(".")}
     card = {name: value for name, value in record.card.outside_settings().items() if name.split("_")[0] not in words}

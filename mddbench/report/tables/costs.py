@@ -1,4 +1,4 @@
-"""What a method costs, as tables show it. Every figure is one that `mddbench.engine.cost` measured."""
+"""The costs of methods in tables. Every number is one that `mddbench.engine.cost` measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from mddbench.runs.records import Record
 
 @dataclass(frozen=True)
 class Cost:
-    """A column of costs. scale: from the record's unit to the column's; digits: behind the point."""
+    """A column of costs.
+
+    Attributes:
+        label: Head of the column.
+        scale: Factor from the unit of records to the unit of the column.
+        digits: Number of decimals.
+    """
 
     label: str
     scale: float
@@ -32,20 +38,20 @@ COSTS: dict[str, Cost] = {
 
 
 def mean_cost(records: Sequence[Record], key: str) -> float:
-    """The mean over seeds in the record's unit; NaN if one of them has none."""
+    """Return the mean of a cost over seeds in the unit of records; NaN if a seed has no value."""
     values = [record.cost.get(key) for record in records]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else math.nan
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured and len(measured) == len(values) else math.nan
 
 
 def shown_cost(value: float, key: str) -> str:
-    """As a cell of a table."""
+    """Return a cost, given in the unit of records, as a table prints it."""
     column = COSTS[key]
     return "–" if math.isnan(value) else f"{value * column.scale:.{column.digits}f}"
 
 
 def cost_note(groups: Sequence[Group]) -> str:
-    """Where and how the costs were measured."""
+    """Return a note on where and how the costs of some rows were measured."""
     records = [record for group in groups for record in group.records]
     batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
     shared = any((record.environment.get("cells_on_device") or 1) != 1 for record in records)
@@ -57,19 +63,16 @@ def cost_note(groups: Sequence[Group]) -> str:
 
 
 def cost_place(records: Sequence[Record]) -> str:
-    """Where the costs of records were measured, in words."""
-    places = sorted({_place(record) for record in records})
-    if len(places) == 1:
-        threads = sorted({f"{record.environment.get('threads') or '?'}" for record in records})
-        many = "s" if threads != ["1"] else ""
-        return f"measured on {places[0]}" + (f", {' and '.join(threads)} thread{many}" if _is_cpu(records[0]) else "")
-    return f"measured on several machines, so not to be compared ({'; '.join(places)})"
+    """Return in words on which machines the costs of records were measured."""
+    machines = sorted({_machine(record) for record in records})
+    if len(machines) != 1:
+        return f"measured on several machines, so not to be compared ({'; '.join(machines)})"
+    threads = sorted({f"{record.environment.get('threads') or '?'}" for record in records})
+    many = "s" if threads != ["1"] else ""
+    on_cpu = records[0].environment.get("device") == "cpu"
+    return f"measured on {machines[0]}" + (f", {' and '.join(threads)} thread{many}" if on_cpu else "")
 
 
-def _place(record: Record) -> str:
-    environment = record.environment
-    return str(environment.get("processor") or "a CPU") if _is_cpu(record) else str(environment.get("device") or "?")
-
-
-def _is_cpu(record: Record) -> bool:
-    return record.environment.get("device") == "cpu"
+def _machine(record: Record) -> str:
+    device = record.environment.get("device")
+    return str(record.environment.get("processor") or "a CPU") if device == "cpu" else str(device or "?")

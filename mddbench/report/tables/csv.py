@@ -6,22 +6,19 @@ import csv as _csv
 import io
 from collections.abc import Iterable, Sequence
 
-from mddbench.report.tables.table import Column, Table
+from mddbench.report.tables.table import Table
 
-FORMULA = ("=", "+", "-", "@")
-"""How a cell begins that a spreadsheet takes for a formula."""
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that begins with one of these signs for a formula
 
 
 def csv(table: Table) -> str:
-    """A table as CSV: values and standard deviations in [0, 1], costs in the units of records.
+    """Return a table as CSV: values and standard deviations in [0, 1], costs in the units of records.
 
-    Args:
-        table: The table.
-
-    Returns:
-        The text. A field is empty where there is no number; a published row has 0 seeds.
+    A field is empty where there is no number. A published row has 0 seeds.
     """
-    heads = ["row", *(head for column in table.columns for head in _heads(column))]
+    heads = ["row"]
+    for column in table.columns:
+        heads += [column.key, f"{column.key}_std"] if column.kind == "percent" else [column.key]
     lines: list[list[object]] = []
     for row in table.rows:
         line: list[object] = [row.marked_label]
@@ -36,7 +33,7 @@ def csv(table: Table) -> str:
 
 
 def csv_lines(lines: Iterable[Sequence[object]]) -> str:
-    """Lines as CSV; a text is never a formula, and None is an empty field."""
+    """Return lines as CSV. Texts are never formulas, and None is an empty field."""
     text = io.StringIO()
     writer = _csv.writer(text, lineterminator="\n")
     writer.writerows([csv_text(cell) for cell in line] for line in lines)
@@ -44,9 +41,5 @@ def csv_lines(lines: Iterable[Sequence[object]]) -> str:
 
 
 def csv_text(cell: object) -> object:
-    """A text that a spreadsheet would take for a formula, with a quotation mark before it; anything else as it is."""
+    """Return a cell, with an apostrophe before a text that a spreadsheet would take for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(FORMULA) else cell
-
-
-def _heads(column: Column) -> tuple[str, ...]:
-    return (column.key, f"{column.key}_std") if column.kind == "percent" else (column.key,)

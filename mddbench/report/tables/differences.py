@@ -1,4 +1,4 @@
-"""Paired differences between methods: the same seeds, the same categories, and how far they can be trusted."""
+"""Bootstrap intervals of the means of runs, and of paired differences between methods."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.metrics.names import COLUMNS, LABELS, MAD
-from mddbench.report.rows.groups import Group
+from mddbench.report.rows.groups import MEAN, Group
 from mddbench.report.tables.csv import csv_lines
-from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number
+from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number, percent
 
 RESAMPLES, LEVEL = 10_000, 0.95
+ENOUGH_SEEDS = 1 + math.ceil(-math.log2(1 - LEVEL))  # the fewest pairs whose sign test can be significant at LEVEL
 ENOUGH_CATEGORIES = 5
 MINUS = chr(0x2212)
+CONFIDENCE_NOTE = (
+    "Percent, with the 95 % interval of a bootstrap over the test images of each category (docs/metrics.md)."
+)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of one method minus another's: the mean over seeds and categories, and its bootstrap interval; NaN if it is
-    not defined. categories: how many count.
+    """One metric of a method minus that of another method, in [-1, 1]; NaN where it is not defined.
+
+    Attributes:
+        mean: Mean over seeds and categories.
+        low: Lower end of its bootstrap interval.
+        high: Upper end of its bootstrap interval.
+        categories: Number of categories in which the metric is defined for all seeds.
     """
 
     mean: float
@@ -34,7 +43,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """A method beside another, the one of higher mAD first. seeds: that both have; differences: by metric."""
+    """Two methods side by side.
+
+    Attributes:
+        one: Label of the method with the higher mAD.
+        other: Label of the other method.
+        seeds: The seeds that both have.
+        differences: Metric -> difference.
+    """
 
     one: str
     other: str
@@ -42,16 +58,35 @@ class Pair:
     differences: dict[str, Difference]
 
 
+def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
+    """Return the bootstrap intervals of means over categories, a row for each run that has any; None if no run has."""
+    rows = []
+    for group in groups:
+        for record in group.records:
+            intervals = record.confidence.get(MEAN, {})
+            if intervals:
+                cells = []
+                for key in COLUMNS:
+                    ends = intervals.get(key)
+                    interval = "" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+                    cells.append(Cell(f"{percent(record.value('mean', key))}{interval}"))
+                rows.append(Row(group.marked_label, (Cell(str(record.seed), record.seed), *cells)))
+    columns = (Column("seed", "seed", "count"), *(Column(LABELS[key], key) for key in COLUMNS))
+    title = f"{dataset}: means over categories with confidence intervals"
+    return Table(title, "Method", columns, tuple(rows), (CONFIDENCE_NOTE,)) if rows else None
+
+
 def paired_differences(groups: Sequence[Group]) -> list[Pair]:
-    """All pairs of rows under one protocol that share seeds, best first."""
-    ranked = sorted(groups, key=lambda group: -_nan_last(_level(group)))
+    """Return all pairs of rows under one protocol that share seeds and categories, best rows first."""
+    ranked = sorted(groups, key=_rank)
     pairs = [(one, other) for one, other in combinations(ranked, 2) if one.differs == other.differs]
     return [pair for one, other in pairs for pair in _pair(one, other)]
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """The percentile interval of the mean of differences (S seeds, C categories), seeds and categories drawn anew with
-    replacement, independently of each other; always the same draws.
+    """Return the ends of a percentile interval of the mean of differences (S seeds, C categories).
+
+    Seeds and categories are drawn with replacement, independently of each other. The draws are always the same.
 
     Source: the pigeonhole bootstrap for crossed factors (Owen, Annals of Applied Statistics 2007).
     """
@@ -67,7 +102,7 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def statement(pairs: Sequence[Pair]) -> list[str]:
-    """What may be said of the differences, in plain words."""
+    """Return in plain words what may be concluded from the differences."""
     fewest = min(len(pair.seeds) for pair in pairs)
     categories = max(difference.categories for pair in pairs for difference in pair.differences.values())
     least = 2.0 ** (1 - fewest)
@@ -78,8 +113,9 @@ def statement(pairs: Sequence[Pair]) -> list[str]:
     if least > 1 - LEVEL:
         plural = "seed" if fewest == 1 else "seeds"
         lines.append(
-            f"**With {fewest} {plural} no significance can be claimed**: a sign test over {fewest} paired {plural} cannot give "
-            f"p below {least:.2g}; {_enough()} seeds are the fewest that can. The intervals tell mostly how categories differ."
+            f"**With {fewest} {plural} no significance can be claimed**: a sign test over {fewest} paired {plural} cannot "
+            f"give p below {least:.2g}; {ENOUGH_SEEDS} seeds are the fewest that can. The intervals tell mostly how "
+            "categories differ."
         )
     else:
         lines.append(
@@ -92,15 +128,7 @@ def statement(pairs: Sequence[Pair]) -> list[str]:
 
 
 def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
-    """The differences of all pairs, with what may be said of them below.
-
-    Args:
-        dataset: Its name, for the title.
-        pairs: At least one.
-
-    Returns:
-        A table with a row for each pair.
-    """
+    """Return a table with a row for each pair, of which there is at least one, and the statement as notes."""
     rows = []
     for pair in pairs:
         cells = (Cell(_shown(pair.differences[key])) for key in COLUMNS)
@@ -111,48 +139,41 @@ def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
 
 
 def differences_csv(pairs: Sequence[Pair]) -> str:
-    """All digits, in [-1, 1]: one line for each pair and metric."""
+    """Return a CSV line for each pair and metric, with all digits, in [-1, 1]."""
     heads = ("one", "other", "metric", "seeds", "categories", "mean", "low", "high")
     lines = [
-        (pair.one, pair.other, key, len(pair.seeds), each.categories, *map(number, (each.mean, each.low, each.high)))
+        (pair.one, pair.other, key, len(pair.seeds), diff.categories, *map(number, (diff.mean, diff.low, diff.high)))
         for pair in pairs
-        for key, each in pair.differences.items()
+        for key, diff in pair.differences.items()
     ]
     return csv_lines([heads, *lines])
 
 
 def _pair(one: Group, other: Group) -> list[Pair]:
-    left, right = ({record.seed: record for record in group.records} for group in (one, other))
-    seeds = tuple(sorted(left.keys() & right.keys()))
+    first, second = ({record.seed: record for record in group.records} for group in (one, other))
+    seeds = tuple(sorted(first.keys() & second.keys()))
     shared = [name for name in one.first.categories if name in other.first.categories]
     if not seeds or not shared:
         return []
-    found = {}
+    differences = {}
     for key in COLUMNS:
-        values = [[left[s].value(name, key) - right[s].value(name, key) for name in shared] for s in seeds]
+        values = [[first[s].value(name, key) - second[s].value(name, key) for name in shared] for s in seeds]
         table = np.array(values, dtype=np.float64)
         table = table[:, np.isfinite(table).all(axis=0)]
         if table.shape[1]:
-            found[key] = Difference(float(table.mean()), *interval(table), table.shape[1])
+            differences[key] = Difference(float(table.mean()), *interval(table), table.shape[1])
         else:
-            found[key] = Difference(math.nan, math.nan, math.nan, 0)
-    return [Pair(one.shown, other.shown, seeds, found)]
+            differences[key] = Difference(math.nan, math.nan, math.nan, 0)
+    return [Pair(one.marked_label, other.marked_label, seeds, differences)]
 
 
-def _level(group: Group) -> float:
-    return float(np.mean([record.value("mean", MAD.key) for record in group.records]))
+def _rank(group: Group) -> float:
+    """Sorts rows by their mean mAD, best first and NaN last."""
+    level = float(np.mean([record.value(MEAN, MAD.key) for record in group.records]))
+    return math.inf if math.isnan(level) else -level
 
 
-def _nan_last(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
-
-
-def _enough() -> int:
-    """The fewest pairs whose sign test can be significant at the level."""
-    return 1 + math.ceil(-math.log2(1 - LEVEL))
-
-
-def _shown(found: Difference) -> str:
-    if math.isnan(found.mean):
+def _shown(difference: Difference) -> str:
+    if math.isnan(difference.mean):
         return DASH
-    return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"

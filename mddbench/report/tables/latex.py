@@ -19,21 +19,17 @@ SPECIAL = {
 }
 """Signs that LaTeX prints in another way."""
 STYLES = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
-LATIN = 0x250
-"""pdfLaTeX knows the letters below this one."""
+LATIN = 0x250  # pdfLaTeX knows the characters below this code
 
 
 def latex(table: Table, label: str = "") -> str:
-    """A table as LaTeX with the rules of booktabs, as wide as the text, which needs graphicx.
+    """Return a table as LaTeX with the rules of booktabs, as wide as the text, which needs graphicx.
 
-    The best of a column is bold and the second underlined. The caption says what the signs mean. Notes are comments above.
+    The best of a column is bold and the second underlined. The caption explains the signs. Notes are comments above.
 
     Args:
         table: The table.
         label: Name by which a text refers to the table; none if empty.
-
-    Returns:
-        The text, with a newline at its end.
     """
     body = []
     for row in table.rows:
@@ -68,7 +64,7 @@ def latex(table: Table, label: str = "") -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Return text that LaTeX prints unchanged."""
     return "".join(SPECIAL.get(sign, f"\\{sign}" if sign in "&%#_${}" else sign) for sign in text)
 
 

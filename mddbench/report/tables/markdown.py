@@ -11,14 +11,7 @@ STYLES = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
 
 
 def markdown(table: Table) -> str:
-    """A table as Markdown: the best of a column is bold and the second underlined; notes stand below.
-
-    Args:
-        table: The table.
-
-    Returns:
-        The text, with a newline at its end.
-    """
+    """Return a table as Markdown. The best of a column is bold and the second underlined. Notes stand below."""
     heads = (table.row_head, *(column.head for column in table.columns))
     rules = "".join("--:|" if column.is_number else ":--|" for column in table.columns)
     lines = [f"### {escaped(table.title)}", "", f"| {' | '.join(heads)} |", f"|:--|{rules}"]
@@ -29,7 +22,7 @@ def markdown(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text that Markdown shows as it is: one line, no HTML, no link, no end of a cell.
+    r"""Return text that Markdown shows unchanged: one line without HTML, links and ends of cells.
 
     >>> print(escaped("a|b <img src=x> [c](d) &lt;"))
     a\|b &lt;img src=x> [c]\(d) &amp;lt;

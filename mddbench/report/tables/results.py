@@ -1,26 +1,23 @@
-"""Tables of metrics and costs, from records."""
+"""Tables of metrics and costs, from records, with the notes below them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from mddbench.metrics.names import LABELS
-from mddbench.report.rows.groups import Group
+from mddbench.metrics.names import LABELS, SEVEN
+from mddbench.report.rows.groups import MEAN, OTHER, Group
 from mddbench.report.rows.published import PublishedRow, source_notes
 from mddbench.report.tables.costs import COSTS, cost_note, mean_cost, shown_cost
-from mddbench.report.tables.notes import protocol_notes
 from mddbench.report.tables.spec import TableSpec
 from mddbench.report.tables.table import DASH, Cell, Column, Mark, Row, Run, Table, number, one_line, percent
 from mddbench.runs.records import Record
 
-MEAN = "mean"
 MARKS: tuple[Mark, ...] = ("best", "second")
-RankedRow = tuple[Row, bool]
-"""A row, and True if it competes for the best value."""
+RankedRow = tuple[Row, bool]  # the bool: the row competes for the best value
 
 
 @dataclass(frozen=True)
@@ -42,49 +39,42 @@ class Results:
     rank_published: bool = False
 
     def table(self) -> Table:
-        """The whole table, with all that must be said below it."""
+        """Return the whole table with all notes."""
         costs = [cost_note(self.groups)] if self.spec.costs else []
         sources = source_notes(self.published, bool(self.spec.costs))
-        return self._table((*protocol_notes(self.groups), *costs, *sources), lambda _: None)
+        return self.with_notes((*protocol_notes(self.groups), *costs, *sources))
 
     def narrow(self) -> Results:
-        """The same for narrow places: a table of metrics goes without costs, which have a table of their own."""
+        """Return the results for a narrow place: a table of metrics leaves costs to the table of costs."""
         return replace(self, spec=self.spec.model_copy(update={"costs": ()})) if self.spec.columns else self
 
     def page_table(self, run_of: Callable[[Record], Run]) -> Table:
-        """The table of a page, which shows the protocol and the sources of rows elsewhere.
+        """Return the narrow table with the runs of each row, for a page that shows protocol and sources elsewhere."""
+        narrow = self.narrow()
+        costs = [cost_note(self.groups)] if narrow.spec.costs else []
+        return narrow.with_notes((*protocol_notes(self.groups)[1:], *costs), run_of)
 
-        Args:
-            run_of: Where a record comes from.
-
-        Returns:
-            The narrow table, with the runs of each row.
-        """
-        costs = [cost_note(self.groups)] if self.narrow().spec.costs else []
-        return self.narrow()._table((*protocol_notes(self.groups)[1:], *costs), run_of)
-
-    def _table(self, notes: tuple[str, ...], run_of: Callable[[Record], Run | None]) -> Table:
+    def with_notes(self, notes: tuple[str, ...], run_of: Callable[[Record], Run] | None = None) -> Table:
+        """Return the table with the given notes, and with the runs of each row if `run_of` is given."""
         metrics = [Column(LABELS[key], key) for key in self.spec.columns]
         costs = [Column(COSTS[key].label, key, "cost") for key in self.spec.costs]
         rows = [*self._measured(run_of), *self._published()]
         if self.spec.rows != "category":
-            for place in range(1, 1 + len(metrics)):
-                rows = _ranked(rows, place)
+            for column in range(1, 1 + len(metrics)):
+                rows = _ranked(rows, column)
         columns = (Column("n", "n", "count"), *metrics, *costs)
-        shown = tuple(row for row, _ in rows)
-        return Table(self.title, self.spec.rows.capitalize(), columns, shown, notes)
+        return Table(self.title, self.spec.rows.capitalize(), columns, tuple(row for row, _ in rows), notes)
 
-    def _measured(self, run_of: Callable[[Record], Run | None]) -> Iterator[RankedRow]:
-        """The measured rows, and True for those that compete with others."""
+    def _measured(self, run_of: Callable[[Record], Run] | None) -> Iterator[RankedRow]:
         if self.spec.rows == "category":
             (group,) = self.groups
             for category in (*group.first.categories, MEAN):
                 yield Row(category, self._cells(group, category), is_mean=category == MEAN), False
             return
         for group in self.groups:
-            runs = tuple(run for record in group.records if (run := run_of(record)) is not None)
+            runs = tuple(map(run_of, group.records)) if run_of else ()
             competes = not group.first.card.upper_bound and not group.differs
-            yield Row(one_line(group.shown), self._cells(group, MEAN), runs=runs), competes
+            yield Row(one_line(group.marked_label), self._cells(group, MEAN), runs=runs), competes
 
     def _cells(self, group: Group, category: str) -> tuple[Cell, ...]:
         """The number of seeds, then means and standard deviations over seeds (of a sample), then costs."""
@@ -107,19 +97,59 @@ def _cost_cell(value: float, key: str) -> Cell:
     return Cell(shown_cost(value, key), number(value))
 
 
-def _ranked(rows: list[RankedRow], place: int) -> list[RankedRow]:
-    """Mark the best cell of a column if two rows compete, and the second best if three do. Equal texts get equal marks."""
-    values = [row.cells[place].value for row, competes in rows if competes]
+def _ranked(rows: list[RankedRow], column: int) -> list[RankedRow]:
+    """Mark the best of at least two competing cells of a column, and the second best of three. Equal texts tie."""
+    values = [row.cells[column].value for row, competes in rows if competes]
     texts = [percent(value) for value in sorted((value for value in values if value is not None), reverse=True)]
     leaders = list(dict.fromkeys(texts))[: 2 if len(values) > 2 else 1] if len(values) > 1 else []
     marks = dict(zip(leaders, MARKS, strict=False))
-    return [
-        (replace(row, cells=_marked(row.cells, place, marks)), competes) if competes else (row, competes)
-        for row, competes in rows
-    ]
+    ranked = []
+    for row, competes in rows:
+        cells = list(row.cells)
+        if competes:
+            value = cells[column].value
+            cells[column] = replace(cells[column], mark=marks.get(DASH if value is None else percent(value), ""))
+        ranked.append((replace(row, cells=tuple(cells)), competes))
+    return ranked
 
 
-def _marked(cells: tuple[Cell, ...], place: int, marks: dict[str, Mark]) -> tuple[Cell, ...]:
-    value = cells[place].value
-    marked = replace(cells[place], mark=marks.get(DASH if value is None else percent(value), ""))
-    return (*cells[:place], marked, *cells[place + 1 :])
+def protocol_notes(groups: Sequence[Group]) -> list[str]:
+    """Return what the protocols of all rows share, then a line for each row with what differs, then remarks."""
+    cards = [group.first.card for group in groups]
+    rows = [dict(card.rows()) for card in cards]
+    common = [f"{name} {value}" for name, value in rows[0].items() if all(row.get(name) == value for row in rows)]
+    notes = [f"Protocol: {'; '.join(common)}."]
+    for group, row in zip(groups, rows, strict=True):
+        own = "; ".join(text for name, value in row.items() if (text := f"{name} {value}") not in common)
+        seeds = ", ".join(str(record.seed) for record in group.records)
+        notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
+    notes += [f"{OTHER} {group.label}: another protocol ({group.differs})." for group in groups if group.differs]
+    notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
+    notes.append(f"Percent. ± is the standard deviation over n seeds; {DASH} is not defined or not measured.")
+    return notes
+
+
+def _undefined(group: Group) -> str:
+    """The metrics that are not defined in all categories, and the number of categories that their means cover."""
+    record = group.first
+    labels: dict[int, list[str]] = {}
+    for key in SEVEN:
+        missing = sum(math.isnan(record.value(category, key)) for category in record.categories)
+        if missing:
+            labels.setdefault(missing, []).append(LABELS[key])
+    total = len(record.categories)
+    nowhere = labels.pop(total, [])
+    parts = [f"{', '.join(names)} of {total - missing} of {total} categories" for missing, names in labels.items()]
+    remarks = [f"means of {'; '.join(parts)}, not defined in the others"] if parts else []
+    remarks += [f"{', '.join(nowhere)} not defined in any category"] if nowhere else []
+    return f"{group.label}: {'; '.join(remarks)}." if remarks else ""
+
+
+def _approximate(group: Group) -> str:
+    """The largest possible error of approximate metrics."""
+    pairs = [(key, pair) for record in group.records for row in record.bounds.values() for key, pair in row.items()]
+    widths = {
+        key: max((pair[1] - pair[0] for name, pair in pairs if pair and name == key), default=0.0) for key in SEVEN
+    }
+    parts = [f"{LABELS[key]} {100 * width:.3f}" for key, width in widths.items() if width > 0]
+    return f"{group.label}: certified intervals of the values, widest in percent: {', '.join(parts)}." if parts else ""

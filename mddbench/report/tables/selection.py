@@ -1,4 +1,4 @@
-"""The selection gap: how much better a method looks if its epoch is chosen on the test set, as some do."""
+"""The selection gap: how much better a method looks if its epoch is chosen on the test set, as some papers do."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from mddbench.report.rows.groups import Group
 from mddbench.report.tables.table import DASH, Cell, Column, Row, Table
 from mddbench.runs.records import Record
 
-CRITERION = "p_auroc"
-"""By which UniAD's authors choose their epoch."""
+CRITERION = "p_auroc"  # the metric by which UniAD's authors choose their epoch
 
 
 def with_curves(groups: Sequence[Group]) -> list[Group]:
-    """The rows with a test curve, each with those of its records that have one."""
-    found = [Group(g.label, tuple(r for r in g.records if len(r.test_curve) > 1), g.differs) for g in groups]
-    return [group for group in found if group.records]
+    """Return the rows with a test curve, each with those of its records that have one."""
+    tested = [Group(g.label, tuple(r for r in g.records if len(r.test_curve) > 1), g.differs) for g in groups]
+    return [group for group in tested if group.records]
 
 
 def best_gap(record: Record, key: str) -> float:
-    """The metric's own best epoch on the test set minus its last one; NaN if it is not defined."""
+    """Return the metric at its own best epoch on the test set minus the last one; NaN if it is not defined."""
     values = [point.value(key) for point in record.test_curve]
     return max(values) - values[-1] if not any(map(math.isnan, values)) else math.nan
 
 
 def chosen_gap(record: Record, key: str) -> float:
-    """The metric at the epoch of the best CRITERION on the test set minus its last one; NaN if either is not defined."""
+    """Return the metric at the epoch with the best CRITERION on the test set minus the last one; NaN if not defined."""
     points = record.test_curve
     if any(math.isnan(point.value(CRITERION)) for point in points):
         return math.nan
@@ -36,23 +35,15 @@ def chosen_gap(record: Record, key: str) -> float:
 
 
 def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
-    """How much metrics gain if an epoch is chosen on the test set.
-
-    Args:
-        dataset: Its name, for the title.
-        groups: Rows with a test curve.
-
-    Returns:
-        A table with two rows a method: one epoch for all metrics, and each metric's own best epoch.
-    """
+    """Return two rows for each method: the gains at one chosen epoch, and at the best epoch of each metric."""
     rows = []
     for group in groups:
-        for words, gap in (
-            (f"one epoch, best {LABELS[CRITERION]}", chosen_gap),
-            ("each metric's best epoch", best_gap),
-        ):
+        choices = ((f"one epoch, best {LABELS[CRITERION]}", chosen_gap), ("each metric's best epoch", best_gap))
+        for words, gap in choices:
             gaps = [Cell(_shown([gap(record, key) for record in group.records])) for key in COLUMNS]
-            rows.append(Row(group.shown, (Cell(words), Cell(str(len(group.records)), len(group.records)), *gaps)))
+            rows.append(
+                Row(group.marked_label, (Cell(words), Cell(str(len(group.records)), len(group.records)), *gaps))
+            )
     looks = " or ".join(map(str, sorted({len(record.test_curve) for group in groups for record in group.records})))
     columns = (
         Column("Chosen on the test set", "chosen", "text"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from mddbench.report.rows.groups import PUBLISHED
 
-DASH = "–"
-"""Shown where there is no number."""
+DASH = "–"  # shown where there is no number
 PLUS_MINUS = " ± "
 Kind = Literal["text", "count", "percent", "cost"]
 Mark = Literal["", "best", "second"]
@@ -110,7 +109,7 @@ class Table:
     Attributes:
         title: What it shows.
         row_head: What a row is.
-        columns: Those behind the labels of the rows.
+        columns: The columns behind the labels of the rows.
         rows: In the order in which they are shown.
         notes: Lines below the table.
 
@@ -139,20 +138,14 @@ class Table:
         """True if a row says where it comes from."""
         return any(row.runs or row.source for row in self.rows)
 
-    def without(self, kind: Kind) -> Table:
-        """The table without the columns of a kind."""
-        keep = [number for number, column in enumerate(self.columns) if column.kind != kind]
-        rows = tuple(replace(row, cells=tuple(row.cells[number] for number in keep)) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[number] for number in keep), rows=rows)
-
 
 def one_line(text: str) -> str:
-    """Text from a record or a file without line breaks and control characters."""
+    """Return text from a record or a file without line breaks and control characters."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def percent(value: float, deviation: float = math.nan) -> str:
-    """A value in [0, 1] as a percentage with one decimal, with its standard deviation if that is not NaN."""
+    """Return a value in [0, 1] as a percentage with one decimal, and its standard deviation unless that is NaN."""
     if math.isnan(value):
         return DASH
     spread = "" if math.isnan(deviation) else f"{PLUS_MINUS}{100 * deviation:.1f}"
@@ -160,5 +153,5 @@ def percent(value: float, deviation: float = math.nan) -> str:
 
 
 def number(value: float) -> float | None:
-    """A number as a cell holds it: None for NaN."""
+    """Return a number as a cell holds it: None for NaN."""
     return None if math.isnan(value) else value

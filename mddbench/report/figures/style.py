@@ -1,0 +1,57 @@
+"""Sizes, colours and styles that all figures share."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+INK, ACCENT = "#3b6ea5", "#1b1b1b"
+WIDTH = 7.0  # of a page's text in inches; no figure is wider, so that its letters keep their size in print
+TICK, TEXT, KEY, HEAD = 7.0, 8.0, 7.5, 9.0  # points: tick labels, names of axes and panels, legends, titles
+DPI = 170
+LETTER, IN_LINES = 0.6, 0.56  # width of a letter per point: in a single word, and on average in a line of words
+COLOURS = ("#12355b", "#b5471b", "#74b058", "#e0b000", "#6a2c70", "#6c7a89")
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def series(number: int) -> dict[str, Any]:
+    """Return a line style. Six lines differ in colour, lightness and dashes, and 36 in colour and dashes."""
+    cycle, index = divmod(number, len(COLOURS))
+    return {"color": COLOURS[index], "linestyle": LINES[(index + cycle) % len(LINES)]}
+
+
+def marks(number: int) -> dict[str, Any]:
+    """Return a marker style. Six markers differ in colour, lightness and shape, and 36 in colour and shape."""
+    cycle, index = divmod(number, len(COLOURS))
+    return {"color": COLOURS[index], "marker": MARKERS[(index + 2 * cycle) % len(MARKERS)], "linestyle": "none"}
+
+
+def balanced(count: int, most: int) -> tuple[int, int]:
+    """Return the rows and columns of an even grid for `count` panels, with at most `most` columns.
+
+    >>> balanced(6, 5), balanced(30, 8)
+    ((2, 3), (4, 8))
+    """
+    rows = max(1, -(-count // most))
+    return rows, max(1, -(-count // rows))
+
+
+def folded(text: str, inches: float, size: float) -> str:
+    r"""Return a name in lines that fit a width, in letters of `size` points. Lines end between words if they can.
+
+    >>> folded("immunohistochemistry slide", 1.0, 7)
+    'immunohist-\nochemistry slide'
+    """
+    letters = max(4, int(inches * 72 / (LETTER * size)))
+    words = [piece for word in text.split() for piece in _pieces(word, letters)]
+    return "\n".join(textwrap.wrap(" ".join(words), letters, break_long_words=False, break_on_hyphens=False))
+
+
+def _pieces(word: str, letters: int) -> list[str]:
+    """The word, or as few pieces of even length as fit, with hyphens."""
+    if len(word) <= letters:
+        return [word]
+    step = -(-len(word) // -(-len(word) // (letters - 1)))
+    pieces = [word[start : start + step] for start in range(0, len(word), step)]
+    return [*(f"{piece}-" for piece in pieces[:-1]), pieces[-1]]

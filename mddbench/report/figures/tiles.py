@@ -1,0 +1,128 @@
+"""Image tiles: maps in colour, outlines of masks, and many tiles in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mddbench.runs.panels import Panel
+
+FALSE_ALARM = "normal"
+ROLES = {
+    "worst": "worst found defect",
+    FALSE_ALARM: "worst false alarm",
+    "typical": "typical defect",
+    "best": "best found defect",
+}
+"""Role of a panel -> its name, in the order in which the page shows them."""
+PALETTE = "inferno"
+Picture = NDArray[np.uint8]  # (H, W, 3) in colour, or (H, W)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The places of square tiles in one picture, in pixels.
+
+    Attributes:
+        side: Side of a tile.
+        gap: Space between two columns.
+        line: Space between two rows.
+        top: Space above the first row.
+    """
+
+    side: int
+    gap: int
+    line: int
+    top: int = 0
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Return the top and the left edge of a tile."""
+        return self.top + row * (self.side + self.line), column * (self.side + self.gap)
+
+    def centres(self, rows: int, columns: int) -> tuple[list[float], list[float]]:
+        """Return the vertical centres of rows, and the horizontal centres of columns."""
+        ys = [self.corner(row, 0)[0] + self.side / 2 for row in range(rows)]
+        return ys, [self.corner(0, column)[1] + self.side / 2 for column in range(columns)]
+
+    def joined(self, rows: Sequence[Sequence[Picture | None]], columns: int) -> Picture:
+        """Join pictures into one, each resized to a tile. A place without a picture stays white."""
+        height, width = self.corner(len(rows), columns)
+        whole = np.full((height - self.line, width - self.gap, 3), 255, dtype=np.uint8)
+        for row, pictures in enumerate(rows):
+            for column, picture in enumerate(pictures):
+                if picture is not None:
+                    top, left = self.corner(row, column)
+                    tile = resized(picture, self.side, self.side, "BILINEAR")
+                    whole[top : top + self.side, left : left + self.side] = tile
+        return whole
+
+
+def resized(picture: Picture, width: int, height: int, method: Literal["BILINEAR", "BOX"]) -> Picture:
+    """Resize a picture by a method of Pillow."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling[method]))
+
+
+def colour_limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Return the ends of one colour scale for all panels: the 1st and 99.9th percentile of their finite scores."""
+    values = np.concatenate([panel.map.astype(np.float32).reshape(-1) for panel in panels])
+    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1, dtype=np.float32)
+    low, high = np.percentile(values, [1.0, 99.9])
+    return float(low), float(high if high > low else low + 1.0)
+
+
+def colour_scale(panels: Sequence[Panel]) -> Any:
+    """Return one colour scale for all panels, as matplotlib uses it."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(*colour_limits(panels)), PALETTE)
+
+
+def coloured(panel: Panel, scale: Any) -> Picture:
+    """Draw the map of a panel in the colours of a scale."""
+    return np.asarray(scale.to_rgba(panel.map.astype(np.float32), bytes=True)[..., :3])
+
+
+def palette() -> Picture:
+    """Return all colours of a scale from low to high, (256, 3)."""
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[PALETTE](np.arange(256), bytes=True)[:, :3], dtype=np.uint8)
+
+
+def levels(panel: Panel, limits: tuple[float, float]) -> Picture:
+    """Return the level of each pixel of a map between the limits, from 0 to 255, as an index into the palette."""
+    low, high = limits
+    share = (panel.map.astype(np.float32) - low) / (high - low)
+    return np.asarray(np.round(255 * np.clip(share, 0.0, 1.0)), dtype=np.uint8)
+
+
+def ground_truth(panel: Panel) -> Picture:
+    """Draw the mask of a panel in white on black."""
+    return np.repeat(panel.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+
+
+def outline(mask: NDArray[np.bool_], inner: int, outer: int, diagonal: bool = False) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) whose distance from a mask (H, W) is above `inner`, from 1, and at most `outer`.
+
+    A diagonal neighbour has distance 1 if `diagonal`, else 2.
+    """
+    from scipy.ndimage import binary_dilation
+
+    neighbours = np.ones((3, 3), dtype=bool) if diagonal else None
+    near, far = (binary_dilation(mask, neighbours, iterations=pixels) for pixels in (inner, outer))
+    return np.asarray(far & ~near)
+
+
+def bare(axis: Any) -> None:
+    """Remove the grid, the ticks' lines and the frame of an axis."""
+    axis.grid(False)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
