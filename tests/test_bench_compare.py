@@ -109,8 +109,8 @@ def test_the_command_warns_and_does_not_fail(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_stored_ratios_are_of_benchmarks_that_are_there() -> None:
-    tests = "\n".join(file.read_text() for file in (ROOT / "tests" / "bench").glob("test_*.py"))
-    content = json.loads((ROOT / "tests" / "bench" / "ratios.json").read_text())
+    tests = "\n".join(file.read_text() for file in (ROOT / "benchmarks").glob("test_*.py"))
+    content = json.loads((ROOT / "benchmarks" / "ratios.json").read_text())
     assert len(content) >= 4
     for group in content.values():
         assert group["machine"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from mddbench.cli.entries import entries_from_folder
 from mddbench.report.build import build_report
-from mddbench.report.rows.entries import entries_from_folder
 from mddbench.runs.card import Setting
 from mddbench.runs.records import as_json, parse_record, read_record
 from support import ROOT, mddbench

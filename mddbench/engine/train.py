@@ -1,6 +1,6 @@
 """The training loop of all methods.
 
-It knows a method only by its named loss terms, and it sees only normal training images.
+It knows a method only through `Detector`, and it sees only normal training images.
 """
 
 from __future__ import annotations
@@ -165,19 +165,21 @@ class Trainer:
         return progress.history
 
     def _feature_cache(self, data: TrainingImages, reporter: Reporter) -> FeatureCache | None:
-        """Create a cache for the teacher's features; None if the method needs none or if they take too much memory."""
+        """Create a cache for the teacher's features; None if it is switched off, gains nothing, or takes too much memory."""
         room = self.conditions.feature_room
         if not self.detector.asks_teacher or not room or self.experiment.epochs == 1:
             return None
-        needed = len(data.images) * feature_bytes(self.detector, data, self.experiment.precision)
-        fits = needed <= room * GIB and needed <= free_room(self.device) / self.conditions.sharing
+        needed = len(data.images) * bytes_per_image(self.detector, data, self.experiment.precision)
+        free = free_room(self.device) / self.conditions.sharing
         subject = f"the teacher's features of {len(data.images)} images take {needed / GIB:.2f} GiB"
-        reporter.say(
-            f"{subject}: computed once"
-            if fits
-            else f"{subject}: computed in every epoch, there being room for {room:g} GiB (--feature-cache)"
-        )
-        return FeatureCache(self.detector.encoder, len(data.images), self.experiment.batch_size) if fits else None
+        if needed > room * GIB:
+            reporter.say(f"{subject}: computed in every epoch, there being room for {room:g} GiB (--feature-cache)")
+            return None
+        if needed > free:
+            reporter.say(f"{subject}: computed in every epoch, {free / GIB:.2f} GiB of memory being free")
+            return None
+        reporter.say(f"{subject}: computed once")
+        return FeatureCache(self.detector.encoder, len(data.images), self.experiment.batch_size)
 
     def _epoch(self, epoch: int, data: TrainingImages, task: Task, cache: FeatureCache | None) -> EpochLog:
         """Train one epoch, whose number counts from 0."""
@@ -189,8 +191,7 @@ class Trainer:
         images, factor = 0, 1.0
         order_seed = derived_seed(self.seed, "order", epoch)
         for index, batch in enumerate(epoch_batches(data, self.experiment, order_seed, self.device, cache)):
-            progress = (epoch * total + index) / (self.experiment.epochs * total)
-            factor = rate_factor(self.experiment.schedule, progress)
+            factor = rate_factor(self.experiment.schedule, (epoch * total + index) / (self.experiment.epochs * total))
             losses.add(self.step(batch, factor))
             images += len(batch.images)
             rate = images / (time.perf_counter() - started)
@@ -228,7 +229,10 @@ class Trainer:
         return progress
 
     def _demand_curve(self, every: int, progress: Progress) -> None:
-        """Raise InputError if a point of the test curve is missing, because its model no longer exists."""
+        """Raise InputError if a point of the test curve is missing, because its model no longer exists.
+
+        Points of epochs that are not wanted are dropped.
+        """
         wanted = {epoch for epoch in range(every, progress.epoch + 1, every) if epoch < self.experiment.epochs}
         measured = {point.epoch for point in progress.test_curve}
         progress.test_curve = [point for point in progress.test_curve if point.epoch in wanted]
@@ -239,8 +243,8 @@ class Trainer:
             )
 
 
-def feature_bytes(detector: Detector, data: TrainingImages, precision: str) -> int:
-    """Compute the bytes that the features of one image take.
+def bytes_per_image(detector: Detector, data: TrainingImages, precision: str) -> int:
+    """Compute the bytes that the teacher's features of one image take.
 
     Args:
         detector: The model with its frozen teacher.
@@ -256,7 +260,7 @@ def feature_bytes(detector: Detector, data: TrainingImages, precision: str) -> i
 
 
 def with_features(batch: Batch, detector: Detector, precision: str) -> Batch:
-    """Add the teacher's features to a batch, as a cache does.
+    """Add the teacher's features to a batch, as a cache does; for timing a step.
 
     Args:
         batch: Normal training images.

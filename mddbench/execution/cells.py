@@ -1,6 +1,6 @@
 """Cells. A cell is an experiment with a seed.
 
-This module defines when two cells are the same, and what the record of a cell contains.
+This module prepares a cell and makes its record. `protocol.py` defines when two cells are the same.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from mddbench.detector import load_method, method_settings
 from mddbench.engine.cost import inference_seconds, median_seconds, step_seconds
 from mddbench.engine.step import TrainingStep
-from mddbench.engine.train import TrainingImages, batches_per_epoch, epoch_batches, feature_bytes, with_features
+from mddbench.engine.train import TrainingImages, batches_per_epoch, bytes_per_image, epoch_batches, with_features
 from mddbench.execution.cells import Cell
 from mddbench.execution.plan import RunOptions, distinct_experiments, image_counts
 from mddbench.experiments.schema import Experiment
@@ -121,4 +121,4 @@ def _timed(experiment: Experiment, options: RunOptions) -> _Times:
         cached = with_features(batch, detector, experiment.precision)
         later = median_seconds(lambda: step_seconds(step, cached))
     inference = inference_seconds(detector.eval(), size, experiment.precision)
-    return _Times(first, later, inference, feature_bytes(detector, data, experiment.precision))
+    return _Times(first, later, inference, bytes_per_image(detector, data, experiment.precision))

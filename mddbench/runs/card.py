@@ -1,6 +1,7 @@
 """The protocol card of a cell: what a reader must know to compare two numbers.
 
-One field of the model is one edit: its role says what it decides, its place in the class where a table shows it.
+A field says by its role what it decides. Its place in the class is its place in a table.
+A new field should be set only for the cells that it concerns, because a field that is set changes their identity.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Opens an MLflow tracking store safely, searches it for the runs of this package, and reads their records.
 
+It also creates experiments, and corrects the addresses of artifacts after an output folder was moved.
+
 MLflow is imported only here, and only when a store is opened.
 """
 

@@ -1,4 +1,4 @@
-"""Logs cells to MLflow while they run."""
+"""Logs cells to MLflow: while they run, or from the record of a cell that ran elsewhere."""
 
 from __future__ import annotations
 
