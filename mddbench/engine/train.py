@@ -229,9 +229,14 @@ class Trainer:
         return progress
 
     def _demand_curve(self, every: int, progress: Progress) -> None:
-        """Raise InputError if a point of the test curve is missing, because its model no longer exists.
+        """Check that no point of the test curve is missing, and drop points of epochs that are not wanted.
 
-        Points of epochs that are not wanted are dropped.
+        Args:
+            every: Number of epochs between two points.
+            progress: The progress of the training so far.
+
+        Raises:
+            InputError: If a point is missing, because its model no longer exists.
         """
         wanted = {epoch for epoch in range(every, progress.epoch + 1, every) if epoch < self.experiment.epochs}
         measured = {point.epoch for point in progress.test_curve}
