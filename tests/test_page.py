@@ -156,7 +156,7 @@ def test_a_mean_stays_below_the_rest() -> None:
 
 
 def test_what_cannot_be_a_page() -> None:
-    with pytest.raises(ValueError, match="row 'r' has 1 cells, not 2"):
+    with pytest.raises(ValueError, match="row 'r' has 2 cells, not 3"):
         Table("t", "Method", heads("a", "b"), (Row("r", (*seeds(1), Cell("x"))),))
     for anchors in (("a", "a"), ("a b",), ("",)):
         with pytest.raises(ValueError, match="cannot be the anchor of a section"):
