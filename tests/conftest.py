@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
 from mddbench.seeding import use_deterministic_algorithms
 from support import REAL, REAL_IMAGE_LEVEL, Done, write_tree
+
+
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (4, 4), 255).save(file, "PNG")
+    return file.getvalue()
+
+
+EMPTY = {".png": _png(), ".pdf": b"%PDF-1.4"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,6 +32,26 @@ def _deterministic() -> None:
 def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MDDBENCH_CACHE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All figures are built, but rendered only in tests with the mark `renders`: rendering takes most of a report's time."""
+    if request.node.get_closest_marker("renders") is None:
+        from matplotlib.figure import Figure
+
+        monkeypatch.setattr(
+            Figure,
+            "savefig",
+            lambda _, file, **options: Path(file).write_bytes(EMPTY.get(Path(file).suffix, EMPTY[".png"])),
+        )
+
+
+@pytest.fixture(autouse=True)
+def _quick_costs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell times its inference once, but in the tests of costs."""
+    if request.module.__name__ != "test_cost":
+        monkeypatch.setattr("mddbench.engine.cost.MOST_SECONDS", 0.0)
 
 
 @pytest.fixture

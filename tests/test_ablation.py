@@ -288,6 +288,7 @@ def test_an_own_base_is_kept_beside_its_ablation(tmp_path: Path, monkeypatch: py
     assert said == []
 
 
+@pytest.mark.renders
 def test_a_report_draws_ablations_and_keeps_variants_out_of_the_main_table(items: Ablation, tmp_path: Path) -> None:
     logs = [
         EpochLog(

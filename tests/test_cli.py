@@ -259,6 +259,7 @@ def test_holding_out_reads_no_test_image(tree: Path, tmp_path: Path) -> None:
     assert len(fingerprints) == 2
 
 
+@pytest.mark.renders
 def test_an_ablation_of_ones_own(tree: Path, tmp_path: Path) -> None:
     base, out = own(tmp_path, "base", epochs="epochs: 1"), tmp_path / "out"
     file = tmp_path / "widths.yaml"

@@ -224,6 +224,7 @@ def curve(*values: float) -> list[CurvePoint]:
     ]
 
 
+@pytest.mark.renders
 def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
     looked = [
         one.model_copy(update={"test_curve": curve(*values)})

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from mddbench.metrics.names import SEVEN
 from mddbench.runs.records import read_record
 from support import mddbench
+
+pytestmark = pytest.mark.renders
 
 SHORT = ("--set", "epochs=4", "--set", "image_size=64")
 

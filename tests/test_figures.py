@@ -31,6 +31,8 @@ from mddbench.runs.evidence import Evidence
 from mddbench.runs.panels import Panel
 from support import record
 
+pytestmark = pytest.mark.renders
+
 POINTS = st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(1, 9).map(float)), max_size=8)
 
 

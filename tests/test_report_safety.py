@@ -333,6 +333,7 @@ ODD = [
 ]
 
 
+@pytest.mark.renders
 def test_no_record_that_is_taken_takes_a_report_away(tmp_path: Path) -> None:
     """Any value in any place of what is free: a record is refused in one line, or rendered with the others."""
     draw, taken = random.Random(0), 0
@@ -409,6 +410,7 @@ def test_markdown_holds_no_html_and_no_link(text: str) -> None:
     assert escaped("RD4AD > 127 & more") == "RD4AD > 127 & more"
 
 
+@pytest.mark.renders
 def test_names_beyond_any_font_are_told_apart_in_pictures(tmp_path: Path) -> None:
     """And nothing warns, which would be an error here."""
     values = record().metrics["bolt"]
@@ -422,6 +424,7 @@ def test_names_beyond_any_font_are_told_apart_in_pictures(tmp_path: Path) -> Non
     assert len(pictures) >= 3
 
 
+@pytest.mark.renders
 def test_a_sign_without_a_font_is_its_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from mddbench.report.figures import fonts
     from mddbench.report.figures.canvas import canvas, save

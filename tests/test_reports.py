@@ -35,6 +35,8 @@ from mddbench.runs.panels import Panel, load_panels, save_panels
 from mddbench.runs.records import as_json, parse_record, read_record, read_records, write_record
 from support import ROOT, needed, record
 
+pytestmark = pytest.mark.renders
+
 
 def test_a_record_survives_a_file(tmp_path: Path) -> None:
     write_record(record(), tmp_path / "a" / "r.json")

@@ -412,7 +412,7 @@ def test_a_checkpoint_of_another_device_leaves_the_optimiser_as_it_is_here(
     trainer = Trainer(rd4ad(encoder), experiment(epochs=2), 0, file)
     here = [group["fused"] for group in trainer.step.optimizer.param_groups]  # type: ignore[union-attr]
     trainer.run(data, QUIET)
-    assert [group["fused"] for group in trainer.optimizer.param_groups] == here  # type: ignore[union-attr]
+    assert [group["fused"] for group in trainer.step.optimizer.param_groups] == here  # type: ignore[union-attr]
 
 
 def test_a_shared_device_leaves_no_time_even_after_a_resume(

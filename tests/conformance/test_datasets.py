@@ -196,6 +196,7 @@ def test_a_file_that_says_what_there_is_belongs_to_the_fingerprint(name: str, ro
     assert open_dataset(name, root, tmp_path / "cache", 32, QUIET).fingerprint != before
 
 
+@pytest.mark.renders
 @pytest.mark.parametrize("name", ["visa"])
 def test_the_commands(name: str, tmp_path: Path) -> None:
     made = mddbench("data", "fabricate", name, tmp_path / "root")

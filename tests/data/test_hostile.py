@@ -446,6 +446,7 @@ def test_names_that_would_move_the_cursor_are_spelt_out(tmp_path: Path) -> None:
     assert "is not printable text" in ran.stderr
 
 
+@pytest.mark.renders
 def test_what_a_faulty_tree_has_is_shown(tree: Path, tmp_path: Path) -> None:
     (tree / "nut" / "ground_truth" / "spot" / "001_mask.png").unlink()
     out = ("--out", tmp_path / "out")
