@@ -251,6 +251,7 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
     assert "+15.0 [" in (tmp_path / "mini/differences.md").read_text()
 
 
+@pytest.mark.renders
 def test_a_metric_that_is_not_defined_has_no_gap(tmp_path: Path) -> None:
     points = [point.model_copy(update={"metrics": {**point.metrics, "aupro": None}}) for point in curve(0.1, 0.2)]
     looked = [BETTER[0].model_copy(update={"test_curve": points})]

@@ -298,7 +298,7 @@ def test_what_is_deleted_under_a_run_is_told_in_a_line(
     assert "Traceback" not in ran.err
     if what == "mlflow.db":
         assert f"its record is kept in {cell(out)}" in lines[0]
-        again = mddbench("run", file, "--data-root", tree, "--out", out, "--no-report")
+        again = mddbench_process("run", file, "--data-root", tree, "--out", out, "--no-report")
         assert again.returncode == 0, again.stderr
         code = "import sys; from mddbench.runs.store import MlflowStore; store = MlflowStore(*sys.argv[1:], None)"
         count = f"{code}; print(len(list(store.records())))"

@@ -139,6 +139,7 @@ def test_a_finished_cell_is_skipped(ran: Ran) -> None:
     assert len(cells(MlflowStore(ran.uri, None))) == 1
 
 
+@pytest.mark.renders
 def test_reports_come_from_the_server(ran: Ran, tmp_path: Path, command: Command) -> None:
     report = command("report", "--tracking-uri", ran.uri, "--to", tmp_path / "report")
     assert report.status == 0, report.err
