@@ -29,11 +29,11 @@ NO_CATEGORY = (
     "it says `wants_test_labels`, so it needs anomaly_maps_of(images, category); the category is an argument, and "
     "`told_category` is gone"
 )
-Settings = TypeVar("Settings", bound=Strict, default=Any)
+MethodSettings = TypeVar("MethodSettings", bound=Strict, default=Any)
 """The settings of a method."""
 
 
-class Detector(nn.Module, ABC, Generic[Settings]):
+class Detector(nn.Module, ABC, Generic[MethodSettings]):
     """A method that learns from normal images and scores every pixel of an image. Higher scores are more anomalous.
 
     A step of a method may leave something for a later step only in parameters and buffers.
@@ -76,7 +76,7 @@ class Detector(nn.Module, ABC, Generic[Settings]):
             if get_origin(base) is Detector and isinstance(get_args(base)[0], type):
                 cls.Settings = get_args(base)[0]
 
-    def __init__(self, encoder: FrozenEncoder, settings: Settings, categories: int) -> None:
+    def __init__(self, encoder: FrozenEncoder, settings: MethodSettings, categories: int) -> None:
         """Create an untrained detector.
 
         A subclass raises InputError if the encoder does not suit the method.
@@ -160,7 +160,7 @@ class Detector(nn.Module, ABC, Generic[Settings]):
         return {}
 
     @classmethod
-    def training_settings(cls, settings: Settings) -> dict[str, Any]:
+    def training_settings(cls, settings: MethodSettings) -> dict[str, Any]:
         """Return the settings that training depends on. Cells that agree in them share one trained model.
 
         Args:
@@ -173,7 +173,7 @@ class Detector(nn.Module, ABC, Generic[Settings]):
         return values
 
     @classmethod
-    def wants_textures(cls, settings: Settings) -> bool:  # noqa: ARG003
+    def wants_textures(cls, settings: MethodSettings) -> bool:  # noqa: ARG003
         """Return True if the method needs `Batch.textures` with these settings.
 
         Args:

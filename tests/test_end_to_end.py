@@ -12,11 +12,10 @@ from mddbench.metrics.names import SEVEN
 from mddbench.runs.records import read_record
 from support import mddbench
 
-pytestmark = pytest.mark.renders
-
-SHORT = ("--set", "epochs=4", "--set", "image_size=64")
+SHORT = ("--set", "epochs=3", "--set", "image_size=64")
 
 
+@pytest.mark.renders
 def test_run_all_on_the_embedded_dataset(fresh_store: Callable[[str], Path]) -> None:
     out = fresh_store("out")
     ran = mddbench("run", "--all", "--out", out, *SHORT)

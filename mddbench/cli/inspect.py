@@ -53,8 +53,8 @@ def check(as_json: Json = False, plugins: Plugins = None) -> None:
     if as_json:
         print(json.dumps({"checked": len(jobs), "faults": faults}, indent=1))
     else:
-        for fault in faults:
-            print(fault)
+        for line in faults:
+            print(line)
         print(f"{len(jobs)} files checked, {len(faults)} at fault", file=sys.stderr)
     if faults:
         raise typer.Exit(1)

@@ -77,7 +77,11 @@ def _setting_of_old_records(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text, *remarks = value.split(", ")
-    for models, start in (("unified", "one model for "), ("separate", "a separate model for each of ")):
+    starts: tuple[tuple[Literal["unified", "separate"], str], ...] = (
+        ("unified", "one model for "),
+        ("separate", "a separate model for each of "),
+    )
+    for models, start in starts:
         count = text.removeprefix(start).removesuffix(" categories")
         if text.startswith(start) and count.isdigit():
             flags = {"held_out": "held out" in remarks, "fabricated": "fabricated images" in remarks}

@@ -28,7 +28,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def detector(planted: Dataset, encoder: FrozenEncoder, tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    experiment = load_experiment("mini/mddnet", {"epochs": 24})
+    experiment = load_experiment("mini/mddnet", {"epochs": 14})
     method = load_method("mddnet")
     seed_everything(0)
     found = method(encoder, method_settings(method, experiment.settings, "test"), len(planted.categories))
