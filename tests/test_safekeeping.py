@@ -22,7 +22,7 @@ from mddbench.execution.fit import Fit
 from mddbench.execution.runner import finish_replacing, replacement_folder
 from mddbench.runs.records import Record, read_record
 from mddbench.runs.store import MlflowStore
-from support import YAML, Done, mddbench, mddbench_process
+from support import YAML, Done, mddbench_process
 
 Make = Callable[[str], Path]
 Command = Callable[..., Done]
