@@ -15,6 +15,7 @@ from PIL import Image
 from mddbench.data.dataset import load_source, open_dataset, read_dataset
 from mddbench.data.samples import SecondHand
 from mddbench.execution.holdout import hold_out
+from mddbench.execution.protocol import all_settings
 from mddbench.metrics import conventions
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.names import LABELS, PIXEL_LEVEL
@@ -95,6 +96,20 @@ def dataset_table() -> str:
         ]
         lines.append(f"| `{name}` | {source.description} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def settings_page() -> str:
+    """All settings with their defaults and meanings, as `mddbench list settings` prints them."""
+    lines = [
+        "# Settings",
+        "",
+        "What a YAML file of an experiment and `--set` may say. `mddbench list settings` prints the same.",
+    ]
+    for owner, settings in all_settings().items():
+        lines += ["", f"## {owner if owner.startswith('every') else f'`{owner}`'}", ""]
+        lines += ["| setting | default | meaning |", "|:--|:--|:--|"]
+        lines += [f"| `{name}` | {f'`{default}`' if default else ''} | {text} |" for name, default, text in settings]
+    return "\n".join(lines) + "\n"
 
 
 def fill(page: Path, begin: str, table: str) -> None:
@@ -179,6 +194,7 @@ def main() -> None:
     """Write all of it."""
     fill(DOCS / "metrics.md", BEGIN, as_markdown(table()))
     fill(DOCS / "datasets.md", OF_DATASETS, dataset_table())
+    (DOCS / "settings.md").write_text(settings_page(), encoding="utf-8")
     draw_mini(DOCS / "pictures" / "mini.png")
     draw(DOCS / "pictures" / "pro.png")
     draw_synthesis(DOCS / "pictures" / "synthesis.png")

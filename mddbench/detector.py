@@ -73,8 +73,15 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         """Take the class of the settings from the base class `Detector[MySettings]`."""
         super().__init_subclass__(**options)
         for base in cls.__dict__.get("__orig_bases__", ()):
-            if get_origin(base) is Detector and isinstance(get_args(base)[0], type):
-                cls.Settings = get_args(base)[0]
+            origin = get_origin(base)
+            settings = [each for each in get_args(base) if isinstance(each, type) and issubclass(each, Strict)]
+            if (
+                isinstance(origin, type)
+                and issubclass(origin, Detector)
+                and settings
+                and "Settings" not in cls.__dict__
+            ):
+                cls.Settings = settings[0]
 
     def __init__(self, encoder: FrozenEncoder, settings: MethodSettings, categories: int) -> None:
         """Create an untrained detector.
@@ -254,8 +261,8 @@ def load_method(name: str) -> type[Detector]:
         The class.
 
     Raises:
-        InputError: If the name is unknown, the file has no or several detectors, the label is unfit, or a method that
-            wants the category of test images does not take it.
+        InputError: If the name is unknown, the file has no or several detectors, the label is unfit, or it
+            has no settings.
     """
     module = load_module(name, METHODS)
     if hasattr(module, "__path__"):
@@ -272,9 +279,10 @@ def load_method(name: str) -> type[Detector]:
     label = detectors[0].label
     if not 1 <= len(label) <= LONGEST_LABEL:
         raise InputError(f"'{name}': its label has {len(label)} letters, expected 1 to {LONGEST_LABEL}: {label[:80]!r}")
-    wants_labels = detectors[0].wants_test_labels is not Detector.wants_test_labels
-    if wants_labels and detectors[0].anomaly_maps_of is Detector.anomaly_maps_of:
-        raise InputError(f"'{name}': {NO_CATEGORY}")
+    if not hasattr(detectors[0], "Settings"):
+        raise InputError(
+            f"'{name}': its settings are not known; write `class {detectors[0].__name__}(Detector[MySettings])`"
+        )
     return detectors[0]
 
 

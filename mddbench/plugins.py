@@ -7,6 +7,7 @@ Such packages name their modules in the entry point groups `mddbench.methods` an
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
@@ -23,6 +24,9 @@ FOLDERS = {"methods": "mddbench.baselines", "datasets": "mddbench.data.datasets"
 
 The third folder, `experiments`, is read in its place.
 """
+
+RENAMED = {"Below": "ImageFolder", "Collected": "SplitFile", "Kind": "SplitName"}
+"""Names that plug-ins imported once, and what they are now."""
 
 _added_folders: list[Path] = []
 
@@ -131,22 +135,24 @@ def load_module(name: str, packages: tuple[str, ...]) -> ModuleType:
         return import_module(module_name)
     except InputError:
         raise
-    except ImportError as fault:
-        hint = _hint(fault.name or "", packages)
-        raise InputError(
-            f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {fault}{hint}"
-        ) from fault
     except Exception as fault:  # the file of a plug-in may raise anything
         text = str(fault).splitlines()[0] if str(fault) else "no message"
-        raise InputError(f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {text}") from fault
+        hint = _hint(fault, packages) if isinstance(fault, ImportError) else ""
+        raise InputError(
+            f"'{name}' ({module_name}) cannot be imported: {type(fault).__name__}: {text}{hint}"
+        ) from fault
 
 
-def _hint(missing: str, packages: tuple[str, ...]) -> str:
-    """What the author of a plug-in can do where a module of ours, or a name in it, is not there."""
-    if not missing.startswith("mddbench."):
+def _hint(fault: ImportError, packages: tuple[str, ...]) -> str:
+    """What the author of a plug-in can do if it imports a module or a name of this package that has moved."""
+    name = re.search(r"cannot import name '(\w+)'", str(fault))
+    if name and name[1] in RENAMED:
+        return f"; '{name[1]}' is '{RENAMED[name[1]]}' now"
+    api, module = f"mddbench.plugin_api.{'methods' if packages == METHODS else 'datasets'}", fault.name or ""
+    own = module.startswith(("mddbench.plugin_api", *FOLDERS.values()))
+    if own or module.partition(".")[0] != "mddbench":
         return ""
-    kind = "methods" if packages == METHODS else "datasets"
-    return f"; write 'from mddbench.plugin_api.{kind} import ...', which holds what a plug-in needs and stays"
+    return f"; write 'from {api} import ...', which holds what a plug-in needs and stays"
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

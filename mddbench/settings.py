@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -93,16 +93,55 @@ def _first_fault(model: type[BaseModel], fault: ValidationError) -> str:
         return f"unknown key '{name}'{hint}"
     if error["type"] == "missing":
         return f"'{name}' is missing"
-    return f"'{name}' is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    reason = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    meaning = _meaning_of(model, location)
+    return f"'{name}' is {error['input']!r}: {reason}{f'; it means: {meaning}' if meaning else ''}"
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
     """List the fields of the model that lies at a location within another model."""
     for field in location:
-        annotation = model.model_fields[field].annotation if field in model.model_fields else None
-        candidates = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        model = next((kind for kind in candidates if issubclass(kind, BaseModel)), model)
+        model = _inner_model(model, field) or model
     return list(model.model_fields)
+
+
+def _inner_model(model: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """The class of a field that is a model itself; None for any other field."""
+    annotation = model.model_fields[field].annotation if field in model.model_fields else None
+    candidates = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return next((kind for kind in candidates if issubclass(kind, BaseModel)), None)
+
+
+def _meaning_of(model: type[BaseModel], location: list[str]) -> str:
+    """The description of the innermost described field at a location; empty if there is none."""
+    meaning = ""
+    for field in location:
+        if field not in model.model_fields:
+            break
+        meaning = model.model_fields[field].description or meaning
+        model = _inner_model(model, field) or model
+    return meaning.removesuffix(".")
+
+
+def described(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """List the settings of a model, with those of the models in it.
+
+    Args:
+        model: The class of the model.
+        prefix: Begins each name.
+
+    Yields:
+        Name as `--set` takes it, default as YAML has it (empty if there is none), and description.
+    """
+    for name, field in model.model_fields.items():
+        inner = _inner_model(model, name)
+        if inner is not None and field.default is not None:
+            yield from described(inner, f"{prefix}{name}.")
+        else:
+            default = (
+                "" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
+            )
+            yield f"{prefix}{name}", default, field.description or ""
 
 
 def packaged(folder: str) -> Path:

@@ -42,6 +42,7 @@ def runs(out: Path) -> list[Any]:
     return MlflowStore(f"sqlite:///{out / 'mlflow.db'}", None).search("tags.`mddbench.kind` = 'cell'")
 
 
+@pytest.mark.renders
 def test_a_run_from_beginning_to_end(tree: Path, tmp_path: Path, fresh_store: Make) -> None:
     out, file = fresh_store("out"), own(tmp_path, "own")
     ran = mddbench("run", file, "--data-root", tree, "--out", out)

@@ -33,7 +33,7 @@ def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
     [
         ("epochs: 3", "epoch: 3", "unknown key 'epoch' (did you mean 'epochs'?)"),
         ("epochs: 3", "", "'epochs' is missing"),
-        ("epochs: 3", "epochs: 0", "'epochs' is 0: input should be greater than or equal to 1"),
+        ("epochs: 3", "epochs: 0", "'epochs' is 0: input should be greater than or equal to 1; it means: "),
         ("epochs: 3", "epochs: three", "'epochs' is 'three': input should be a valid integer"),
         ("epochs: 3", "epochs: 3\nepochs: 4", "line 7: not valid YAML ('epochs' is given twice)"),
         ("lr: 0.005", "rl: 0.005", "unknown key 'optimizer.rl'"),

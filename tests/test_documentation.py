@@ -25,6 +25,14 @@ def test_the_table_of_conventions_follows_from_the_code() -> None:
         assert list(map(float, number.findall(old))) == pytest.approx(list(map(float, number.findall(new))), abs=0.02)
 
 
+def test_the_page_of_settings_follows_from_the_code() -> None:
+    draw = runpy.run_path(str(ROOT / "docs" / "draw.py"))
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == draw["settings_page"](), "run: python docs/draw.py"
+    for line in page.splitlines():
+        assert not line.endswith("|  |"), f"a setting without a meaning: {line}"
+
+
 def test_the_table_of_datasets_follows_from_the_code() -> None:
     draw = runpy.run_path(str(ROOT / "docs" / "draw.py"))
     page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")

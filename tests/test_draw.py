@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from page_examples import panel
+from test_figures import evidence
 
 from mddbench.cli.entries import loaded_once
 from mddbench.errors import InputError
+from mddbench.experiments.ablation import all_ablations
 from mddbench.progress import SilentReporter, reporter
 from mddbench.report.build import build_report
 from mddbench.report.figures.draw import draw_all
 from mddbench.report.rows.entries import Entry
 from mddbench.report.write import write_report
 from mddbench.runs.panels import Panel
-from support import overflow, record
+from mddbench.runs.records import read_record
+from support import ROOT, overflow, record
 
 
 def test_what_a_run_kept_is_loaded_once() -> None:
@@ -41,6 +45,28 @@ def test_what_an_earlier_report_drew_is_gone_where_a_picture_fails(tmp_path: Pat
         (tmp_path / f"0{suffix}").touch()
     draw_all({Path("0.png"): overflow}, tmp_path, SilentReporter())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.renders
+def test_all_kinds_of_figures_are_drawn(tmp_path: Path) -> None:
+    """Of committed records with an ablation, and panels and curves beside them."""
+    kept = [
+        Entry(
+            record,
+            lambda: tuple(
+                panel(category, role) for category in ("bolt", "gear") for role in ("best", "typical", "normal")
+            ),
+            file.name,
+            lambda: (evidence("bolt"), evidence("gear")),
+        )
+        for file in sorted((ROOT / "results" / "mini").glob("*-seed0*.json"))
+        for record in [read_record(file)]
+        if "ablation" not in record.experiment or "fusion" in record.experiment
+    ]
+    report = build_report(kept, all_ablations(ROOT / "results", [], print))
+    _, pictures = write_report(report, tmp_path)
+    assert len(pictures) == len(report.pictures)
+    assert {name.stem.partition("-")[0] for name in report.pictures} >= {"ablation", "gallery", "scores", "curves"}
 
 
 def test_what_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:

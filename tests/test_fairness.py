@@ -23,7 +23,7 @@ from mddbench.execution.runner import Runner
 from mddbench.experiments.catalogue import load_experiment, load_protocol, load_suite
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
-from mddbench.runs.card import CARD_FIELDS
+from mddbench.runs.card import CARD_FIELDS, Role
 from mddbench.runs.records import Record, read_record
 from mddbench.runs.store import MlflowStore
 from mddbench.runs.tracking import NoTracker
@@ -85,6 +85,7 @@ def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:
     own = {key for key in cards[0] if len({json.dumps(card[key]) for card in cards}) > 1}
     assert own | {"method_version"} == OF_THE_RECIPE  # versions may happen to be equal
     assert set(CARD_FIELDS) == set(cards[0]) | OF_SOME_CARDS
+    assert {name for name, field in CARD_FIELDS.items() if field.role is Role.TASK} <= set(cards[0])
 
 
 @pytest.mark.parametrize("dataset", ["mini", "folder", "mvtec", "visa", "real_iad", "uni_medical"])

@@ -32,6 +32,7 @@ def test_a_record_of_an_earlier_version_loads_with_all_that_it_says(file: Path) 
         "fabricated": False,
     }
     assert content["card"].pop("setting") == "one model for 8 categories"
+    assert (content.pop("record_version"), written["record_version"]) == (1, 2)
     for name, value in content.items():
         assert holds(written[name], value), name
     assert parse_record(as_json(record), "again") == record

@@ -208,6 +208,8 @@ def test_a_known_experiment_is_not_replaced(folder: Path) -> None:
             METHOD.replace("mddbench.plugin_api.methods", "mddbench.config"),
             "write 'from mddbench.plugin_api.methods import",
         ),
+        ("datasets/bar.py", "from mddbench.data.splits import Below", "'Below' is 'ImageFolder' now"),
+        ("datasets/bar.py", "from mddbench.plugin_api.datasets import Nothing", "cannot import name 'Nothing'"),
         ("datasets/bar.py", "import mddbench.nowhere", "write 'from mddbench.plugin_api.datasets import"),
         ("methods/foo.py", "def broken(:", "'foo' (mddbench.baselines.foo) cannot be imported: SyntaxError"),
         (

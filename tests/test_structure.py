@@ -99,6 +99,10 @@ def test_the_oldest_versions_are_those_that_are_promised() -> None:
     [
         ("import mddbench.cli.main", ("torch", "mlflow", "timm", "pandas", "matplotlib", "numpy")),
         ("import mddbench.report.build", ("torch", "mlflow", "timm")),
+        (
+            "import mddbench.report.write, mddbench.verdicts.verify, mddbench.verdicts.regress",
+            ("torch", "mlflow", "timm"),
+        ),
         ("import mddbench.runs.tracking", ("torch", "mlflow")),
     ],
 )

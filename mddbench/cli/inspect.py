@@ -16,19 +16,27 @@ from mddbench.errors import InputError
 from mddbench.plugins import nearest
 
 KINDS = ("methods", "datasets", "experiments", "ablations", "suites", "tables")
+SETTINGS = "settings"
 
 
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="methods, datasets, experiments, ablations, suites or tables; all if not given.")
+        str,
+        typer.Argument(
+            help="methods, datasets, experiments, ablations, suites or tables (all if not given); or settings."
+        ),
     ] = "",
     as_json: Json = False,
     plugins: Plugins = None,
 ) -> None:
-    """List methods, datasets, experiments, ablations, suites and tables."""
+    """List methods, datasets, experiments, ablations, suites and tables; or all settings, with defaults and meanings."""
     add_plugins(plugins)
-    if kind and kind not in KINDS:
-        raise InputError(f"list {kind}: unknown{nearest(kind, KINDS)}; expected one of {', '.join(KINDS)}")
+    if kind == SETTINGS:
+        _print_settings(as_json)
+        return
+    kinds = (*KINDS, SETTINGS)
+    if kind and kind not in kinds:
+        raise InputError(f"list {kind}: unknown{nearest(kind, kinds)}; expected one of {', '.join(kinds)}")
     names = {listed: _names(listed) for listed in ([kind] if kind else KINDS)}
     if as_json:
         print(json.dumps(names if not kind else names[kind], indent=1))
@@ -38,6 +46,24 @@ def list_names(
             print(f"{heading}:")
         for name in members:
             print(name if kind else f"  {name}")
+
+
+def _print_settings(as_json: bool) -> None:
+    """The settings of all experiments, then those of each method."""
+    from mddbench.execution.protocol import all_settings
+
+    tables = all_settings()
+    if as_json:
+        rows = {
+            owner: [{"name": name, "default": default, "description": text} for name, default, text in settings]
+            for owner, settings in tables.items()
+        }
+        print(json.dumps(rows, indent=1))
+        return
+    for owner, settings in tables.items():
+        print(f"{owner}:")
+        for name, default, text in settings:
+            print(f"  {name}{f' = {default}' if default else ''}\n      {text}")
 
 
 def check(as_json: Json = False, plugins: Plugins = None) -> None:

@@ -10,6 +10,7 @@ from mddbench.data.counts import Comparison, compare, expected_counts
 from mddbench.data.files import file_faults, leads_out, names_alike
 from mddbench.data.names import is_text, shown
 from mddbench.data.samples import DatasetSource, Tree
+from mddbench.metrics.names import MEAN
 
 LONGEST = 200
 """The longest name of a category, in bytes.
@@ -63,7 +64,7 @@ def _printable(lines: Iterable[str]) -> tuple[str, ...]:
 def _name_faults(tree: Tree) -> Iterator[str]:
     """Categories that cannot be keys of tables and names of files, and kinds of defects that cannot be printed."""
     for category in tree.categories:
-        if category == "mean":
+        if category == MEAN:
             yield f"{tree.root / category}: 'mean' is what the mean over categories is called; rename the category"
         elif (size := len(category.encode(errors="replace"))) > LONGEST:
             yield (

@@ -19,7 +19,7 @@ from mddbench.detector import Detector
 from mddbench.engine.device import autocast
 from mddbench.errors import CellError
 from mddbench.metrics.bootstrap import confidence
-from mddbench.metrics.names import ITEM, Engine
+from mddbench.metrics.names import ITEM, MEAN, Engine
 from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
 from mddbench.progress import WARNING, Reporter
 from mddbench.runs.evidence import Evidence, evidence_of
@@ -104,7 +104,7 @@ def evaluate(
     metrics = {category: each.metrics for category, each in results.items()}
     replicates = {category: each.replicates for category, each in results.items() if each.replicates}
     return Evaluation(
-        metrics={"mean": mean_over_categories(metrics), **metrics},
+        metrics={MEAN: mean_over_categories(metrics), **metrics},
         panels=tuple(panel for each in results.values() for panel in each.panels),
         evidence=tuple(each.evidence for each in results.values()),
         metric_seconds=sum(each.metric_seconds for each in results.values()),

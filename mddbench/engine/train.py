@@ -22,7 +22,7 @@ from mddbench.engine.checkpoint import Checkpoint, Progress
 from mddbench.engine.device import autocast
 from mddbench.engine.loss_watch import LossWatch
 from mddbench.engine.optimizer import rate_factor
-from mddbench.engine.step import TrainingStep, for_method
+from mddbench.engine.step import TrainingStep
 from mddbench.errors import CellError, InputError
 from mddbench.experiments.schema import Experiment
 from mddbench.nn.feature_cache import GIB, FeatureCache, features_bytes, free_room
@@ -118,10 +118,9 @@ class Trainer:
             conditions: Conditions of the training.
         """
         self.detector, self.seed, self.conditions = detector, seed, conditions
-        self.experiment = for_method(experiment, type(detector))
+        self.step = TrainingStep(detector, experiment, conditions.compiled)
+        self.experiment, self.device = self.step.experiment, self.step.device
         self.checkpoint, self.progress = Checkpoint(checkpoint), Progress()
-        self.step = TrainingStep(detector, self.experiment, conditions.compiled)
-        self.device = self.step.device
 
     def run(
         self,

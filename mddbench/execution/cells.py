@@ -14,7 +14,7 @@ from mddbench.detector import Detector
 from mddbench.engine.compiling import COMPILING_PAYS
 from mddbench.engine.cost import TIMES, peak_memory, size_and_speed, training_speed
 from mddbench.engine.evaluate import Evaluation
-from mddbench.execution.protocol import fewest_steps, identities, protocol_card, resolved_settings
+from mddbench.execution.protocol import fewest_steps, identities, protocol_card, resolved_settings, training_settings
 from mddbench.experiments.ablation import is_ablation
 from mddbench.experiments.schema import Experiment
 from mddbench.runs import records
@@ -95,8 +95,7 @@ class Prepared:
     def training_identity(self) -> str:
         """Hash over all that decides the trained weights. Cells that differ only in their evaluation share it."""
         card = self.card.decisive(training_only=True)
-        method_settings = self.detector.training_settings(self.detector.settings)
-        settings = {**self.settings, "settings": method_settings, "metrics": None}
+        settings = training_settings(self.settings, type(self.detector), self.detector.settings)
         return identities(settings, card, self.detector.version, self.cell.seed, self.dataset.fingerprint)[0]
 
     @property

@@ -20,6 +20,7 @@ from mddbench.errors import CellError, InputError
 from mddbench.execution.cells import Prepared
 from mddbench.execution.plan import RunOptions, build_detector
 from mddbench.execution.protocol import metric_engine
+from mddbench.metrics.names import MEAN
 from mddbench.nn.weights import digest
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.runs.maps import MAPS, MapKeeper
@@ -181,7 +182,7 @@ class Fit:
         cell, dataset = self.prepared.cell, self.prepared.dataset
         options = EvaluationOptions(metric_engine(cell.experiment, dataset))
         evaluation = evaluate(self.prepared.detector, dataset, cell.experiment.precision, SilentReporter(), options)
-        return CurvePoint(epoch=epoch, metrics=nullable(evaluation.metrics)["mean"])
+        return CurvePoint(epoch=epoch, metrics=nullable(evaluation.metrics)[MEAN])
 
     def _trainer(self, detector: Detector, model: str) -> Trainer:
         cell, options = self.prepared.cell, self.options

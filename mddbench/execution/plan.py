@@ -13,7 +13,7 @@ from mddbench.data.check import read_source
 from mddbench.data.dataset import Dataset, load_source, open_dataset, root_of
 from mddbench.data.own import mark_own
 from mddbench.data.textures import open_textures
-from mddbench.detector import NO_LOSS, ONLY_COLLECTS, Detector, load_method, method_settings
+from mddbench.detector import NO_CATEGORY, NO_LOSS, ONLY_COLLECTS, Detector, load_method, method_settings
 from mddbench.engine.device import autocast
 from mddbench.engine.evaluate import BATCH_SIZE
 from mddbench.engine.foreign import ALL_CATEGORIES, OPTION, load_authors_models
@@ -24,7 +24,7 @@ from mddbench.engine.train import FEATURE_ROOM
 from mddbench.errors import InputError
 from mddbench.execution.cells import Cell
 from mddbench.execution.holdout import hold_out
-from mddbench.execution.protocol import resolved_settings
+from mddbench.execution.protocol import protocol_card, resolved_settings, training_settings
 from mddbench.experiments.ablation import expand, is_ablation, load_ablation
 from mddbench.experiments.catalogue import load_experiment, load_suite
 from mddbench.experiments.schema import Experiment
@@ -185,8 +185,7 @@ def _textured(experiments: list[Experiment]) -> set[int]:
 def training_key(cell: Cell) -> str:
     """Return a text that is equal for the cells of a plan that share a trained model."""
     method, settings = _method(cell.experiment)
-    resolved = resolved_settings(cell.experiment, settings)
-    resolved |= {"settings": method.training_settings(settings), "metrics": None}
+    resolved = training_settings(resolved_settings(cell.experiment, settings), method, settings)
     return json.dumps([cell.experiment.setting, cell.seed, resolved], sort_keys=True)
 
 
@@ -291,6 +290,7 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
     purpose = f"a batch of {full} images of {side}x{side} pixels"
     try:
         detector = build_detector(experiment, dataset, options, experiment.seeds[0])
+        protocol_card(experiment, detector, dataset)
         demand_memory(bytes_of_batch(detector.encoder, full, side), options.device, experiment.name, purpose)
         evaluating = f"evaluating {min(BATCH_SIZE, len(dataset.test))} images of {side}x{side} pixels at once"
         needed = bytes_of_batch(detector.encoder, min(BATCH_SIZE, len(dataset.test)), side)
@@ -303,10 +303,13 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
                     _one_step(detector, Batch(images, categories, images), experiment)
             if not detector.single_pass:  # such a method cannot score before it has seen all its images
                 detector.eval()
+                by_category = detector.wants_test_labels
+                if by_category and type(detector).anomaly_maps_of is Detector.anomaly_maps_of:
+                    raise InputError(f"{experiment.method}: {NO_CATEGORY}")
                 first = images[:1]
-                told = detector.wants_test_labels
-                detector.image_scores(detector.anomaly_maps_of(first, 0) if told else detector.anomaly_maps(first))
-    except (RuntimeError, ValueError, AssertionError, MemoryError) as fault:
+                maps = detector.anomaly_maps_of(first, 0) if by_category else detector.anomaly_maps(first)
+                detector.image_scores(maps)
+    except (RuntimeError, ValueError, AssertionError, AttributeError, MemoryError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None
     demand_memory(saved.bytes * full // len(images), options.device, experiment.name, purpose)

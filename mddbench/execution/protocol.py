@@ -7,17 +7,21 @@ import json
 from collections import Counter
 from typing import Any
 
+from pydantic import ValidationError
+
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION
-from mddbench.detector import Detector
+from mddbench.detector import Detector, load_method
 from mddbench.engine.evaluate import choose_engine
 from mddbench.engine.foreign import TRAINING_FIELDS, UNKNOWN
 from mddbench.engine.train import batches_per_epoch
+from mddbench.errors import InputError
 from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
+from mddbench.plugins import METHODS, modules
 from mddbench.runs.card import UPPER_BOUND, ProtocolCard, Setting
-from mddbench.settings import Strict
+from mddbench.settings import Strict, described
 
 
 def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> ProtocolCard:
@@ -30,6 +34,9 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
 
     Returns:
         The card. It has the same fields for every method. A field that applies to few cells is set only for them.
+
+    Raises:
+        InputError: If a text or number that the method gives does not fit: its version, say.
     """
     encoder, single_pass = detector.encoder, detector.single_pass
     optional = {
@@ -37,7 +44,7 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         "network": detector.network,
         "learned_weights": detector.learned_from,
     }
-    card = ProtocolCard(
+    fields: dict[str, Any] = dict(
         setting=Setting(
             models=experiment.setting,
             categories=len(dataset.categories),
@@ -68,6 +75,13 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         method_version=detector.version,
         **{name: text for name, text in optional.items() if text},
     )
+    try:
+        card = ProtocolCard(**fields)
+    except ValidationError as fault:
+        error = fault.errors()[0]
+        raise InputError(
+            f"{experiment.method}: '{error['loc'][0]}' of the protocol card is {error['input']!r} ({error['msg']})"
+        ) from None
     unknown = dict.fromkeys(TRAINING_FIELDS, UNKNOWN) if card.trained_elsewhere else {}
     return card.model_copy(update=unknown)
 
@@ -121,6 +135,32 @@ def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[s
     )
     settings["settings"] = method_settings.model_dump(mode="json")
     return settings
+
+
+def all_settings() -> dict[str, list[tuple[str, str, str]]]:
+    """List all settings.
+
+    Returns:
+        'every experiment' and each method -> name, default and description of each setting, as `described` gives them.
+    """
+    tables = {"every experiment": list(described(Experiment))}
+    for name in modules(METHODS):
+        tables[name] = list(described(load_method(name).Settings, "settings."))
+    return tables
+
+
+def training_settings(settings: dict[str, Any], method: type[Detector], own: Strict) -> dict[str, Any]:
+    """Return the settings that the trained weights depend on. Cells that agree in them share a training.
+
+    Args:
+        settings: All settings of the experiment, from `resolved_settings`.
+        method: Class of the method.
+        own: The method's own settings.
+
+    Returns:
+        Setting -> JSON value, without what concerns the evaluation only.
+    """
+    return {**settings, "settings": method.training_settings(own), "metrics": None}
 
 
 def identities(

@@ -18,7 +18,7 @@ from mddbench.errors import InputError
 from mddbench.metrics.conventions import CONVENTIONS
 from mddbench.metrics.conventions import VERSION as CONVENTIONS_VERSION
 from mddbench.metrics.conventions import evaluate as evaluate_convention
-from mddbench.metrics.names import LABELS, MAD, METRIC_VERSIONS, SEVEN, Engine
+from mddbench.metrics.names import LABELS, MAD, MEAN, METRIC_VERSIONS, SEVEN, Engine
 from mddbench.metrics.suite import CategoryMetrics, mean_over_categories
 from mddbench.progress import Reporter
 from mddbench.runs.evidence import EVIDENCE, Evidence, load_evidence
@@ -63,9 +63,9 @@ class Rescored:
         Returns:
             Key of the metric, and the value from the kept maps minus the value of the record.
         """
-        own = self.values[OWN]["mean"]
+        own = self.values[OWN][MEAN]
         key, difference = largest_mean_difference(own, self.record)
-        return key, math.copysign(difference, own[key] - self.record.value("mean", key)) if difference else 0.0
+        return key, math.copysign(difference, own[key] - self.record.value(MEAN, key)) if difference else 0.0
 
 
 def kept_cells(out: Path) -> list[Path]:
@@ -124,9 +124,9 @@ def as_rows(rescored: Rescored) -> Iterator[tuple[str, dict[str, float]]]:
     Yields:
         Name of the line, and metric -> value.
     """
-    yield "record", {key: rescored.record.value("mean", key) for key in (*SEVEN, "mad")}
+    yield "record", {key: rescored.record.value(MEAN, key) for key in (*SEVEN, MAD.key)}
     for convention, table in rescored.values.items():
-        yield convention, table["mean"]
+        yield convention, table[MEAN]
 
 
 def as_dict(rescored: Rescored) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _compute_tables(record: Record, folder: Path, conventions: Sequence[str], re
                 task.advance(1)
     undefined = dict.fromkeys((*SEVEN, MAD.key), math.nan)
     return {
-        convention: {"mean": undefined if convention in without_mean else mean_over_categories(table), **table}
+        convention: {MEAN: undefined if convention in without_mean else mean_over_categories(table), **table}
         for convention, table in tables.items()
     }
 
@@ -181,7 +181,7 @@ def _check(stored: KeptCategory, evidence: Evidence, folder: Path) -> bool:
 
 def _refuse_foreign_maps(own: Table, record: Record, folder: Path) -> None:
     """Raise InputError if the suite's own metrics of the kept maps differ too much from the record."""
-    key, difference = largest_mean_difference(own["mean"], record)
+    key, difference = largest_mean_difference(own[MEAN], record)
     if difference > MOST_DIFFERENCE:
         raise InputError(
             f"{folder}: the maps do not belong to the record: "
@@ -236,7 +236,7 @@ def _read_tables(file: Path, basis: dict[str, str], record: Record) -> dict[str,
             return {}
         values = content["values"]
         tables = {name: _table(values[name], record) for name in CONVENTION_NAMES if name in values}
-        if OWN not in tables or largest_mean_difference(tables[OWN]["mean"], record)[1] > MOST_DIFFERENCE:
+        if OWN not in tables or largest_mean_difference(tables[OWN][MEAN], record)[1] > MOST_DIFFERENCE:
             return {}
         return tables
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -246,8 +246,8 @@ def _read_tables(file: Path, basis: dict[str, str], record: Record) -> dict[str,
 def _table(raw: dict[str, dict[str, float | None]], record: Record) -> Table:
     """Convert a table from JSON. ValueError or LookupError is raised if it does not fit the record."""
     table = {}
-    for group in ("mean", *record.categories):
-        table[group] = {key: _value(raw[group][key]) for key in (*SEVEN, *((MAD.key,) if group == "mean" else ()))}
+    for group in (MEAN, *record.categories):
+        table[group] = {key: _value(raw[group][key]) for key in (*SEVEN, *((MAD.key,) if group == MEAN else ()))}
     return table
 
 

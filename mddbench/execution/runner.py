@@ -22,7 +22,7 @@ from mddbench.execution.cells import Cell, Prepared
 from mddbench.execution.fit import Fit
 from mddbench.execution.plan import Datasets, RunOptions, build_detector
 from mddbench.interruption import closing
-from mddbench.metrics.names import LABELS
+from mddbench.metrics.names import LABELS, MEAN
 from mddbench.nn.weights import digest
 from mddbench.progress import Reporter
 from mddbench.runs.evidence import EVIDENCE, save_evidence
@@ -222,7 +222,7 @@ class Runner:
         self.reporter.say(f"{prepared.cell.name}: finished before; evaluating its model again to keep the maps")
         fit = Fit(prepared, replace(self.options, resamples=0), folder, self.reporter)
         evaluation = fit.evaluate(fit.load_finished())
-        key, difference = largest_mean_difference(evaluation.metrics["mean"], record)
+        key, difference = largest_mean_difference(evaluation.metrics[MEAN], record)
         if difference > DRIFT:
             shutil.rmtree(folder / MAPS)
             raise CellError(

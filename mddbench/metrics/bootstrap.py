@@ -12,7 +12,7 @@ from mddbench.metrics.device import on_host
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.images import ImageScores
 from mddbench.metrics.intervals import mixed_average_precision
-from mddbench.metrics.names import IMAGE_LEVEL, PIXEL_LEVEL, SEVEN
+from mddbench.metrics.names import IMAGE_LEVEL, MAD, MEAN, PIXEL_LEVEL, SEVEN
 from mddbench.metrics.steps import LIMIT, Steps, area_under_pro, auroc, average_precision, f1_max
 from mddbench.metrics.threads import in_threads
 
@@ -164,7 +164,7 @@ def confidence(
     means: dict[str, NDArray[np.float64]] = {
         key: _mean([values[key] for values in replicates.values()]) for key in SEVEN
     }
-    means["mad"] = np.mean([means[key] for key in SEVEN], axis=0)
+    means[MAD.key] = np.mean([means[key] for key in SEVEN], axis=0)
     ends = ((1 - level) / 2, (1 + level) / 2)
 
     def interval(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -173,7 +173,7 @@ def confidence(
 
     return {
         category: {key: interval(values) for key, values in metrics.items()}
-        for category, metrics in {"mean": means, **replicates}.items()
+        for category, metrics in {MEAN: means, **replicates}.items()
     }
 
 

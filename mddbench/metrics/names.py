@@ -1,6 +1,6 @@
 """The names of the seven metrics of the field and of their mean `mad`.
 
-Metrics are named in this file only.
+The keys of metrics are defined here. Code that means one metric alone writes its key.
 
 Source: facts of the protocol that the multi-class papers share.
 """
@@ -16,6 +16,10 @@ METRIC_VERSIONS: dict[Engine, str] = {"exact": "exact-1", "histogram": "histogra
 
 A version changes whenever a value differs by more than 1e-12 for the same maps.
 """
+
+
+MEAN = "mean"
+"""Stands in place of a category: the mean over categories."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mddbench.runs.bounds import LARGEST, LONGEST_TEXT, Natural, small_value
 from mddbench.settings import Strict
@@ -83,10 +83,11 @@ def _setting_of_old_records(value: Any) -> Any:
     )
     for models, start in starts:
         count = text.removeprefix(start).removesuffix(" categories")
-        if text.startswith(start) and count.isdigit():
+        if text.startswith(start) and count.isdecimal():
             flags = {"held_out": "held out" in remarks, "fabricated": "fabricated images" in remarks}
-            if len(remarks) == sum(flags.values()):
-                return Setting(models=models, categories=int(count), **flags)
+            setting = Setting(models=models, categories=int(count), **flags)
+            if str(setting) == value:
+                return setting
     return value
 
 
@@ -100,8 +101,6 @@ class ProtocolCard(Strict):
 
     A field that is not set was not recorded. Records from older versions lack some.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     setting: Annotated[Setting | Text | None, BeforeValidator(_setting_of_old_records), TASK] = None
     epochs: Annotated[Natural | Text | None, TASK] = None
@@ -153,6 +152,11 @@ class ProtocolCard(Strict):
     def task(self) -> dict[str, Any]:
         """Name and value of the fields in which the rows of a table must agree; None where one was not recorded."""
         return {name: getattr(self, name) for name, field in CARD_FIELDS.items() if field.role is Role.TASK}
+
+    def differing_task(self, other: ProtocolCard) -> list[tuple[str, Any, Any]]:
+        """Label, own value and other value of each field of the task in which two cards differ."""
+        own, others = self.task(), other.task()
+        return [(label(name), own[name], others[name]) for name in own if own[name] != others[name]]
 
     def outside_settings(self) -> dict[str, Any]:
         """Name and value of the fields that no setting of an experiment decides."""

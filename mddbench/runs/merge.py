@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mddbench.experiments.ablation import PREFIX
-from mddbench.metrics.names import SEVEN
+from mddbench.metrics.names import MEAN, SEVEN
 from mddbench.runs.records import Record, as_json
 
 
@@ -167,11 +167,7 @@ def largest_mean_difference(mean: Mapping[str, float], record: Record) -> tuple[
     Returns:
         Key of the metric and the absolute difference. The difference is infinite if only one of the two is defined.
     """
-    differences = {}
-    for key in SEVEN:
-        pair = mean[key], record.value("mean", key)
-        undefined = sum(map(math.isnan, pair))
-        differences[key] = (abs(pair[0] - pair[1]), math.inf, 0.0)[undefined]
+    differences = {key: _difference(mean[key], record.value(MEAN, key)) for key in SEVEN}
     largest = max(differences, key=lambda key: differences[key])
     return largest, differences[largest]
 

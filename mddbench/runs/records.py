@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from mddbench.errors import InputError
-from mddbench.metrics.names import ITEM, MAD, SEVEN, expected_keys
+from mddbench.metrics.names import ITEM, MAD, MEAN, SEVEN, expected_keys
 from mddbench.runs.bounds import LARGEST, LONGEST_NAME, LONGEST_TEXT, MOST_COST, Natural, small_value
 from mddbench.runs.card import ProtocolCard
 from mddbench.settings import Strict, validated
@@ -23,6 +23,8 @@ def _plain_name(value: str) -> str:
     return value
 
 
+VERSION: Literal[2] = 2
+"""Of a record as it is written now. In version 1 the setting of the card was a text. Both are read."""
 Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_plain_name)]
 Category = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
@@ -109,7 +111,7 @@ class Record(Strict):
         test_curve: Metrics of the test split after some epochs, if they were requested.
     """
 
-    record_version: Literal[1] = 1
+    record_version: Annotated[Literal[1, 2], AfterValidator(lambda _: VERSION)] = VERSION
     identity: Hash
     protocol: Hash
     status: Literal["finished"]
@@ -133,7 +135,7 @@ class Record(Strict):
     @property
     def categories(self) -> list[str]:
         """Names of the categories."""
-        return [name for name in self.metrics if name != "mean"]
+        return [name for name in self.metrics if name != MEAN]
 
     def value(self, group: str, key: str) -> float:
         """Return the value of a metric. The mAD of a category is the mean of its seven metrics.
@@ -145,7 +147,7 @@ class Record(Strict):
         Returns:
             The value, NaN if it is not defined or if there is no such category.
         """
-        if key == MAD.key and group != "mean":
+        if key == MAD.key and group != MEAN:
             return sum(self.value(group, metric) for metric in SEVEN) / len(SEVEN)
         value = self.metrics.get(group, {}).get(key)
         return math.nan if value is None else value
@@ -240,9 +242,9 @@ def parse_record(text: str, source: str) -> Record:
             differing = sorted(set(values) ^ expected)
             raise InputError(f"{source}: metrics of '{group}' should be {sorted(expected)}; differs in {differing}")
     for point in record.test_curve:
-        if set(point.metrics) - {ITEM.key} != expected_keys("mean"):
+        if set(point.metrics) - {ITEM.key} != expected_keys(MEAN):
             raise InputError(f"{source}: test_curve at epoch {point.epoch} should give {sorted(expected_keys('mean'))}")
-    if "mean" not in record.metrics or len(record.metrics) < 2:
+    if MEAN not in record.metrics or len(record.metrics) < 2:
         raise InputError(
             f"{source}: expected metrics of 'mean' and of at least one category, found {list(record.metrics)}"
         )

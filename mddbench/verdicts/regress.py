@@ -21,10 +21,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mddbench.errors import InputError
-from mddbench.metrics.names import ITEM, LABELS, MAD, METRICS
-from mddbench.report.rows.groups import MEAN, changed_settings
+from mddbench.metrics.names import ITEM, LABELS, MAD, MEAN, METRICS
+from mddbench.report.rows.groups import changed_settings
 from mddbench.report.rows.studies import only_of_ablation
-from mddbench.runs.card import label
 from mddbench.runs.records import Record
 
 SIGMAS, FLOOR = 3.0, 0.001
@@ -249,8 +248,7 @@ def _compare_rows(row: _Row, counterpart: _Row, spread: dict[str, float]) -> Com
 
 def _differences(old: Record, new: Record) -> list[str]:
     """The reasons why two records cannot be compared."""
-    before, now = old.card.task(), new.card.task()
-    reasons = [f"{label(name)} {before[name]} before, {now[name]} now" for name in now if before[name] != now[name]]
+    reasons = [f"{name} {before} before, {now} now" for name, before, now in old.card.differing_task(new.card)]
     reasons += ["other images: the dataset's fingerprint is another"] if old.fingerprint != new.fingerprint else []
     missing = sorted(set(old.categories) ^ set(new.categories))
     return reasons + ([f"other categories: {', '.join(missing)} in one of them only"] if missing else [])

@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mddbench.experiments.schema import Experiment, ReportedSettings
-from mddbench.metrics.names import LABELS, SEVEN
-from mddbench.report.rows.groups import MEAN
+from mddbench.metrics.names import LABELS, MEAN, SEVEN
 from mddbench.report.rows.reported import Published, category_count, find, means
 from mddbench.runs.records import Record
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from mddbench.metrics.names import COLUMNS, LABELS, MAD
+from mddbench.metrics.names import COLUMNS, LABELS, MAD, MEAN
 from mddbench.report.figures.canvas import canvas, legend, panels, save
 from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded, series
-from mddbench.report.rows.groups import MEAN, Group, counted_seeds
+from mddbench.report.rows.groups import Group, counted_seeds
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS, Pair
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from mddbench.metrics.names import LABELS, MAD
+from mddbench.metrics.names import LABELS, MAD, MEAN
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save
 from mddbench.report.figures.style import ACCENT, TEXT, TICK, WIDTH, folded, marks, series
-from mddbench.report.rows.groups import MEAN, Group, counted_seeds
+from mddbench.report.rows.groups import Group, counted_seeds
 from mddbench.report.tables.costs import COSTS, cost_place, mean_cost
 from mddbench.runs.records import Record
 

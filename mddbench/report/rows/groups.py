@@ -7,10 +7,9 @@ import json
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 
-from mddbench.runs.card import ProtocolCard, label
+from mddbench.runs.card import ProtocolCard
 from mddbench.runs.records import Record
 
-MEAN = "mean"  # in place of a category: the mean over categories
 OTHER = "†"  # marks a row under another protocol
 PUBLISHED = "‡"  # marks a row that is quoted from a publication and was not measured here
 MARK = ", test labels given (upper bound)"
@@ -139,8 +138,7 @@ def _task(group: Group) -> str:
 
 
 def _difference(group: Group, usual: ProtocolCard) -> str:
-    own, expected = group.first.card.task(), usual.task()
-    return "; ".join(f"{label(name)} {own[name]}" for name in own if own[name] != expected[name])
+    return "; ".join(f"{name} {own}" for name, own, _ in group.first.card.differing_task(usual))
 
 
 def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:

@@ -10,8 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from mddbench.errors import InputError
-from mddbench.metrics.names import SEVEN
-from mddbench.report.rows.groups import MEAN
+from mddbench.metrics.names import MEAN, SEVEN
 
 FIELDS = ("dataset", "method", "category", "setting", "epochs", *SEVEN, "source", "doubt")
 PAPER_TABLES = Path(str(files("mddbench.paper_tables")))

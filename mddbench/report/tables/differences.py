@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.metrics.names import COLUMNS, LABELS, MAD
-from mddbench.report.rows.groups import MEAN, Group
+from mddbench.metrics.names import COLUMNS, LABELS, MAD, MEAN
+from mddbench.report.rows.groups import Group
 from mddbench.report.tables.csv import csv_lines
 from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number, percent
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from mddbench.metrics.names import LABELS, SEVEN
-from mddbench.report.rows.groups import MEAN, OTHER, Group
+from mddbench.metrics.names import LABELS, MEAN, SEVEN
+from mddbench.report.rows.groups import OTHER, Group
 from mddbench.report.rows.published import PublishedRow, source_notes
 from mddbench.report.tables.costs import COSTS, cost_note, mean_cost, shown_cost
 from mddbench.report.tables.spec import TableSpec

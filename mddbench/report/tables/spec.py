@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from mddbench.errors import InputError
-from mddbench.metrics.names import LABELS
+from mddbench.metrics.names import LABELS, MEAN
 from mddbench.report.rows.reported import PAPER_TABLES
 from mddbench.report.tables.costs import COSTS
 from mddbench.runs.records import Record
@@ -30,7 +30,7 @@ class TableSpec(Strict):
 
     def shown_for(self, records: Iterable[Record]) -> TableSpec:
         """Return the spec with those of the optional columns that a record has."""
-        keys = {key for record in records for key in record.metrics["mean"]}
+        keys = {key for record in records for key in record.metrics[MEAN]}
         columns = (*self.columns, *(key for key in self.optional if key in keys))
         return self.model_copy(update={"columns": columns, "optional": ()})
 
