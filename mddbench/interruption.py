@@ -62,7 +62,7 @@ class _Listener:
             if self.ignored >= PATIENCE:
                 os._exit(128 + number)
         if self.closing:
-            os.write(2, b"mddbench: ending; what was begun is being closed\n")
+            os.write(2, b"mddbench: ending; open files and runs are being closed\n")
 
 
 _listener = _Listener()

@@ -267,7 +267,7 @@ class _Run:
 
     def _failed(self, fault: TrackingError) -> None:
         self.logging = False
-        self.reporter.say(f"{fault}; the work goes on, and what it gives is logged at its end")
+        self.reporter.say(f"{fault}; the training goes on, and its results are logged at the end")
 
     def epoch(self, log: EpochLog) -> None:
         """Log an epoch. After a failure no epoch is logged until the cell is finished."""

@@ -198,7 +198,7 @@ def _near(row: Published, judgement: Judgement) -> bool:
 
 
 def _elsewhere(row: Published, metric: str) -> str:
-    budget = f"after {row.epochs} epochs" if row.epochs.isdigit() else f"({row.epochs or 'epochs not told'})"
+    budget = f"after {row.epochs} epochs" if row.epochs.isdigit() else f"({row.epochs or 'epochs not stated'})"
     return f"published elsewhere {budget}: {100 * row.values[metric]:.1f} ({row.source})"
 
 

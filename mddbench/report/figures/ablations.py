@@ -78,7 +78,7 @@ def draw_diagnostics(group: Group, file: Path) -> None:
         axis.set_xlabel("epoch", fontsize=TEXT)
         axis.xaxis.get_major_locator().set_params(integer=True)
     legend(figure, axes)
-    save(figure, file, f"{group.label} on {record.dataset}, seed {record.seed}: what the method says of itself")
+    save(figure, file, f"{group.label} on {record.dataset}, seed {record.seed}: diagnostics of the method")
 
 
 def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:

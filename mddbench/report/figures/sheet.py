@@ -25,7 +25,7 @@ TITLES = {
     "curves-region-overlap": "Region overlap of each category",
     "qualitative": "The same defects by each method",
     "scores": "Image scores",
-    "diagnostics": "What the method says of itself",
+    "diagnostics": "Diagnostics of the method",
     "differences": "Paired differences",
     "selection": "The selection gap",
     "ablation": "Ablation",

@@ -115,7 +115,7 @@ def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
     axes[0].set_ylabel(f"{LABELS[MAD.key]} [%]", fontsize=TEXT)
     legend(figure, axes, [group.marked_label for group in groups])
     machines = cost_place([record for group in groups for record in group.records])
-    save(figure, file, f"{dataset}: quality against cost, {machines}; grey line: what none beats in both")
+    save(figure, file, f"{dataset}: quality against cost, {machines}; grey line: no other method is better in both")
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

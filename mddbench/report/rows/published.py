@@ -23,7 +23,7 @@ UNITS = {
 """Column of the file -> the cost that it holds, and its unit in the unit of records."""
 NOTE = (
     f"{PUBLISHED} published, not measured here: with the image size, encoder and metric code of their sources, and not "
-    "ranked with the other rows unless somebody asks."
+    "ranked with the other rows unless `--rank-published` is given."
 )
 Costs = tuple[dict[str, float], str]
 """Cost -> value in the unit of records, and the source of the values."""
@@ -91,7 +91,7 @@ def _row(row: Published, with_epochs: bool) -> PublishedRow:
     if all(key in values for key in SEVEN):
         values[MAD.key] = sum(values[key] for key in SEVEN) / len(SEVEN)
     plural = "epoch" if row.epochs == "1" else "epochs"
-    epochs = f"{row.epochs} {plural}" if row.epochs.isdigit() else row.epochs or "epochs not told"
+    epochs = f"{row.epochs} {plural}" if row.epochs.isdigit() else row.epochs or "epochs not stated"
     key = (row.dataset, row.method, row.epochs)
     costs, source = parse_efficiency(PAPER_TABLES / "efficiency.csv").get(key, ({}, ""))
     return PublishedRow(f"{row.method}, {epochs}" if with_epochs else row.method, values, costs, row.source, source)

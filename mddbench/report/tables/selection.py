@@ -51,9 +51,9 @@ def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
         *(Column(LABELS[key], key) for key in COLUMNS),
     )
     note = (
-        f"Percent points that metrics gain if an epoch is chosen by {looks} looks at the **test set** and not the last one "
-        "reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is the "
-        "standard deviation over n seeds."
+        f"Percent points that a metric gains if the epoch is chosen by {looks} looks at the **test set**, in place of the last "
+        "epoch that is reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is "
+        "the standard deviation over n seeds."
     )
     return Table(f"{dataset}: selection gap", "Method", columns, tuple(rows), (note,))
 
