@@ -18,8 +18,6 @@ from mddbench.errors import InputError
 from mddbench.nn.tensor_files import SUFFIXES, read_content
 
 OPTION = "--from-checkpoint"
-TRAINING_FIELDS = ("epochs", "iterations", "batch_size", "optimizer", "schedule", "gradient_clip", "selection")
-"""Fields of a protocol card that describe the training. They are unknown for weights from a file."""
 UNKNOWN = "not known (weights from a file)"
 ALL_CATEGORIES = ""
 """Name of the one model that serves all categories."""

@@ -13,14 +13,14 @@ from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION
 from mddbench.detector import Detector, load_method
 from mddbench.engine.evaluate import choose_engine
-from mddbench.engine.foreign import TRAINING_FIELDS, UNKNOWN
+from mddbench.engine.foreign import UNKNOWN
 from mddbench.engine.train import batches_per_epoch
 from mddbench.errors import InputError
 from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.plugins import METHODS, modules
-from mddbench.runs.card import UPPER_BOUND, ProtocolCard, Setting
+from mddbench.runs.card import CARD_FIELDS, UPPER_BOUND, ProtocolCard, Setting
 from mddbench.settings import Strict, described
 
 
@@ -82,7 +82,8 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         raise InputError(
             f"{experiment.method}: '{error['loc'][0]}' of the protocol card is {error['input']!r} ({error['msg']})"
         ) from None
-    unknown = dict.fromkeys(TRAINING_FIELDS, UNKNOWN) if card.trained_elsewhere else {}
+    of_training = [name for name, field in CARD_FIELDS.items() if field.training]
+    unknown = dict.fromkeys(of_training, UNKNOWN) if card.trained_elsewhere else {}
     return card.model_copy(update=unknown)
 
 

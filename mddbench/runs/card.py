@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
@@ -42,11 +43,15 @@ class CardField:
 
     Attributes:
         role: What it decides.
+        label: Its name in words.
+        training: True if it describes a training, so that it is not known for weights from a file.
         evaluation: True if it decides the evaluation only, so that cells that differ in it share their training.
         outside_settings: True if no setting of an experiment decides it. Variants of an ablation must agree in it.
     """
 
     role: Role
+    label: str
+    training: bool = False
     evaluation: bool = False
     outside_settings: bool = False
 
@@ -92,8 +97,8 @@ def _setting_of_old_records(value: Any) -> Any:
 
 
 Options = Annotated[dict[str, Any], AfterValidator(small_value)]
-TASK, RECIPE, DERIVED = (CardField(role) for role in Role)
-_OUTSIDE = CardField(Role.TASK, outside_settings=True)
+Norm = Annotated[float, Field(ge=0, le=LARGEST)]
+_TASK, _RECIPE, _DERIVED = (partial(CardField, role) for role in Role)
 
 
 class ProtocolCard(Strict):
@@ -102,32 +107,32 @@ class ProtocolCard(Strict):
     A field that is not set was not recorded. Records from older versions lack some.
     """
 
-    setting: Annotated[Setting | Text | None, BeforeValidator(_setting_of_old_records), TASK] = None
-    epochs: Annotated[Natural | Text | None, TASK] = None
-    iterations: Annotated[Natural | Text | None, DERIVED] = None
-    batch_size: Annotated[Natural | Text | None, RECIPE] = None
-    image_size: Annotated[Natural | None, TASK] = None
-    interpolation: Annotated[Text | None, _OUTSIDE] = None
-    mask_rule: Annotated[Text | None, _OUTSIDE] = None
-    augmentation: Annotated[Text | None, TASK] = None
-    textures: Annotated[Text | None, _OUTSIDE] = None
-    test_labels: Annotated[Text | None, CardField(Role.TASK, evaluation=True)] = None
-    encoder: Annotated[Text | None, RECIPE] = None
-    encoder_levels: Annotated[tuple[Natural, ...] | None, RECIPE] = None
-    encoder_padding: Annotated[Text | None, RECIPE] = None
-    encoder_weights: Annotated[Text | None, DERIVED] = None
-    encoder_sha256: Annotated[Text | None, CardField(Role.RECIPE, outside_settings=True)] = None
-    network: Annotated[Text | None, RECIPE] = None
-    learned_weights: Annotated[Text | None, CardField(Role.RECIPE, outside_settings=True)] = None
-    optimizer: Annotated[Options | Text | None, RECIPE] = None
-    schedule: Annotated[Options | Text | None, RECIPE] = None
-    gradient_clip: Annotated[Annotated[float, Field(ge=0, le=LARGEST)] | Text | None, RECIPE] = None
-    precision: Annotated[Text | None, TASK] = None
-    smoothing: Annotated[Text | None, DERIVED] = None
-    image_score: Annotated[Text | None, CardField(Role.RECIPE, evaluation=True)] = None
-    selection: Annotated[Text | None, TASK] = None
-    metrics: Annotated[Text | None, CardField(Role.TASK, evaluation=True, outside_settings=True)] = None
-    method_version: Annotated[Natural | None, CardField(Role.RECIPE, outside_settings=True)] = None
+    setting: Annotated[Setting | Text | None, BeforeValidator(_setting_of_old_records), _TASK("setting")] = None
+    epochs: Annotated[Natural | Text | None, _TASK("epochs", training=True)] = None
+    iterations: Annotated[Natural | Text | None, _DERIVED("iterations", training=True)] = None
+    batch_size: Annotated[Natural | Text | None, _RECIPE("batch size", training=True)] = None
+    image_size: Annotated[Natural | None, _TASK("image size")] = None
+    interpolation: Annotated[Text | None, _TASK("interpolation", outside_settings=True)] = None
+    mask_rule: Annotated[Text | None, _TASK("mask rule", outside_settings=True)] = None
+    augmentation: Annotated[Text | None, _TASK("augmentation")] = None
+    textures: Annotated[Text | None, _TASK("textures", outside_settings=True)] = None
+    test_labels: Annotated[Text | None, _TASK("test labels", evaluation=True)] = None
+    encoder: Annotated[Text | None, _RECIPE("encoder")] = None
+    encoder_levels: Annotated[tuple[Natural, ...] | None, _RECIPE("encoder levels")] = None
+    encoder_padding: Annotated[Text | None, _RECIPE("encoder padding")] = None
+    encoder_weights: Annotated[Text | None, _DERIVED("encoder weights")] = None
+    encoder_sha256: Annotated[Text | None, _RECIPE("encoder sha256", outside_settings=True)] = None
+    network: Annotated[Text | None, _RECIPE("network")] = None
+    learned_weights: Annotated[Text | None, _RECIPE("learned weights", outside_settings=True)] = None
+    optimizer: Annotated[Options | Text | None, _RECIPE("optimizer", training=True)] = None
+    schedule: Annotated[Options | Text | None, _RECIPE("schedule", training=True)] = None
+    gradient_clip: Annotated[Norm | Text | None, _RECIPE("gradient clip", training=True)] = None
+    precision: Annotated[Text | None, _TASK("precision")] = None
+    smoothing: Annotated[Text | None, _DERIVED("smoothing")] = None
+    image_score: Annotated[Text | None, _RECIPE("image score", evaluation=True)] = None
+    selection: Annotated[Text | None, _TASK("selection", training=True)] = None
+    metrics: Annotated[Text | None, _TASK("metrics", evaluation=True, outside_settings=True)] = None
+    method_version: Annotated[Natural | None, _RECIPE("method version", outside_settings=True)] = None
 
     @property
     def upper_bound(self) -> bool:
@@ -156,7 +161,7 @@ class ProtocolCard(Strict):
     def differing_task(self, other: ProtocolCard) -> list[tuple[str, Any, Any]]:
         """Label, own value and other value of each field of the task in which two cards differ."""
         own, others = self.task(), other.task()
-        return [(label(name), own[name], others[name]) for name in own if own[name] != others[name]]
+        return [(CARD_FIELDS[name].label, own[name], others[name]) for name in own if own[name] != others[name]]
 
     def outside_settings(self) -> dict[str, Any]:
         """Name and value of the fields that no setting of an experiment decides."""
@@ -184,9 +189,9 @@ class ProtocolCard(Strict):
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Label and value of each recorded field in words, in the order of a table."""
-        for name in CARD_FIELDS:
+        for name, field in CARD_FIELDS.items():
             if name in self.model_fields_set:
-                yield label(name), self.shown(name)
+                yield field.label, self.shown(name)
 
     def shown(self, name: str) -> str:
         """The value of a field in words."""
@@ -208,21 +213,6 @@ CARD_FIELDS: dict[str, CardField] = {
     for name, info in ProtocolCard.model_fields.items()
 }
 """Each field of a protocol card and its role, in the order of a table."""
-
-
-def label(name: str) -> str:
-    """Write the name of a field in words.
-
-    Args:
-        name: Name of the field.
-
-    Returns:
-        The words.
-
-    >>> label("image_size")
-    'image size'
-    """
-    return name.replace("_", " ")
 
 
 def _words(value: Any) -> str:
