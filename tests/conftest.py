@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ def _quick_costs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """A cell times its inference once, but in the tests of costs."""
     if not request.module.__name__.endswith("test_cost"):
         monkeypatch.setattr("mddbench.engine.cost.MOST_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """SIGINT interrupts, also where the tests are a shell's background job, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -38,13 +38,27 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
     Raises:
         InputError: If a text or number that the method gives does not fit: its version, say.
     """
+    try:
+        card = ProtocolCard(**_card_fields(experiment, detector, dataset))
+    except ValidationError as fault:
+        error = fault.errors()[0]
+        raise InputError(
+            f"{experiment.method}: '{error['loc'][0]}' of the protocol card is {error['input']!r} ({error['msg']})"
+        ) from None
+    of_training = [name for name, field in CARD_FIELDS.items() if field.training]
+    unknown = dict.fromkeys(of_training, UNKNOWN) if card.trained_elsewhere else {}
+    return card.model_copy(update=unknown)
+
+
+def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -> dict[str, Any]:
+    """The values of the card's fields, of those that apply to the cell."""
     encoder, single_pass = detector.encoder, detector.single_pass
     optional = {
         "encoder_padding": f"as for {encoder.padding_for} pixels" if encoder.padding_for else "",
         "network": detector.network,
         "learned_weights": detector.learned_from,
     }
-    fields: dict[str, Any] = dict(
+    return dict(
         setting=Setting(
             models=experiment.setting,
             categories=len(dataset.categories),
@@ -75,16 +89,6 @@ def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) 
         method_version=detector.version,
         **{name: text for name, text in optional.items() if text},
     )
-    try:
-        card = ProtocolCard(**fields)
-    except ValidationError as fault:
-        error = fault.errors()[0]
-        raise InputError(
-            f"{experiment.method}: '{error['loc'][0]}' of the protocol card is {error['input']!r} ({error['msg']})"
-        ) from None
-    of_training = [name for name, field in CARD_FIELDS.items() if field.training]
-    unknown = dict.fromkeys(of_training, UNKNOWN) if card.trained_elsewhere else {}
-    return card.model_copy(update=unknown)
 
 
 def _steps(experiment: Experiment, dataset: Dataset) -> int:

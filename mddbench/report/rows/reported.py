@@ -13,7 +13,11 @@ from mddbench.errors import InputError
 from mddbench.metrics.names import MEAN, SEVEN
 
 FIELDS = ("dataset", "method", "category", "setting", "epochs", *SEVEN, "source", "doubt")
-PAPER_TABLES = Path(str(files("mddbench.paper_tables")))
+
+
+def paper_tables() -> Path:
+    """Return the folder of the table specs and the published numbers."""
+    return Path(str(files("mddbench.paper_tables")))
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def means(dataset: str, setting: str) -> list[Published]:
 @lru_cache
 def load_reported() -> tuple[Published, ...]:
     """Load all published rows of the package."""
-    return tuple(parse(PAPER_TABLES / "reported.csv"))
+    return tuple(parse(paper_tables() / "reported.csv"))
 
 
 def parse(file: Path) -> Iterable[Published]:

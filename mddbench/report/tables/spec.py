@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import LABELS, MEAN
-from mddbench.report.rows.reported import PAPER_TABLES
+from mddbench.report.rows.reported import paper_tables
 from mddbench.report.tables.costs import COSTS
 from mddbench.runs.records import Record
 from mddbench.settings import Strict, read_yaml, validated
@@ -37,7 +37,7 @@ class TableSpec(Strict):
 
 def table_names() -> list[str]:
     """Return the names of all table specs."""
-    return sorted(path.stem for path in PAPER_TABLES.glob("*.yaml"))
+    return sorted(path.stem for path in paper_tables().glob("*.yaml"))
 
 
 def load_table(name: str) -> TableSpec:
@@ -47,7 +47,7 @@ def load_table(name: str) -> TableSpec:
         InputError: If the file does not fit.
     """
     file = f"paper_tables/{name}.yaml"
-    spec = validated(TableSpec, read_yaml(PAPER_TABLES / f"{name}.yaml"), file)
+    spec = validated(TableSpec, read_yaml(paper_tables() / f"{name}.yaml"), file)
     unknown = [key for key in (*spec.columns, *spec.optional) if key not in LABELS]
     unknown_costs = [key for key in spec.costs if key not in COSTS]
     try:
