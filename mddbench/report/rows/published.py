@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import MAD, SEVEN
 from mddbench.report.rows.groups import PUBLISHED
-from mddbench.report.rows.reported import Published, category_count, checked_number, csv_rows, means, paper_tables
+from mddbench.report.rows.reported import PAPER_TABLES, Published, category_count, checked_number, csv_rows, means
 from mddbench.runs.records import Record
 
 FIELDS = ("dataset", "method", "epochs", "parameters_million", "multiply_adds_billion", "train_seconds", "source")
@@ -93,17 +93,11 @@ def _row(row: Published, with_epochs: bool) -> PublishedRow:
     plural = "epoch" if row.epochs == "1" else "epochs"
     epochs = f"{row.epochs} {plural}" if row.epochs.isdigit() else row.epochs or "epochs not stated"
     key = (row.dataset, row.method, row.epochs)
-    costs, source = _efficiency().get(key, ({}, ""))
+    costs, source = parse_efficiency(PAPER_TABLES / "efficiency.csv").get(key, ({}, ""))
     return PublishedRow(f"{row.method}, {epochs}" if with_epochs else row.method, values, costs, row.source, source)
 
 
 @lru_cache
-@cache
-def _efficiency() -> dict[tuple[str, str, str], tuple[dict[str, float], str]]:
-    """The published costs with their sources, by dataset, method and epochs."""
-    return parse_efficiency(paper_tables() / "efficiency.csv")
-
-
 def parse_efficiency(file: Path) -> dict[tuple[str, str, str], Costs]:
     """Return the published costs of a CSV file with the columns FIELDS, by dataset, method and epochs.
 
