@@ -11,7 +11,7 @@ from pathlib import Path
 from mddbench.errors import InputError
 from mddbench.metrics.names import MAD, SEVEN
 from mddbench.report.rows.groups import PUBLISHED
-from mddbench.report.rows.reported import PAPER_TABLES, Published, category_count, checked_number, csv_rows, means
+from mddbench.report.rows.reported import Published, category_count, checked_number, csv_rows, means, paper_tables
 from mddbench.runs.records import Record
 
 FIELDS = ("dataset", "method", "epochs", "parameters_million", "multiply_adds_billion", "train_seconds", "source")
@@ -93,7 +93,7 @@ def _row(row: Published, with_epochs: bool) -> PublishedRow:
     plural = "epoch" if row.epochs == "1" else "epochs"
     epochs = f"{row.epochs} {plural}" if row.epochs.isdigit() else row.epochs or "epochs not stated"
     key = (row.dataset, row.method, row.epochs)
-    costs, source = parse_efficiency(PAPER_TABLES / "efficiency.csv").get(key, ({}, ""))
+    costs, source = parse_efficiency(paper_tables() / "efficiency.csv").get(key, ({}, ""))
     return PublishedRow(f"{row.method}, {epochs}" if with_epochs else row.method, values, costs, row.source, source)
 
 
