@@ -48,6 +48,8 @@ def plain_model(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_plain_models_file_gives_timms_own_features(name: str, tmp_path: Path) -> None:
+    if not timm.is_model(name):
+        pytest.skip(f"this timm lacks {name}")
     state = {
         key: value.contiguous()
         for key, value in plain_model(name).state_dict().items()
