@@ -74,7 +74,8 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         super().__init_subclass__(**options)
         for base in cls.__dict__.get("__orig_bases__", ()):
             origin = get_origin(base)
-            settings = [each for each in get_args(base) if isinstance(each, type) and issubclass(each, Strict)]
+            plain = [each for each in get_args(base) if isinstance(each, type) and get_origin(each) is None]
+            settings = [each for each in plain if issubclass(each, Strict)]
             if (
                 isinstance(origin, type)
                 and issubclass(origin, Detector)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -108,7 +108,8 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
 def _inner_model(model: type[BaseModel], field: str) -> type[BaseModel] | None:
     """The class of a field that is a model itself; None for any other field."""
     annotation = model.model_fields[field].annotation if field in model.model_fields else None
-    candidates = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    kinds = (annotation, *get_args(annotation))
+    candidates = [kind for kind in kinds if isinstance(kind, type) and get_origin(kind) is None]  # Python 3.10
     return next((kind for kind in candidates if issubclass(kind, BaseModel)), None)
 
 
