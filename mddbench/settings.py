@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -85,7 +86,7 @@ def validated(model: type[Model], raw: Mapping[str, Any], source: str) -> Model:
 def _first_fault(model: type[BaseModel], fault: ValidationError) -> str:
     """Describe the first error, where an unknown key comes first."""
     error = min(fault.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-    location = [str(key) for key in error["loc"]]
+    location = _without_union_members(model, [str(key) for key in error["loc"]])
     name = ".".join(location)
     if error["type"] == "extra_forbidden":
         fields = _fields_at(model, location[:-1])
@@ -96,6 +97,25 @@ def _first_fault(model: type[BaseModel], fault: ValidationError) -> str:
     reason = f"{error['msg'][0].lower()}{error['msg'][1:]}"
     meaning = _meaning_of(model, location)
     return f"'{name}' is {error['input']!r}: {reason}{f'; it means: {meaning}' if meaning else ''}"
+
+
+def _without_union_members(annotation: Any, location: list[str]) -> list[str]:
+    """Leave out of a location what pydantic adds to it: which member of a union it tried."""
+    names, rest = [], list(location)
+    while rest:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+            continue
+        members = [kind for kind in get_args(annotation) if kind is not type(None)]
+        if get_origin(annotation) in (Union, UnionType):
+            tried = rest.pop(0) if len(members) > 1 else ""
+            annotation = next((kind for kind in members if not tried or getattr(kind, "__name__", "") == tried), None)
+            continue
+        names.append(rest.pop(0))
+        fields = getattr(annotation, "model_fields", {})
+        inner = members[-1] if get_origin(annotation) is dict else members[0] if members else None
+        annotation = fields[names[-1]].annotation if names[-1] in fields else inner
+    return names
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
 from mddbench.seeding import use_deterministic_algorithms
-from support import REAL, REAL_IMAGE_LEVEL, Done, write_tree
+from support import REAL, REAL_IMAGE_LEVEL, Done, mddbench, write_tree
 
 
 def _png() -> bytes:
@@ -127,16 +127,12 @@ def fresh_store(migrated: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def command() -> Callable[..., Done]:
     """The command, in this process."""
-    from mddbench.cli.main import main
 
     def run(*arguments: object) -> Done:
-        monkeypatch.setattr("sys.argv", ["mddbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return Done(int(ended.value.code or 0), said.out, said.err)
+        ran = mddbench(*arguments)
+        return Done(ran.returncode, ran.stdout, ran.stderr)
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +17,7 @@ from mddbench.execution.plan import RunOptions, check_cells, plan
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import SilentReporter
 from mddbench.runs.card import ProtocolCard, Setting
-from mddbench.settings import Strict
+from mddbench.settings import Strict, validated
 
 Own = TypeVar("Own", bound=Strict)
 
@@ -134,3 +135,18 @@ def test_a_setting_that_is_none_of_ours_stays_a_text(text: str) -> None:
     assert card.setting == text
     assert not card.unified
     assert not card.standard_setting
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ('"epochs": -1', "'epochs' is -1: "),
+        ('"optimizer": 3', "'optimizer' is 3: "),
+        ('"setting": {"models": "x", "categories": 1}', "'setting.models' is 'x': "),
+        ('"encoder_levels": [1, "a"]', "'encoder_levels.1' is 'a': "),
+    ],
+)
+def test_a_wrong_field_of_a_card_is_named_as_its_reader_knows_it(field: str, message: str) -> None:
+    with pytest.raises(InputError) as fault:
+        validated(ProtocolCard, json.loads(f"{{{field}}}"), "card")
+    assert str(fault.value).startswith(f"card: {message}")
