@@ -205,6 +205,8 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
 
         Returns:
             Groups as PyTorch's optimisers take them, each with its learning rate.
+            A group may also have a weight decay and betas of its own.
+            A parameter without a gradient in a step stays as it is, so a loss that leaves it out freezes it.
             By default there is one group of all trainable parameters.
         """
         return [{"params": [value for value in self.parameters() if value.requires_grad], "lr": lr}]
