@@ -161,6 +161,18 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
     def finish_training(self) -> None:
         """Build something from the collected data. The training loop calls this once, after the last epoch."""
 
+    def collected_bytes(self, images: int, image_size: int) -> int:  # noqa: ARG002
+        """Return the most bytes that a single pass keeps at a time, so that the need is known before it starts.
+
+        Args:
+            images: Number of training images.
+            image_size: Side of the square images in pixels.
+
+        Returns:
+            Number of bytes; 0 unless a subclass says otherwise.
+        """
+        return 0
+
     def diagnostics(self) -> dict[str, float]:
         """Return numbers to plot beside the losses, after each epoch.
 
