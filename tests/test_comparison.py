@@ -68,7 +68,7 @@ def groups(*each: list[Record]) -> list[Group]:
 
 def test_differences_pair_seeds_and_categories() -> None:
     (pair,) = paired_differences(groups(WORSE, BETTER))
-    assert (pair.one, pair.other, pair.seeds) == ("ONE", "TWO", (0, 1))
+    assert (pair.better, pair.worse, pair.seeds) == ("ONE", "TWO", (0, 1))
     expected = np.mean([0.3, 0.1, 0.0, 0.1, 0.3, 0.1])
     for key in ("i_auroc", "mad"):
         assert pair.differences[key].mean == pytest.approx(expected)
@@ -134,7 +134,7 @@ def test_rows_without_a_common_seed_are_not_compared() -> None:
 def test_three_methods_are_three_pairs_best_first() -> None:
     third = rows({"a": 0.9, "b": 0.9, "c": 0.9}, method="three")
     found = paired_differences(groups(WORSE, third, BETTER))
-    assert [(pair.one, pair.other) for pair in found] == [("THREE", "ONE"), ("THREE", "TWO"), ("ONE", "TWO")]
+    assert [(pair.better, pair.worse) for pair in found] == [("THREE", "ONE"), ("THREE", "TWO"), ("ONE", "TWO")]
     frame = pd.read_csv(StringIO(differences_csv(found)))
     assert len(frame) == 3 * 8
     assert frame[(frame.one == "ONE") & (frame.metric == "mad")]["mean"].tolist() == pytest.approx([0.15])
@@ -188,7 +188,7 @@ def test_a_row_under_another_protocol_is_in_no_difference() -> None:
     other = [one.model_copy(update={"card": one.card.model_copy(update={"epochs": 900})}) for one in WORSE]
     third = rows({"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 0.1, "b": 0.1, "c": 0.1}, method="three")
     (sheet,) = sheets([*BETTER, *third, *other], allow_mixed=True)
-    assert [(pair.one, pair.other) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
+    assert [(pair.better, pair.worse) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
 
 
 def test_one_model_for_all_goes_before_many_of_another_setting() -> None:

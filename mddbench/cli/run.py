@@ -167,13 +167,13 @@ def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: li
 
 def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
     """The URI of the store; '' for the default store, None for no store. An impossible URI is an InputError."""
-    from mddbench.runs.store import tracking_place
+    from mddbench.runs.addresses import store_address
 
     if tracking not in ("mlflow", "none"):
         raise InputError(f"--tracking {tracking}: expected mlflow or none")
     if tracking == "none":
         return None
-    tracking_place(uri, out)
+    store_address(uri, out)
     return uri or ""
 
 
@@ -263,12 +263,13 @@ def _run(
 
 
 def _tracker(uri: str | None, suite: str, out: Path, progress: Reporter) -> Tracker:
-    from mddbench.runs.store import MlflowStore, tracking_place
+    from mddbench.runs.addresses import store_address
+    from mddbench.runs.store import MlflowStore
     from mddbench.runs.tracking import MlflowTracker, NoTracker
 
     if uri is None:
         return NoTracker()
-    address, artifacts = tracking_place(uri or None, out)
+    address, artifacts = store_address(uri or None, out)
     progress.say(f"opening the tracking store {address}")
     store = MlflowStore(address, artifacts)
     return MlflowTracker(store, suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}", progress.say)
@@ -280,7 +281,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, progr
     from mddbench.experiments.ablation import all_ablations
     from mddbench.report.build import PAGE, build_report
     from mddbench.report.write import write_report
-    from mddbench.runs.store import tracking_place
+    from mddbench.runs.addresses import store_address
 
     if all(outcome.status == "failed" for outcome in outcomes):
         return []
@@ -298,7 +299,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, progr
     progress.say(f"Pictures   below {folder}, each as PNG and PDF")
     progress.say(f"Page       {folder / PAGE}: all tables, plots and heat maps in one file")
     if uri is not None:
-        address, _ = tracking_place(uri or None, options.out)
+        address, _ = store_address(uri or None, options.out)
         progress.say(f"MLflow     {address}")
         if not address.startswith("http"):  # the address of a server is that of its page
             installed = Path(sys.argv[0]).with_name("mlflow")

@@ -92,7 +92,7 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
             axis.plot(ends, [row, row], color=INK, linewidth=2.0, solid_capstyle="butt")
             axis.plot(100 * difference.mean, row, "o", color=ACCENT, markersize=3.5)
         axis.axvline(0, color=ACCENT, linewidth=0.8)
-        axis.set_title(folded(f"{pair.one} {MINUS} {pair.other}", 1.9, TEXT), fontsize=TEXT, parse_math=False)
+        axis.set_title(folded(f"{pair.better} {MINUS} {pair.worse}", 1.9, TEXT), fontsize=TEXT, parse_math=False)
     for axis in axes[-columns:]:
         axis.set_xlabel("percent points", fontsize=TEXT)
     axes[0].set_yticks(range(len(COLUMNS)), [LABELS[key] for key in COLUMNS])

@@ -11,7 +11,7 @@ from mddbench.metrics.names import LABELS, MAD, MEAN
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save
 from mddbench.report.figures.style import ACCENT, TEXT, TICK, WIDTH, folded, marks, series
 from mddbench.report.rows.groups import Group, counted_seeds
-from mddbench.report.tables.costs import COSTS, cost_place, mean_cost
+from mddbench.report.tables.costs import COSTS, cost_machines, mean_cost
 from mddbench.runs.records import Record
 
 DOTTED = (MAD.key, "i_auroc", "aupro", "p_ap")
@@ -114,7 +114,7 @@ def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
         axis.set_xlabel(COSTS[key].label, fontsize=TEXT)
     axes[0].set_ylabel(f"{LABELS[MAD.key]} [%]", fontsize=TEXT)
     legend(figure, axes, [group.marked_label for group in groups])
-    machines = cost_place([record for group in groups for record in group.records])
+    machines = cost_machines([record for group in groups for record in group.records])
     save(figure, file, f"{dataset}: quality against cost, {machines}; grey line: no other method is better in both")
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from mddbench.runs.card import ProtocolCard
 from mddbench.runs.records import Record
 
-OTHER = "†"  # marks a row under another protocol
+OTHER_PROTOCOL = "†"  # marks a row under another protocol
 PUBLISHED = "‡"  # marks a row that is quoted from a publication and was not measured here
-MARK = ", test labels given (upper bound)"
+UPPER_BOUND_MARK = ", test labels given (upper bound)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Group:
     @property
     def marked_label(self) -> str:
         """The label, with a mark if the row is under another protocol."""
-        return f"{self.label} {OTHER}" if self.differs else self.label
+        return f"{self.label} {OTHER_PROTOCOL}" if self.differs else self.label
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Sheet:
 
     Attributes:
         folder: Name of the folder of its files.
-        dataset: Name of the dataset for titles, with `other`.
+        dataset: Name of the dataset for titles, with `difference`.
         groups: The rows.
-        other: Fields of the protocol card that differ from the first sheet of the dataset; empty in the first one.
+        difference: Fields of the protocol card that differ from the first sheet of the dataset; empty in the first one.
     """
 
     folder: str
     dataset: str
     groups: tuple[Group, ...]
-    other: str = ""
+    difference: str = ""
 
 
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
@@ -93,10 +93,12 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
             all_sheets.append(Sheet(dataset, dataset, tuple(marked)))
             continue
         for rows in ordered:
-            other = _difference(rows[0], usual)
-            suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if other else ""
+            difference = _difference(rows[0], usual)
+            suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if difference else ""
             labelled = tuple(_labelled([group.records for group in rows]))
-            all_sheets.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
+            all_sheets.append(
+                Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if difference else ''}{difference}", labelled, difference)
+            )
     return all_sheets
 
 
@@ -105,7 +107,7 @@ def refusals(all_sheets: list[Sheet]) -> list[str]:
     return [
         f"{sheet.dataset}: another protocol, so tables of its own ({sheet.folder}); --allow-mixed puts all rows into one"
         for sheet in all_sheets
-        if sheet.other
+        if sheet.difference
     ]
 
 
@@ -170,4 +172,4 @@ def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:
 
 def _name(record: Record) -> str:
     """The method, with a mark if it was given the labels of test images."""
-    return f"{record.label}{MARK}" if record.card.upper_bound else record.label
+    return f"{record.label}{UPPER_BOUND_MARK}" if record.card.upper_bound else record.label

@@ -57,13 +57,13 @@ def cost_note(groups: Sequence[Group]) -> str:
     batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
     shared = any((record.environment.get("cells_on_device") or 1) != 1 for record in records)
     return (
-        f"Cost: means over seeds, {cost_place(records)}; multiply-adds are of one image's maps; inference in "
+        f"Cost: means over seeds, {cost_machines(records)}; multiply-adds are of one image's maps; inference in "
         f"batches of {' and '.join(batches) or '?'}, the median of synchronised calls after a first one; peaks from a cell's "
         f"start to its end{'; no times of cells that shared their device with others' if shared else ''}."
     )
 
 
-def cost_place(records: Sequence[Record]) -> str:
+def cost_machines(records: Sequence[Record]) -> str:
     """Return in words on which machines the costs of records were measured."""
     machines = sorted({_machine(record) for record in records})
     if len(machines) != 1:

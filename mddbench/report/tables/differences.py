@@ -46,14 +46,14 @@ class Pair:
     """Two methods side by side.
 
     Attributes:
-        one: Label of the method with the higher mAD.
-        other: Label of the other method.
+        better: Label of the method with the higher mAD.
+        worse: Label of the other method.
         seeds: The seeds that both have.
         differences: Metric -> difference.
     """
 
-    one: str
-    other: str
+    better: str
+    worse: str
     seeds: tuple[int, ...]
     differences: dict[str, Difference]
 
@@ -79,8 +79,8 @@ def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
 def paired_differences(groups: Sequence[Group]) -> list[Pair]:
     """Return all pairs of rows under one protocol that share seeds and categories, best rows first."""
     ranked = sorted(groups, key=_rank)
-    pairs = [(one, other) for one, other in combinations(ranked, 2) if one.differs == other.differs]
-    return [pair for one, other in pairs for pair in _pair(one, other)]
+    pairs = [_pair(better, worse) for better, worse in combinations(ranked, 2) if better.differs == worse.differs]
+    return [pair for pair in pairs if pair is not None]
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -133,7 +133,7 @@ def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
     for pair in pairs:
         cells = (Cell(_shown(pair.differences[key])) for key in COLUMNS)
         seeds = Cell(str(len(pair.seeds)), len(pair.seeds))
-        rows.append(Row(f"{pair.one} {MINUS} {pair.other}", (seeds, *cells)))
+        rows.append(Row(f"{pair.better} {MINUS} {pair.worse}", (seeds, *cells)))
     columns = (Column("n", "n", "count"), *(Column(LABELS[key], key) for key in COLUMNS))
     return Table(f"{dataset}: paired differences", "Difference", columns, tuple(rows), tuple(statement(pairs)))
 
@@ -142,19 +142,19 @@ def differences_csv(pairs: Sequence[Pair]) -> str:
     """Return a CSV line for each pair and metric, with all digits, in [-1, 1]."""
     heads = ("one", "other", "metric", "seeds", "categories", "mean", "low", "high")
     lines = [
-        (pair.one, pair.other, key, len(pair.seeds), diff.categories, *map(number, (diff.mean, diff.low, diff.high)))
+        (pair.better, pair.worse, key, len(pair.seeds), diff.categories, *map(number, (diff.mean, diff.low, diff.high)))
         for pair in pairs
         for key, diff in pair.differences.items()
     ]
     return csv_lines([heads, *lines])
 
 
-def _pair(one: Group, other: Group) -> list[Pair]:
-    first, second = ({record.seed: record for record in group.records} for group in (one, other))
+def _pair(better: Group, worse: Group) -> Pair | None:
+    first, second = ({record.seed: record for record in group.records} for group in (better, worse))
     seeds = tuple(sorted(first.keys() & second.keys()))
-    shared = [name for name in one.first.categories if name in other.first.categories]
+    shared = [name for name in better.first.categories if name in worse.first.categories]
     if not seeds or not shared:
-        return []
+        return None
     differences = {}
     for key in COLUMNS:
         values = [[first[s].value(name, key) - second[s].value(name, key) for name in shared] for s in seeds]
@@ -164,7 +164,7 @@ def _pair(one: Group, other: Group) -> list[Pair]:
             differences[key] = Difference(float(table.mean()), *interval(table), table.shape[1])
         else:
             differences[key] = Difference(math.nan, math.nan, math.nan, 0)
-    return [Pair(one.marked_label, other.marked_label, seeds, differences)]
+    return Pair(better.marked_label, worse.marked_label, seeds, differences)
 
 
 def _rank(group: Group) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from mddbench.metrics.names import LABELS, MEAN, SEVEN
-from mddbench.report.rows.groups import OTHER, Group
+from mddbench.report.rows.groups import OTHER_PROTOCOL, Group
 from mddbench.report.rows.published import PublishedRow, source_notes
 from mddbench.report.tables.costs import COSTS, cost_note, mean_cost, shown_cost
 from mddbench.report.tables.spec import TableSpec
@@ -123,7 +123,9 @@ def protocol_notes(groups: Sequence[Group]) -> list[str]:
         own = "; ".join(text for name, value in row.items() if (text := f"{name} {value}") not in common)
         seeds = ", ".join(str(record.seed) for record in group.records)
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
-    notes += [f"{OTHER} {group.label}: another protocol ({group.differs})." for group in groups if group.differs]
+    notes += [
+        f"{OTHER_PROTOCOL} {group.label}: another protocol ({group.differs})." for group in groups if group.differs
+    ]
     notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
     notes.append(f"Percent. ± is the standard deviation over n seeds; {DASH} is not defined or not measured.")
     return notes
