@@ -165,7 +165,7 @@ def test_a_single_pass_stands_beside_every_budget() -> None:
     assert labels == [["ONE", "THREE"], ["THREE", "TWO"]]
     (sheet,) = sheets([*once, *BETTER], allow_mixed=True)
     assert not any(group.differs for group in sheet.groups)
-    assert [(pair.one, pair.other) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
+    assert [(pair.better, pair.worse) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
     elsewhere = [each.model_copy(update={"card": each.card.model_copy(update={"image_size": 999})}) for each in once]
     assert [[group.label for group in sheet.groups] for sheet in sheets([*elsewhere, *BETTER])] == [["ONE"], ["THREE"]]
 

@@ -36,6 +36,8 @@ from mddbench.runs.evidence import EVIDENCE, Evidence, load_evidence
 from mddbench.runs.panels import PANELS, PICTURE, Panel, load_panels
 from mddbench.runs.records import RECORD, Record, parse_record
 
+KIND_TAG, CELL, TRIAL = "mddbench.kind", "cell", "trial"
+"""Tag that says what a run is. Trials of a search for settings are in no report."""
 IDENTITY_TAG = "mddbench.identity"
 
 
@@ -230,17 +232,19 @@ class MlflowStore:
                 raise InputError(f"{RECORD}: not UTF-8 text") from None
         return parse_record(text, RECORD)
 
-    def finished(self, identity: str | None = None) -> list[Any]:
+    def finished(self, identity: str | None = None, kind: str = CELL) -> list[Any]:
         """Find finished runs of cells.
 
         Args:
             identity: Identity of the cell; None for all cells.
+            kind: CELL, or TRIAL for the trials of a search.
 
         Returns:
             The runs, newest first.
         """
         condition = f" AND tags.`{IDENTITY_TAG}` = '{identity}'" if identity else ""
-        return self.search(f"attributes.status = 'FINISHED'{condition}")
+        runs = self.search(f"attributes.status = 'FINISHED'{condition}")
+        return [run for run in runs if run.data.tags.get(KIND_TAG, CELL) == kind]
 
     def files(self, run_id: str) -> frozenset[str]:
         """List the artifacts of a run.

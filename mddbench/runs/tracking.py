@@ -14,7 +14,7 @@ from mddbench.interruption import closing
 from mddbench.runs.addresses import PREFIX
 from mddbench.runs.facts import CellFacts, metric_names
 from mddbench.runs.records import RECORD, EpochLog, Record, as_json
-from mddbench.runs.store import IDENTITY_TAG, MlflowStore
+from mddbench.runs.store import CELL, IDENTITY_TAG, KIND_TAG, MlflowStore
 
 BATCH = 100
 """Greatest number of parameters or metrics in one call of MLflow."""
@@ -120,11 +120,17 @@ class MlflowTracker:
         suite: Name of the suite.
         invocation: Name of the parent runs.
         say: Called with a message for the user.
+        kind: CELL, or TRIAL for the trials of a search.
         parents: Id of an MLflow experiment -> id of the parent run in it.
     """
 
     def __init__(
-        self, store: MlflowStore, suite: str, invocation: str, say: Callable[[str], object] = lambda _: None
+        self,
+        store: MlflowStore,
+        suite: str,
+        invocation: str,
+        say: Callable[[str], object] = lambda _: None,
+        kind: str = CELL,
     ) -> None:
         """Prepare logging. Nothing is logged yet.
 
@@ -133,8 +139,9 @@ class MlflowTracker:
             suite: Name of the suite.
             invocation: Name of the parent runs.
             say: Called with a message for the user.
+            kind: CELL, or TRIAL for the trials of a search.
         """
-        self.store, self.suite, self.invocation, self.say = store, suite, invocation, say
+        self.store, self.suite, self.invocation, self.say, self.kind = store, suite, invocation, say, kind
         self.parents: dict[str, str] = {}
 
     def has(self, identity: str, folder: Path) -> bool:
@@ -147,7 +154,7 @@ class MlflowTracker:
         Returns:
             True if there is a finished run, and no unfinished run that the folder names.
         """
-        return bool(self.store.finished(identity)) and self._unfinished_run(identity, folder) is None
+        return bool(self.store.finished(identity, self.kind)) and self._unfinished_run(identity, folder) is None
 
     def add(self, identity: str, files: list[Path]) -> None:
         """Add files to the newest finished run of a cell. They replace files of the same names.
@@ -157,7 +164,7 @@ class MlflowTracker:
             files: The files.
         """
         for file in files:
-            self.store.client.log_artifact(self.store.finished(identity)[0].info.run_id, str(file))
+            self.store.client.log_artifact(self.store.finished(identity, self.kind)[0].info.run_id, str(file))
 
     def start(self, facts: CellFacts, folder: Path | None) -> CellRun:
         """Start a run for a cell, or resume its own interrupted run.
@@ -171,11 +178,11 @@ class MlflowTracker:
         """
         client, experiment = self.store.client, self.store.experiment(f"{PREFIX}/{self.suite}/{facts.dataset}")
         if experiment not in self.parents:
-            parent = client.create_run(experiment, run_name=self.invocation, tags={"mddbench.kind": "invocation"})
+            parent = client.create_run(experiment, run_name=self.invocation, tags={KIND_TAG: "invocation"})
             self.parents[experiment] = parent.info.run_id
         tags = {
             **facts.tags,
-            "mddbench.kind": "cell",
+            KIND_TAG: self.kind,
             IDENTITY_TAG: facts.identity,
             "mlflow.parentRunId": self.parents[experiment],
         }
@@ -203,7 +210,7 @@ class MlflowTracker:
     def _start_time(self, identity: str) -> int:
         """Return the present time in ms, or a later time if a finished run of the cell started later."""
         now = int(time.time() * 1000)
-        return max([now, *(int(run.info.start_time) + 1 for run in self.store.finished(identity)[:1])])
+        return max([now, *(int(run.info.start_time) + 1 for run in self.store.finished(identity, self.kind)[:1])])
 
     def _interrupted(self, identity: str, folder: Path | None) -> Any:
         """Return the cell's own unfinished run if it can be resumed, otherwise None."""
