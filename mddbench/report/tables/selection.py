@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from mddbench.metrics.names import COLUMNS, LABELS
 from mddbench.report.rows.groups import Group
-from mddbench.report.tables.table import DASH, Cell, Column, Row, Table
+from mddbench.report.tables.table import DASH, METRIC_COLUMNS, Cell, Column, Row, Table
 from mddbench.runs.records import Record
 
 CRITERION = "p_auroc"  # the metric by which UniAD's authors choose their epoch
@@ -41,15 +41,9 @@ def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
         choices = ((f"one epoch, best {LABELS[CRITERION]}", chosen_gap), ("each metric's best epoch", best_gap))
         for words, gap in choices:
             gaps = [Cell(_shown([gap(record, key) for record in group.records])) for key in COLUMNS]
-            rows.append(
-                Row(group.marked_label, (Cell(words), Cell(str(len(group.records)), len(group.records)), *gaps))
-            )
+            rows.append(Row(group.marked_label, (Cell(words), Cell.of_count(len(group.records)), *gaps)))
     looks = " or ".join(map(str, sorted({len(record.test_curve) for group in groups for record in group.records})))
-    columns = (
-        Column("Chosen on the test set", "chosen", "text"),
-        Column("n", "n", "count"),
-        *(Column(LABELS[key], key) for key in COLUMNS),
-    )
+    columns = (Column("Chosen on the test set", "chosen", "text"), Column("n", "n", "count"), *METRIC_COLUMNS)
     note = (
         f"Percent points that a metric gains if the epoch is chosen by {looks} looks at the **test set**, in place of the last "
         "epoch that is reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is "
