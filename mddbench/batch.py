@@ -20,12 +20,15 @@ class Batch:
             None unless the method wants them.
         features: Cached features of the frozen teacher for these images, shallow to deep. None if there are none.
             `Detector.teacher` returns them, or computes them where they are None.
+        progress: Share of all training steps that were done before this one, in [0, 1).
+            It is for methods with phases.
     """
 
     images: Tensor
     categories: Tensor
     textures: Tensor | None = None
     features: tuple[Tensor, ...] | None = None
+    progress: float = 0.0
 
 
 def as_images(pixels: np.ndarray, device: torch.device) -> Tensor:

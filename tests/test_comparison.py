@@ -33,7 +33,7 @@ from mddbench.report.tables.results import Results, protocol_notes
 from mddbench.report.tables.selection import best_gap, chosen_gap, selection_table, with_curves
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
-from mddbench.runs.card import CARD_FIELDS, Role, Setting
+from mddbench.runs.card import CARD_FIELDS, SEEN_ONCE, Role, Setting
 from mddbench.runs.records import CurvePoint, Record, parse_record
 from support import record
 
@@ -153,6 +153,21 @@ def test_cards_that_differ_in_what_must_agree_do_not_share_a_table(field: str) -
     (mixed,) = sheets([*BETTER, *other], allow_mixed=True)
     assert [(group.label, bool(group.differs)) for group in mixed.groups] == [("ONE", False), ("TWO", True)]
     assert refusals([mixed]) == []
+
+
+def test_a_single_pass_stands_beside_every_budget() -> None:
+    def with_epochs(members: list[Record], epochs: int | str) -> list[Record]:
+        return [each.model_copy(update={"card": each.card.model_copy(update={"epochs": epochs})}) for each in members]
+
+    third = rows({"a": 0.5, "b": 0.5, "c": 0.5}, method="three")
+    long, once = with_epochs(WORSE[:2], 900), with_epochs(third, SEEN_ONCE)
+    labels = [[group.label for group in sheet.groups] for sheet in sheets([*once, *BETTER, *long])]
+    assert labels == [["ONE", "THREE"], ["THREE", "TWO"]]
+    (sheet,) = sheets([*once, *BETTER], allow_mixed=True)
+    assert not any(group.differs for group in sheet.groups)
+    assert [(pair.better, pair.worse) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
+    elsewhere = [each.model_copy(update={"card": each.card.model_copy(update={"image_size": 999})}) for each in once]
+    assert [[group.label for group in sheet.groups] for sheet in sheets([*elsewhere, *BETTER])] == [["ONE"], ["THREE"]]
 
 
 @pytest.mark.parametrize("field", ["batch_size", "encoder", "image_score"])

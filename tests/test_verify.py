@@ -125,6 +125,13 @@ def test_runs_with_other_settings_are_left_out(experiment: Experiment) -> None:
     assert left_out == ["mvtec/rd4ad_ader: left out what is under another protocol (other epochs, --set epochs)"]
 
 
+def test_a_single_pass_has_no_budget_that_could_differ(experiment: Experiment) -> None:
+    card = {"setting": "one model for 15 categories", "epochs": "one pass"}
+    once = measured(experiment.model_copy(update={"epochs": 1}), 0, card=card)
+    assert verdicts(experiment, [once]) == {"reproduced"}
+    assert verdicts(experiment, [measured(experiment.model_copy(update={"epochs": 1}), 0)]) == {"not run"}
+
+
 def test_an_experiment_without_published_numbers() -> None:
     mini = load_experiment("mini/rd4ad")
     assert verdicts(mini, [measured(mini, 0, card={"setting": "one model for 8 categories"})]) == {"no published value"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -38,7 +40,8 @@ def make_optimizer(detector: Detector, settings: OptimizerSettings) -> torch.opt
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=decay, fused=fused)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=settings.lr, betas=settings.betas, weight_decay=decay, fused=fused)
+    options: dict[str, Any] = {"eps": settings.eps, "amsgrad": settings.amsgrad, "fused": fused}
+    return kind(groups, lr=settings.lr, betas=settings.betas, weight_decay=decay, **options)
 
 
 def rate_factor(schedule: ScheduleSettings, progress: float) -> float:
@@ -46,6 +49,8 @@ def rate_factor(schedule: ScheduleSettings, progress: float) -> float:
 
     >>> rate_factor(ScheduleSettings(name="step", at=0.8, factor=0.1), 0.8)
     0.1
+    >>> rate_factor(ScheduleSettings(name="step", at=(0.8, 0.9), factor=0.5), 0.9)
+    0.25
     >>> rate_factor(ScheduleSettings(name="cosine", factor=0.0, warmup=0.5), 0.25)
     0.5
 
@@ -59,7 +64,8 @@ def rate_factor(schedule: ScheduleSettings, progress: float) -> float:
     if progress < schedule.warmup:
         return progress / schedule.warmup
     if schedule.name == "step":
-        return schedule.factor if progress >= schedule.at - 1e-9 else 1.0
+        times = schedule.at if isinstance(schedule.at, tuple) else (schedule.at,)
+        return schedule.factor ** sum(progress >= time - 1e-9 for time in times)
     if schedule.name == "cosine":
         share = (progress - schedule.warmup) / (1.0 - schedule.warmup)
         return float(schedule.factor + (1.0 - schedule.factor) * 0.5 * (1.0 + np.cos(np.pi * share)))

@@ -190,8 +190,9 @@ class Trainer:
         images, factor = 0, 1.0
         order_seed = derived_seed(self.seed, "order", epoch)
         for index, batch in enumerate(epoch_batches(data, self.experiment, order_seed, self.device, cache)):
-            factor = rate_factor(self.experiment.schedule, (epoch * total + index) / (self.experiment.epochs * total))
-            losses.add(self.step(batch, factor))
+            done = (epoch * total + index) / (self.experiment.epochs * total)
+            factor = rate_factor(self.experiment.schedule, done)
+            losses.add(self.step(replace(batch, progress=done), factor))
             images += len(batch.images)
             rate = images / (time.perf_counter() - started)
             loss = "" if losses.latest is None else f" loss {losses.latest:.4f}"

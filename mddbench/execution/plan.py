@@ -293,6 +293,12 @@ def fewest_images(experiment: Experiment, dataset: Dataset) -> int:
     return min(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
 
 
+def most_images(experiment: Experiment, dataset: Dataset) -> int:
+    """Count the training images of the model; of separate models, those of the model with the most images."""
+    splits = [dataset.train.of(category) for category in dataset.categories]
+    return max(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
+
+
 def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
     """Build the detector and run one batch through it.
 
@@ -317,6 +323,9 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
         evaluating = f"evaluating {min(BATCH_SIZE, len(dataset.test))} images of {side}x{side} pixels at once"
         needed = bytes_of_batch(detector.encoder, min(BATCH_SIZE, len(dataset.test)), side)
         demand_memory(needed, options.device, experiment.name, evaluating)
+        collecting = f"what the method keeps of {most_images(experiment, dataset)} images"
+        needed = detector.collected_bytes(most_images(experiment, dataset), side)
+        demand_memory(needed, options.device, experiment.name, collecting)
         images = torch.zeros(min(smallest, 2), 3, side, side, device=options.device)
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
         with autocast(options.device, experiment.precision):

@@ -24,11 +24,8 @@ class EncoderSettings(Strict):
     )
 
     @model_serializer(mode="wrap")
-    def _without_unset_padding(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
-        if self.padding_for is None:
-            content.pop("padding_for", None)
-        return content
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, serialize(self), "padding_for")
 
 
 class OptimizerSettings(Strict):
@@ -41,6 +38,18 @@ class OptimizerSettings(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0, description="Weight decay, in the form that the optimiser itself defines."
     )
+    eps: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1e-8,
+        description="Adam and AdamW: what is added to the denominator. The default is left out of what is written.",
+    )
+    amsgrad: bool = Field(
+        default=False,
+        description="Adam and AdamW: the AMSGrad variant. The default is left out of what is written.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, serialize(self), "eps", "amsgrad")
 
 
 class ScheduleSettings(Strict):
@@ -51,8 +60,14 @@ class ScheduleSettings(Strict):
         "cosine: the rate falls from the base rate to `factor` times the base rate. "
         "With all of them the rate first rises linearly during `warmup`."
     )
-    at: Fraction = Field(default=0.8, description="Time at which a step schedule changes the rate.")
-    factor: Fraction = Field(default=0.1, description="Factor of the base rate at the end of the training.")
+    at: Fraction | Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=100)] = Field(
+        default=0.8, description="Time at which a step schedule changes the rate, or several such times."
+    )
+    factor: Fraction = Field(
+        default=0.1,
+        description="Factor of the base rate at the end of the training. "
+        "A step schedule with several times applies it at each of them.",
+    )
     warmup: Fraction = Field(default=0.0, description="Time during which the rate rises linearly from 0.")
 
 
@@ -131,6 +146,13 @@ class Suite(Strict):
 
     description: str = Field(description="What the suite is for, in one line.")
     experiments: tuple[str, ...] = Field(description="Names of the experiments and ablations.")
+
+
+def _without_defaults(settings: Strict, content: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Leave out fields that have their default, so that a new field changes no identity of a cell."""
+    fields = type(settings).model_fields
+    unset = {name for name in names if getattr(settings, name) == fields[name].default}
+    return {name: value for name, value in content.items() if name not in unset}
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -16,6 +16,8 @@ from mddbench.runs.records import Record
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
 """The settings in which a record and its experiment's file must agree, so that the published protocol is the same."""
+OF_EPOCHS = ("epochs", "optimizer", "schedule", "gradient_clip")
+"""Those of them that do not concern a method that sees each image exactly once."""
 Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not defined", "not run"]
 Rescored = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Metrics of cells that kept their maps: identity -> convention -> 'mean' or category -> metric -> value in [0, 1]."""
@@ -216,7 +218,8 @@ def _differs(record: Record, experiment: Experiment) -> str:
     if expected and len(record.categories) != expected:
         return f"{len(record.categories)} of {expected} categories"
     current = experiment.model_dump(mode="json")
-    changed = [key for key in DECIDING if record.settings.get(key) != current[key]]
+    deciding = [key for key in DECIDING if not (record.card.one_pass and key in OF_EPOCHS)]
+    changed = [key for key in deciding if record.settings.get(key) != current[key]]
     if record.settings.get("overrides"):
         changed += [f"--set {key}" for key in record.settings["overrides"]]
     return f"other {', '.join(dict.fromkeys(changed))}" if changed else ""

@@ -78,14 +78,12 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
     """Return the sheets of each dataset: one for each set of rows whose protocol cards agree.
 
     Sets of unified models come first, then sets without given test labels and weights from a file, then large sets.
+    A row of a single pass stands in every sheet with which it agrees in all but the epochs.
     With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
     """
     all_sheets = []
     for dataset, groups in group_by_protocol(records).items():
-        by_task: dict[str, list[Group]] = {}
-        for group in groups:
-            by_task.setdefault(_task(group), []).append(group)
-        ordered = sorted(by_task.values(), key=_rank)
+        ordered = sorted(_by_task(groups), key=_rank)
         usual = ordered[0][0].first.card
         if allow_mixed:
             marked = [replace(group, differs=_difference(group, usual)) for group in groups]
@@ -123,6 +121,20 @@ def changed_settings(record: Record) -> str:
     """Return the settings that `--set` changed, each after a comma."""
     changed = record.settings.get("overrides") or {}
     return "".join(f", {key}={value}" for key, value in changed.items())
+
+
+def _by_task(groups: list[Group]) -> list[list[Group]]:
+    """Return the sets of rows whose protocol cards agree. In each set, the rows with epochs come first."""
+    sets: dict[str, list[Group]] = {}
+    for group in groups:
+        if not group.first.card.one_pass:
+            sets.setdefault(_task(group), []).append(group)
+    for group in groups:
+        if group.first.card.one_pass:
+            agreeing = [rows for rows in sets.values() if not group.first.card.differing_task(rows[0].first.card)]
+            for rows in agreeing or [sets.setdefault(_task(group), [])]:
+                rows.append(group)
+    return list(sets.values())
 
 
 def _rank(rows: list[Group]) -> tuple[bool, bool, int]:

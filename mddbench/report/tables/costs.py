@@ -28,6 +28,7 @@ class Cost:
 COSTS: dict[str, Cost] = {
     "parameters_total": Cost("Params [M]", 1e-6, 1),
     "parameters_trainable": Cost("Trained [M]", 1e-6, 1),
+    "model_mib": Cost("Model [MiB]", 1.0, 1),
     "multiply_adds": Cost("MACs [G]", 1e-9, 2),
     "train_seconds": Cost("Train [s]", 1.0, 0),
     "train_images_per_second": Cost("Train [img/s]", 1.0, 0),
