@@ -93,13 +93,16 @@ class Report:
 def build_report(
     entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False, rank_published: bool = False
 ) -> Report:
-    """Return all tables of `paper_tables/` and all figures of each sheet, and a table and a figure of each ablation.
+    """Build all tables of `paper_tables/` and all figures of each sheet, and a table and a figure of each ablation.
 
     Args:
         entries: The records, with the data that their runs kept.
         ablations: The ablations to look for among the records.
         allow_mixed: True if rows whose protocol cards differ share a table, with marks.
         rank_published: True if the best of a column may be a published number.
+
+    Returns:
+        The report. Nothing is written or drawn yet.
     """
     by_identity = {entry.record.identity: entry for entry in entries}
     records = [entry.record for entry in entries]

@@ -12,7 +12,6 @@ from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, 
 from mddbench.report.figures.style import ACCENT, SHOWN, TEXT, TICK, WIDTH, folded, marks, series
 from mddbench.report.rows.groups import Group, counted_seeds
 from mddbench.report.tables.costs import COSTS, cost_machines, mean_cost
-from mddbench.runs.records import Record
 
 PRICES = ("inference_ms_per_image", "train_seconds", "parameters_total")
 LOGARITHMIC = 10.0  # an axis is logarithmic if the ratio of its largest to its smallest value is above this number
@@ -23,7 +22,8 @@ def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
 
     The range of the loss over the seeds is shaded. Methods that only collect features have no loss and no panel.
     """
-    groups = [group for group in groups if all(_has_loss(record) for record in group.records)]
+    groups = [group for group in groups if all(record.history for record in group.records)]
+    groups = [g for g in groups if all(log.loss is not None for record in g.records for log in record.history)]
     if not groups:
         return
     figure, axes, columns = panels(len(groups), 3, (0.6, 0.3), (2.2, 1.9))
@@ -127,10 +127,6 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not best or quality > best[-1][1]:
             best.append((price, quality))
     return best
-
-
-def _has_loss(record: Record) -> bool:
-    return bool(record.history) and all(log.loss is not None for log in record.history)
 
 
 def _terms(group: Group) -> list[str]:
