@@ -30,7 +30,7 @@ from mddbench.report.tables.differences import (
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
 from mddbench.report.tables.results import Results, protocol_notes
-from mddbench.report.tables.selection import best_gap, chosen_gap, selection_table, with_curves
+from mddbench.report.tables.selection import selection_gap, selection_table, with_curves
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
 from mddbench.runs.card import CARD_FIELDS, SEEN_ONCE, Role, Setting
@@ -245,13 +245,13 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
         one.model_copy(update={"test_curve": curve(*values)})
         for one, values in zip(BETTER, ((0.2, 0.9, 0.8), (0.2, 0.6, 0.6)), strict=True)
     ]
-    assert best_gap(looked[0], "mad") == pytest.approx(0.1)
-    assert best_gap(looked[1], "p_ap") == pytest.approx(0.0)
+    assert selection_gap(looked[0], "mad", "mad") == pytest.approx(0.1)
+    assert selection_gap(looked[1], "p_ap", "p_ap") == pytest.approx(0.0)
     other = looked[0].model_copy(deep=True)
     for point, value in zip(other.test_curve, (0.9, 0.1, 0.2), strict=True):
         point.metrics["p_auroc"] = value
-    assert chosen_gap(other, "mad") == pytest.approx(0.2 - 0.8)  # the first epoch, by its pixel AUROC
-    assert chosen_gap(other, "p_auroc") == pytest.approx(0.7)
+    assert selection_gap(other, "mad") == pytest.approx(0.2 - 0.8)  # the first epoch, by its pixel AUROC
+    assert selection_gap(other, "p_auroc") == pytest.approx(0.7)
     found = with_curves(groups(looked, WORSE))
     assert [group.label for group in found] == ["ONE"]
     text = markdown(selection_table("mini", found))
@@ -270,7 +270,7 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
 def test_a_metric_that_is_not_defined_has_no_gap(tmp_path: Path) -> None:
     points = [point.model_copy(update={"metrics": {**point.metrics, "aupro": None}}) for point in curve(0.1, 0.2)]
     looked = [BETTER[0].model_copy(update={"test_curve": points})]
-    assert math.isnan(best_gap(looked[0], "aupro"))
+    assert math.isnan(selection_gap(looked[0], "aupro", "aupro"))
     assert " | – | " in markdown(selection_table("mini", groups(looked)))
     draw_test_curves("mini", groups(looked), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000

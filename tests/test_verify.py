@@ -16,7 +16,7 @@ from mddbench.execution.protocol import resolved_settings
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import MAD, SEVEN
-from mddbench.report.rows.reported import FIELDS, find, load_reported, parse
+from mddbench.report.rows.reported import FIELDS, find, load_reported
 from mddbench.runs.records import Record, write_record
 from mddbench.verdicts.verify import Judgement, verify
 from support import mddbench, record
@@ -172,7 +172,7 @@ def test_a_line_that_is_wrong_is_named(line: str, message: str, tmp_path: Path) 
     file = tmp_path / "reported.csv"
     file.write_text(",".join(FIELDS) + "\n" + line + "\n")
     with pytest.raises(InputError, match=message):
-        list(parse(file))
+        load_reported(file)
 
 
 def test_the_command(experiment: Experiment, tmp_path: Path) -> None:

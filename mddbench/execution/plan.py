@@ -294,7 +294,15 @@ def fewest_images(experiment: Experiment, dataset: Dataset) -> int:
 
 
 def most_images(experiment: Experiment, dataset: Dataset) -> int:
-    """Count the training images of the model; of separate models, those of the model with the most images."""
+    """Count the images of the largest training set.
+
+    Args:
+        experiment: The experiment.
+        dataset: Its opened dataset.
+
+    Returns:
+        Number of training images of the model; of separate models, the number of the model with the most images.
+    """
     splits = [dataset.train.of(category) for category in dataset.categories]
     return max(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
 

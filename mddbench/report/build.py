@@ -6,12 +6,12 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
-from mddbench.report.figures.draw import Draw
-from mddbench.report.figures.sheet import file_names, sheet_pictures
+from mddbench.report.figures.sheet import Draw, file_names, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet, group_by_protocol, refusals, sheets
@@ -93,23 +93,24 @@ class Report:
 def build_report(
     entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False, rank_published: bool = False
 ) -> Report:
-    """Return all tables of `paper_tables/` and all figures of each sheet, and a table and a figure of each ablation.
+    """Build all tables of `paper_tables/` and all figures of each sheet, and a table and a figure of each ablation.
 
     Args:
         entries: The records, with the data that their runs kept.
         ablations: The ablations to look for among the records.
         allow_mixed: True if rows whose protocol cards differ share a table, with marks.
         rank_published: True if the best of a column may be a published number.
+
+    Returns:
+        The report. Nothing is written or drawn yet.
     """
     by_identity = {entry.record.identity: entry for entry in entries}
     records = [entry.record for entry in entries]
     all_sheets = sheets((record for record in records if not only_of_ablation(record)), allow_mixed)
     sections = [_sheet(sheet, by_identity, rank_published) for sheet in all_sheets]
     spec = next(spec for spec in map(load_table, table_names()) if spec.rows == "variant")
-    by_dataset: dict[str, list[Study]] = {}
-    for study in studies(ablations, group_by_protocol(records)):
-        by_dataset.setdefault(study.dataset, []).append(study)
-    sections += [_ablations(spec, dataset, members) for dataset, members in by_dataset.items()]
+    by_dataset = groupby(studies(ablations, group_by_protocol(records)), lambda study: study.dataset)
+    sections += [_ablations(spec, dataset, list(members)) for dataset, members in by_dataset]
     return Report(tuple(sections), by_identity, tuple(refusals(all_sheets)))
 
 

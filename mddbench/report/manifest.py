@@ -39,10 +39,10 @@ class Manifest:
 
     def refuse_others(self) -> None:
         """Raise InputError if the folder holds files and no list."""
-        others: list[str] = []
-        if not self.file.exists() and self.folder.exists():
-            paths = [path for path in self.folder.iterdir() if path.is_dir() or not path.name.startswith(".")]
-            others = sorted(path.name for path in paths)
+        if self.file.exists() or not self.folder.exists():
+            return
+        paths = [path for path in self.folder.iterdir() if path.is_dir() or not path.name.startswith(".")]
+        others = sorted(path.name for path in paths)
         if others:
             raise InputError(
                 f"{self.folder}: it holds {len(others)} files or folders that no report wrote, '{others[0]}' for one; {ADVICE}"

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mddbench.metrics.names import COLUMNS, LABELS, MAD, MEAN
+from mddbench.metrics.names import COLUMNS, LABELS, MEAN
 from mddbench.report.figures.canvas import canvas, legend, panels, save
-from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded, series
+from mddbench.report.figures.style import ACCENT, INK, SHOWN, TEXT, TICK, WIDTH, folded, series
 from mddbench.report.rows.groups import Group, counted_seeds
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS, Pair
 
-SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
-"""The metrics that a plot shows, one panel each. The table has all."""
 LEAST_SPAN = 4.0  # of a curve's axis in percent, so that noise between seeds does not look like a trend
 MOST_PAIRS = 6
 MOST_LETTERS = 20  # of the numbers below a curve, so that they do not overlap; longer ones are turned
@@ -37,15 +36,14 @@ def draw_ablation(study: Study, file: Path) -> None:
         names = [folded(group.label, 1.5, TICK) for group in study.groups]
         lines = sum(max(1, name.count("\n") + 1) for name in names)
         figure, axes = canvas((WIDTH, 1.1 + 0.2 * len(names) + 0.24 * lines), (2, len(SHOWN) // 2), share_y=True)
-        for axis, key in zip(axes, SHOWN, strict=True):
-            _bars(axis, frame[frame.metric == key], names)
+        draw: Callable[[Any, pd.DataFrame], None] = partial(_bars, labels=names)
     else:
         figure, axes = canvas((WIDTH, 2.0), (1, len(SHOWN)))
-        for axis, key in zip(axes, SHOWN, strict=True):
-            _curve(axis, frame[frame.metric == key])
+        draw = _curve
         figure.supxlabel(study.ablation.axis_name, fontsize=TEXT, parse_math=False)
         title += " (axes do not start at 0)"
     for axis, key in zip(axes, SHOWN, strict=True):
+        draw(axis, frame[frame.metric == key])
         axis.set_title(f"{LABELS[key]} [%]", fontsize=TEXT)
     save(figure, file, title)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from mddbench.report.figures.ablations import draw_diagnostics, has_diagnostics
 from mddbench.report.figures.curves import KINDS, MethodRuns, draw_category_curves, draw_curves, draw_scores, has_curves
-from mddbench.report.figures.draw import Draw
 from mddbench.report.figures.heat_maps import draw_gallery, draw_qualitative
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet
 from mddbench.runs.panels import Panel
 
+Draw = Callable[[Path], None]
+"""Draws one figure and writes it to a file."""
 TITLES = {
     "training": "Training curves",
     "per-category": "Each category",
@@ -99,7 +100,6 @@ def _panels(entries: Mapping[str, Entry]) -> list[tuple[str, tuple[Panel, ...]]]
 
 def _curves(entries: Mapping[str, Sequence[Entry]]) -> list[MethodRuns]:
     """The rows whose runs kept evidence; none if no category has curves."""
-    loaded = [(label, [entry.evidence() for entry in members]) for label, members in entries.items()]
-    rows = [(label, tuple(filter(None, runs))) for label, runs in loaded]
-    rows = [(label, runs) for label, runs in rows if runs]
+    runs = {label: [entry.evidence() for entry in members] for label, members in entries.items()}
+    rows = [(label, tuple(filter(None, kept))) for label, kept in runs.items() if any(kept)]
     return rows if has_curves(rows) else []

@@ -5,6 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from mddbench.metrics.names import MAD
+
+SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
+"""The metrics that a figure shows, one panel each. The tables have all."""
 INK, ACCENT = "#3b6ea5", "#1b1b1b"
 WIDTH = 7.0  # of a page's text in inches; no figure is wider, so that its letters keep their size in print
 TICK, TEXT, KEY, HEAD = 7.0, 8.0, 7.5, 9.0  # points: tick labels, names of axes and panels, legends, titles

@@ -170,26 +170,26 @@ def render_page(page: Page) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["data_uri"] = data_uri
+    environment.filters["data_uri"] = _data_uri
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash_source(style)}; script-src {_hash_source(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     text = environment.get_template("page").render(
-        page=page, policy=policy, style=style, script=script, published_mark=PUBLISHED, safe_link=safe_link
+        page=page, policy=policy, style=style, script=script, published_mark=PUBLISHED, safe_link=_safe_link
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # names of files can hold lone surrogates
 
 
-def safe_link(address: str) -> str:
+def _safe_link(address: str) -> str:
     """Return an address if it leads to a web server or to a file beside the page; else an empty text."""
     return address if SAFE_LINK.fullmatch(address) else ""
 
 
-def data_uri(content: bytes) -> str:
+def _data_uri(content: bytes) -> str:
     """Return a PNG or WebP picture as an address that holds it.
 
-    >>> data_uri(b"RIFF")
+    >>> _data_uri(b"RIFF")
     'data:image/webp;base64,UklGRg=='
     """
     kind = "png" if content.startswith(b"\x89PNG") else "webp"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 
@@ -63,18 +64,14 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
     Two file trees that were read as one dataset have different fingerprints and are two datasets: 'folder-0123abcd'.
     Labels of one method differ in the experiment, else in the settings that `--set` changed, else in the hash.
     """
-    protocols: dict[tuple[str, str], list[Record]] = {}
-    records = list(records)
-    trees = {(record.dataset, record.fingerprint) for record in records}
-    names = [dataset for dataset, _ in trees]
+    by_dataset: dict[str, dict[str, list[Record]]] = {}
+    records = sorted(records, key=lambda record: (record.protocol, record.seed))
+    trees = Counter(dataset for dataset, _ in {(record.dataset, record.fingerprint) for record in records})
     for record in records:
-        several = names.count(record.dataset) > 1
+        several = trees[record.dataset] > 1
         dataset = f"{record.dataset}-{record.fingerprint[:8]}" if several else record.dataset
-        protocols.setdefault((dataset, record.protocol), []).append(record)
-    by_dataset: dict[str, list[tuple[Record, ...]]] = {}
-    for (dataset, _), members in sorted(protocols.items()):
-        by_dataset.setdefault(dataset, []).append(tuple(sorted(members, key=lambda record: record.seed)))
-    return {dataset: _labelled(groups) for dataset, groups in by_dataset.items()}
+        by_dataset.setdefault(dataset, {}).setdefault(record.protocol, []).append(record)
+    return {dataset: _labelled([*map(tuple, rows.values())]) for dataset, rows in sorted(by_dataset.items())}
 
 
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
@@ -96,9 +93,8 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
             difference = _difference(rows[0], usual)
             suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if difference else ""
             labelled = tuple(_labelled([group.records for group in rows]))
-            all_sheets.append(
-                Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if difference else ''}{difference}", labelled, difference)
-            )
+            title = f"{dataset}, {difference}" if difference else dataset
+            all_sheets.append(Sheet(f"{dataset}{suffix}", title, labelled, difference))
     return all_sheets
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -79,27 +79,27 @@ def means(dataset: str, setting: str) -> list[Published]:
 
 
 @lru_cache
-def load_reported() -> tuple[Published, ...]:
-    """Load all published rows of the package."""
-    return tuple(parse(paper_tables() / "reported.csv"))
+def load_reported(file: Path | None = None) -> tuple[Published, ...]:
+    """Load published rows.
 
+    Args:
+        file: CSV file with the columns FIELDS and metrics in percent; None for the package's own.
 
-def parse(file: Path) -> Iterable[Published]:
-    """Read the published rows of a CSV file with the columns FIELDS and metrics in percent.
-
-    Yields:
+    Returns:
         The rows.
 
     Raises:
         InputError: If a line does not fit. The message names the line.
     """
+    rows = []
     percentage = partial(checked_number, expected="a percentage", fits=lambda value: 0 <= value <= 100)
-    for line, row in csv_rows(file, FIELDS):
+    for line, row in csv_rows(file or paper_tables() / "reported.csv", FIELDS):
         values = {key: percentage(row[key], f"{line}: {key}") / 100 for key in SEVEN if row[key]}
         if not row["source"] or not values or row["setting"] not in ("unified", "separate"):
             raise InputError(f"{line}: expected a source, a value and a setting; found {row}")
         rest = {key: row[key] for key in FIELDS if key not in SEVEN}
-        yield Published(**rest, values=values)
+        rows.append(Published(**rest, values=values))
+    return tuple(rows)
 
 
 def csv_rows(file: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -23,10 +23,8 @@ def csv(table: Table) -> str:
     for row in table.rows:
         line: list[object] = [row.marked_label]
         for column, cell in zip(table.columns, row.cells, strict=True):
-            if column.kind == "count":
-                line.append(int(cell.value or 0))
-            else:
-                line.append(cell.value if column.is_number else cell.text)
+            number = int(cell.value or 0) if column.kind == "count" else cell.value
+            line.append(number if column.is_number else cell.text)
             line += [cell.deviation] if column.kind == "percent" else []
         lines.append(line)
     return csv_lines([heads, *lines])

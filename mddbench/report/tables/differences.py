@@ -10,10 +10,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.metrics.names import COLUMNS, LABELS, MAD, MEAN
+from mddbench.metrics.names import COLUMNS, MAD, MEAN
 from mddbench.report.rows.groups import Group
 from mddbench.report.tables.csv import csv_lines
-from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number, percent
+from mddbench.report.tables.table import DASH, METRIC_COLUMNS, Cell, Column, Row, Table, number, percent
 
 RESAMPLES, LEVEL = 10_000, 0.95
 ENOUGH_SEEDS = 1 + math.ceil(-math.log2(1 - LEVEL))  # the fewest pairs whose sign test can be significant at LEVEL
@@ -70,8 +70,8 @@ def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
                     ends = intervals.get(key)
                     interval = "" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
                     cells.append(Cell(f"{percent(record.value('mean', key))}{interval}"))
-                rows.append(Row(group.marked_label, (Cell(str(record.seed), record.seed), *cells)))
-    columns = (Column("seed", "seed", "count"), *(Column(LABELS[key], key) for key in COLUMNS))
+                rows.append(Row(group.marked_label, (Cell.of_count(record.seed), *cells)))
+    columns = (Column("seed", "seed", "count"), *METRIC_COLUMNS)
     title = f"{dataset}: means over categories with confidence intervals"
     return Table(title, "Method", columns, tuple(rows), (CONFIDENCE_NOTE,)) if rows else None
 
@@ -132,10 +132,9 @@ def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
     rows = []
     for pair in pairs:
         cells = (Cell(_shown(pair.differences[key])) for key in COLUMNS)
-        seeds = Cell(str(len(pair.seeds)), len(pair.seeds))
-        rows.append(Row(f"{pair.better} {MINUS} {pair.worse}", (seeds, *cells)))
-    columns = (Column("n", "n", "count"), *(Column(LABELS[key], key) for key in COLUMNS))
-    return Table(f"{dataset}: paired differences", "Difference", columns, tuple(rows), tuple(statement(pairs)))
+        rows.append(Row(f"{pair.better} {MINUS} {pair.worse}", (Cell.of_count(len(pair.seeds)), *cells)))
+    columns, notes = (Column("n", "n", "count"), *METRIC_COLUMNS), tuple(statement(pairs))
+    return Table(f"{dataset}: paired differences", "Difference", columns, tuple(rows), notes)
 
 
 def differences_csv(pairs: Sequence[Pair]) -> str:

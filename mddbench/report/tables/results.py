@@ -78,7 +78,7 @@ class Results:
 
     def _cells(self, group: Group, category: str) -> tuple[Cell, ...]:
         """The number of seeds, then means and standard deviations over seeds (of a sample), then costs."""
-        cells = [Cell(str(len(group.records)), len(group.records))]
+        cells = [Cell.of_count(len(group.records))]
         for key in self.spec.columns:
             values = pd.Series([record.value(category, key) for record in group.records], dtype=float)
             mean, deviation = float(values.mean(skipna=False)), float(values.std(skipna=False))

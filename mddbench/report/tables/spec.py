@@ -52,18 +52,17 @@ def load_table(name: str) -> TableSpec:
     """
     file = f"paper_tables/{name}.yaml"
     spec = validated(TableSpec, read_yaml(paper_tables() / f"{name}.yaml"), file)
-    unknown = [key for key in (*spec.columns, *spec.optional) if key not in (*LABELS, *COSTS)]
-    unknown_costs = [key for key in spec.costs if key not in COSTS]
     try:
         spec.title.format(dataset="", setting="", method="", ablation="")
     except (KeyError, IndexError, ValueError) as fault:
         raise InputError(
             f"{file}: title: {fault} is none of {{dataset}}, {{setting}}, {{method}} and {{ablation}}"
         ) from None
-    if unknown:
-        raise InputError(f"{file}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
-    if unknown_costs:
-        raise InputError(f"{file}: unknown cost '{unknown_costs[0]}'; known: {', '.join(COSTS)}")
+    checks = (("metric", spec.columns, LABELS), ("cost", spec.costs, COSTS))
+    for kind, keys, known in (*checks, ("metric or cost", spec.optional, {**LABELS, **COSTS})):
+        unknown = [key for key in keys if key not in known]
+        if unknown:
+            raise InputError(f"{file}: unknown {kind} '{unknown[0]}'; known: {', '.join(known)}")
     if not spec.columns and not spec.costs:
         raise InputError(f"{file}: expected columns, costs or both")
     return spec

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mddbench.metrics.names import COLUMNS, LABELS
 from mddbench.report.rows.groups import PUBLISHED
 
 DASH = "–"  # shown where there is no number
@@ -34,6 +35,10 @@ class Column:
         return self.kind != "text"
 
 
+METRIC_COLUMNS = tuple(Column(LABELS[key], key) for key in COLUMNS)
+"""The columns of a table of all metrics."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell of a table.
@@ -49,6 +54,11 @@ class Cell:
     value: float | None = None
     deviation: float | None = None
     mark: Mark = ""
+
+    @classmethod
+    def of_count(cls, count: int) -> Cell:
+        """Return the cell of a whole number, such as a number of seeds."""
+        return cls(str(count), count)
 
     @property
     def sort_value(self) -> str:
