@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
+from mddbench.report.figures.budgets import draw_budgets, several_budgets
 from mddbench.report.figures.sheet import Draw, file_names, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
@@ -106,8 +107,13 @@ def build_report(
     """
     by_identity = {entry.record.identity: entry for entry in entries}
     records = [entry.record for entry in entries]
-    all_sheets = sheets((record for record in records if not only_of_ablation(record)), allow_mixed)
+    of_tables = [record for record in records if not only_of_ablation(record)]
+    all_sheets = sheets(of_tables, allow_mixed)
     sections = [_sheet(sheet, by_identity, rank_published) for sheet in all_sheets]
+    for dataset, groups in group_by_protocol(of_tables).items():
+        if budgets := several_budgets(groups):
+            section = next(each for each, sheet in zip(sections, all_sheets, strict=True) if sheet.folder == dataset)
+            section.pictures[Path(dataset) / "budgets.png"] = partial(draw_budgets, budgets, dataset)
     spec = next(spec for spec in map(load_table, table_names()) if spec.rows == "variant")
     by_dataset = groupby(studies(ablations, group_by_protocol(records)), lambda study: study.dataset)
     sections += [_ablations(spec, dataset, list(members)) for dataset, members in by_dataset]

@@ -21,6 +21,7 @@ TITLES = {
     "training": "Training curves",
     "per-category": "Each category",
     "cost-quality": "Quality against cost",
+    "budgets": "Quality against training time",
     "curves": "Curves of the pixels",
     "curves-precision-recall": "Precision against recall of each category",
     "curves-region-overlap": "Region overlap of each category",
