@@ -71,7 +71,7 @@ class Octave(NamedTuple):
     weights: Tensor
 
 
-@torch.compiler.disable  # a compiler would not see what is remembered below
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler ignores what is remembered below
 def with_noise_patch(images: Tensor, settings: NoiseSettings) -> Tensor:
     """Add noise to one rectangle of each image. The result is not clamped.
 
@@ -156,7 +156,7 @@ def octave_on_pixels(side: int, scale: float, wavelength: float, dtype: torch.dt
     most = int(near.sum(dim=1).max())
     first = near.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most, None].expand(-1, -1, 3)
     points, weights = points.gather(1, first), weights.gather(1, first)
-    known, indices = points.reshape(-1, 3).unique(dim=0, return_inverse=True)
+    known, indices = torch.unique(points.reshape(-1, 3), dim=0, return_inverse=True)
     components = COLOURS * indices.reshape(-1, most, 1) + torch.arange(COLOURS)
     return Octave(len(known), components.flatten(1).to(device), weights.flatten(1).to(device, dtype))
 
