@@ -1,7 +1,7 @@
-"""RD4AD, UniAD and MDD-Net as a script would have them: PyTorch's own layers, layout and attention, no tricks.
+"""RD4AD, RD++, UniAD and MDD-Net as a script would have them: PyTorch's own layers, layout and attention, no tricks.
 
 The suite's own are held against them, for speed (benchmarks/steps.py) and for results (tests/methods/test_plain.py). Learnt
-values come in the order of the suite's, so that they can be copied; MDD-Net's defects are drawn by the suite's synthesis.
+values come in the order of the suite's, so that they can be copied; MDD-Net's defects and RD++'s noise are the suite's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mddbench.detector import Detector
+from mddbench.nn.simplex import with_noise_patch
 from mddbench.nn.synthesis import synthesise
 
 
@@ -48,7 +49,7 @@ class Plain(nn.Module):
 
 
 def plain_twin(name: str, detector: Detector) -> Plain:
-    """The plain network 'rd4ad', 'uniad' or 'mddnet' with the weights of the suite's detector, teacher and buffers included.
+    """The plain network of a method in KINDS with the weights of the suite's detector, teacher and buffers included.
 
     Raises ValueError for settings of MDD-Net that it does not have.
     """
@@ -61,7 +62,7 @@ def plain_twin(name: str, detector: Detector) -> Plain:
         for one, known in free.items():
             if getattr(given, one).model_dump(exclude=known) != getattr(usual, one).model_dump(exclude=known):
                 raise ValueError(f"the plain network has only {', '.join(sorted(known))} of {one}'s settings")
-    encoder, kind = detector.encoder, {"rd4ad": PlainRD4AD, "uniad": PlainUniAD, "mddnet": PlainMDDNet}[name]
+    encoder, kind = detector.encoder, KINDS[name]
     teacher = timm.create_model(encoder.name, features_only=True, out_indices=encoder.levels)
     teacher.load_state_dict(encoder.weights())
     twin = kind((teacher, encoder.mean, encoder.std), encoder.channels, detector.settings, detector.categories)
@@ -160,6 +161,46 @@ class PlainRD4AD(Plain):
     def maps(self, images: Tensor) -> Tensor:
         features = self.features(images)
         return smoothed(cosine_maps(features, self.student(self.embedding(features)), images.shape[-1]), self.sigma)
+
+
+def projection(channels: int, narrowest: int) -> nn.Sequential:
+    widths = [channels, max(channels // 2, narrowest), max(channels // 4, narrowest)]
+    layers: list[nn.Module] = []
+    for width, out in zip([*widths, widths[1]], [*widths[1:], widths[1], channels], strict=True):
+        layers += [nn.Conv2d(width, out, 3, padding=1), nn.InstanceNorm2d(out), nn.LeakyReLU()]
+    return nn.Sequential(*layers)
+
+
+class PlainRDPlusPlus(Plain):
+    def __init__(self, teacher: Any, channels: tuple[int, ...], settings: Any, categories: int) -> None:
+        super().__init__(*teacher)
+        self.settings = settings
+        self.projections = nn.ModuleList(projection(width, settings.narrowest) for width in channels)
+        self.embedding = Embedding(channels, settings.bottleneck_width)
+        self.student = Student(channels, settings.decoder_blocks)
+
+    def projected(self, features: list[Tensor]) -> list[Tensor]:
+        return [project(level) for project, level in zip(self.projections, features, strict=True)]
+
+    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+        features = self.features(images)
+        noisy = self.features(with_noise_patch(images, self.settings.noise))
+        projected, from_noisy = self.projected(features), self.projected(noisy)
+        beside, target = 0.0, -torch.ones(len(images), device=images.device)
+        for feature, one, other in zip(noisy, projected, from_noisy, strict=True):
+            beside = beside + self.settings.reconstruction_weight * (1 - F.cosine_similarity(one, other)).mean()
+            beside = beside + self.settings.contrast_weight * F.cosine_embedding_loss(
+                feature.flatten(1), one.flatten(1), target, self.settings.margin
+            )
+        weights = (
+            1 + self.settings.reconstruction_weight + self.settings.contrast_weight
+        ) / self.settings.projection_weight
+        return cosine_loss(features, self.student(self.embedding(projected))) + beside / weights
+
+    def maps(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        rebuilt = self.student(self.embedding(self.projected(features)))
+        return smoothed(cosine_maps(features, rebuilt, images.shape[-1]), self.settings.sigma)
 
 
 # MDD-Net
@@ -332,3 +373,11 @@ class PlainUniAD(Plain):
 
     def scores(self, maps: Tensor) -> Tensor:
         return F.avg_pool2d(maps[:, None], self.settings.pool, 1).flatten(1).max(dim=1).values
+
+
+KINDS: dict[str, Any] = {
+    "rd4ad": PlainRD4AD,
+    "rdpp": PlainRDPlusPlus,
+    "uniad": PlainUniAD,
+    "mddnet": PlainMDDNet,
+}
