@@ -50,7 +50,8 @@ class BlendSettings(Strict):
     probability: Fraction = Field(default=1.0, description="Probability that an image gets a defect.")
 
 
-@torch.compiler.disable  # type: ignore[misc] - what is drawn decides what is computed, so that compiling gains nothing
+# Not compiled: what is drawn decides what is computed, so each step would be compiled anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def blend(images: Tensor, settings: BlendSettings, textures: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Draw blended defects on normal images.
 

@@ -40,7 +40,8 @@ def structural_similarity(first: Tensor, second: Tensor, window: int = 11) -> Te
         both = mean_1 * mean_1 + mean_2 * mean_2
         luminance = (2 * means + LUMINANCE) / (both + LUMINANCE)
         contrast = (2 * (product - means) + CONTRAST) / (square_1 + square_2 - both + CONTRAST)
-        return (luminance * contrast).mean()
+        similarity: Tensor = (luminance * contrast).mean()
+        return similarity
 
 
 def _window_matrix(length: int, window: int, like: Tensor) -> Tensor:

@@ -58,9 +58,8 @@ def _sharpness(images: Tensor) -> Tensor:
     """Move away from the smoothed image (factor above 1) or towards it (below 1); the border stays."""
     kernel = images.new_tensor([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
     smooth = images.clone()
-    smooth[..., 1:-1, 1:-1] = F.conv2d(images.flatten(0, 1)[:, None], kernel[None, None]).unflatten(
-        0, images.shape[:2]
-    )[:, :, 0]
+    inner = F.conv2d(images.flatten(0, 1)[:, None], kernel[None, None])
+    smooth[..., 1:-1, 1:-1] = inner.view(*images.shape[:2], *inner.shape[2:])
     return smooth + _uniform(images, 0.0, 3.0) * (images - smooth)
 
 
@@ -68,7 +67,7 @@ def _hue_and_saturation(images: Tensor) -> Tensor:
     """Shift the hue (a share of the circle) and the saturation in the HSV space."""
     value, highest = images.max(dim=1, keepdim=True)
     spread = value - images.amin(dim=1, keepdim=True)
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     share = spread.clamp_min(1e-6)
     sixths = torch.where(
         highest == 0,
