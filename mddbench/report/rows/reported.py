@@ -12,6 +12,8 @@ from pathlib import Path
 from mddbench.errors import InputError
 from mddbench.metrics.names import MEAN, SEVEN
 
+SETTINGS = ("unified", "separate", "unified, category given", "several datasets")
+"""One model for all categories; one for each; one that is told the category at test; one for several datasets."""
 FIELDS = ("dataset", "method", "category", "setting", "epochs", *SEVEN, "source", "doubt")
 
 
@@ -28,7 +30,7 @@ class Published:
         dataset: Name of the dataset.
         method: Name of the method.
         category: Name of the category, or 'mean'.
-        setting: 'unified' or 'separate'.
+        setting: One of SETTINGS.
         epochs: Number of epochs in the words of the source; empty if it does not say.
         values: Metric -> value in [0, 1], as far as the source has them.
         source: Where the numbers come from.
@@ -95,7 +97,7 @@ def load_reported(file: Path | None = None) -> tuple[Published, ...]:
     percentage = partial(checked_number, expected="a percentage", fits=lambda value: 0 <= value <= 100)
     for line, row in csv_rows(file or paper_tables() / "reported.csv", FIELDS):
         values = {key: percentage(row[key], f"{line}: {key}") / 100 for key in SEVEN if row[key]}
-        if not row["source"] or not values or row["setting"] not in ("unified", "separate"):
+        if not row["source"] or not values or row["setting"] not in SETTINGS:
             raise InputError(f"{line}: expected a source, a value and a setting; found {row}")
         rest = {key: row[key] for key in FIELDS if key not in SEVEN}
         rows.append(Published(**rest, values=values))
