@@ -1,4 +1,4 @@
-"""RD4AD, RD++, UniAD and MDD-Net as a script would have them: PyTorch's own layers, layout and attention, no tricks.
+"""Networks as a script would have them: PyTorch's own layers, layout and attention, no tricks.
 
 The suite's own are held against them, for speed (benchmarks/steps.py) and for results (tests/methods/test_plain.py). Learnt
 values come in the order of the suite's, so that they can be copied; MDD-Net's defects and RD++'s noise are the suite's.
@@ -6,6 +6,7 @@ values come in the order of the suite's, so that they can be copied; MDD-Net's d
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,9 @@ def doubling_norm(channels: int, out: int) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    def __init__(self, channels: int, inner: int, out: int, scale: str) -> None:
+    def __init__(self, channels: int, inner: int, out: int, scale: str, smooth: bool = False) -> None:
         super().__init__()
+        self.bend = F.gelu if smooth else F.relu_
         if scale == "down":
             self.shortcut, middle = conv_norm(channels, out, 1, 2), conv_norm(inner, inner, 3, 2)
         elif scale == "up":
@@ -98,8 +100,8 @@ class Residual(nn.Module):
         self.first, self.middle, self.last = conv_norm(channels, inner, 1), middle, conv_norm(inner, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.relu_(self.middle(F.relu_(self.first(x))))
-        return F.relu_(self.last(inner) + self.shortcut(x))
+        inner = self.bend(self.middle(self.bend(self.first(x))))
+        return self.bend(self.last(inner) + self.shortcut(x))
 
 
 class Embedding(nn.Module):
@@ -118,12 +120,13 @@ class Embedding(nn.Module):
 
 
 class Student(nn.Module):
-    def __init__(self, channels: tuple[int, ...], repeats: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], repeats: tuple[int, ...], smooth: bool = False) -> None:
         super().__init__()
         (c1, c2, c3), (r3, r2, r1) = channels, repeats
         self.deep, self.middle, self.shallow = (
             nn.Sequential(
-                Residual(before, out // 2, out, "up"), *(Residual(out, out // 2, out, "same") for _ in range(count - 1))
+                Residual(before, out // 2, out, "up", smooth),
+                *(Residual(out, out // 2, out, "same", smooth) for _ in range(count - 1)),
             )
             for before, out, count in ((2 * c3, c3, r3), (c3, c2, r2), (c2, c1, r1))
         )
@@ -201,6 +204,55 @@ class PlainRDPlusPlus(Plain):
         features = self.features(images)
         rebuilt = self.student(self.embedding(self.projected(features)))
         return smoothed(cosine_maps(features, rebuilt, images.shape[-1]), self.settings.sigma)
+
+
+class PlainReContrast(Plain):
+    """At the first step of a training, when alpha is -3."""
+
+    def __init__(self, teacher: Any, channels: tuple[int, ...], settings: Any, categories: int) -> None:
+        super().__init__(*teacher)
+        self.settings = settings
+        self.copy = deepcopy(self.teacher).requires_grad_(True)
+        self.copy.blocks = self.copy.blocks[
+            : max(self.copy._stage_out_idx)
+        ]  # later stages of an EfficientNet learn nothing
+        self.embedding = Embedding(channels, settings.bottleneck_width)
+        self.student = Student(channels, settings.decoder_blocks, smooth=True)
+        self.to_teacher = nn.ModuleList(nn.Conv2d(width, width, 1) for width in channels)
+        self.to_copy = nn.ModuleList(nn.Conv2d(width, width, 1) for width in channels)
+
+    def train(self, mode: bool = True) -> Plain:
+        super().train(mode)
+        self.copy.eval()
+        return self
+
+    def pairs(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Six targets and what is rebuilt of them."""
+        frozen, copied = self.features(images), list(self.copy((images - self.mean) / self.std))
+        decoded = self.student(self.embedding([torch.cat(pair) for pair in zip(copied, frozen, strict=True)]))
+        rebuilt = [layer(level).chunk(2)[0] for layer, level in zip(self.to_teacher, decoded, strict=True)]
+        rebuilt += [layer(level).chunk(2)[1] for layer, level in zip(self.to_copy, decoded, strict=True)]
+        return [*frozen, *(level.detach() for level in copied)], rebuilt
+
+    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+        targets, rebuilt = self.pairs(images)
+        for target, level in zip(targets, rebuilt, strict=True):
+            distance = 1 - F.cosine_similarity(target, level.detach())[:, None]
+            hard = distance >= distance.mean() + self.settings.easy_first * distance.std()
+            level.register_hook(lambda gradient, hard=hard: gradient * hard)
+        return cosine_loss(targets, rebuilt) / 2
+
+    def maps(self, images: Tensor) -> Tensor:
+        targets, rebuilt = self.pairs(images)
+        maps, window = cosine_maps(targets, rebuilt, images.shape[-1]) / 6, self.settings.window
+        places = torch.arange(window, device=maps.device, dtype=maps.dtype) - window // 2
+        line = torch.exp(-(places**2) / (2 * self.settings.sigma**2))
+        kernel = line[:, None] * line / line.sum() ** 2
+        return F.conv2d(maps[:, None], kernel[None, None], padding=window // 2)[:, 0]
+
+    def scores(self, maps: Tensor) -> Tensor:
+        ordered = maps.flatten(1).sort(dim=1, descending=True).values
+        return ordered[:, : int(ordered.shape[1] * self.settings.highest)].mean(dim=1)
 
 
 # MDD-Net
@@ -378,6 +430,7 @@ class PlainUniAD(Plain):
 KINDS: dict[str, Any] = {
     "rd4ad": PlainRD4AD,
     "rdpp": PlainRDPlusPlus,
+    "recontrast": PlainReContrast,
     "uniad": PlainUniAD,
     "mddnet": PlainMDDNet,
 }

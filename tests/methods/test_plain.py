@@ -45,7 +45,7 @@ def batch() -> Batch:
     return Batch(torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(5)), CATEGORIES)
 
 
-@pytest.fixture(params=["rd4ad", "rdpp", "mddnet", "uniad"])
+@pytest.fixture(params=["rd4ad", "rdpp", "recontrast", "mddnet", "uniad"])
 def pair(request: pytest.FixtureRequest) -> tuple[Detector, Plain]:
     """A detector with the settings of mini's experiment, but no dropout of what attention weighs; and its plain twin."""
     experiment = load_experiment(f"mini/{request.param}", {})
