@@ -1,5 +1,6 @@
-"""RD++: its counts, its noise beside naive noise, its terms, and the term that it leaves out. tests/methods/test_plain.py holds
-losses, gradient and maps against a plain network.
+"""RD++: its counts, its noise beside naive noise, its terms, and the term that it leaves out.
+
+tests/methods/test_plain.py holds losses, gradient and maps against a plain network.
 """
 
 from __future__ import annotations
