@@ -121,7 +121,14 @@ def build_report(
 
 
 def trace(report: Report) -> str:
-    """Return a CSV line for each run in a row of the main tables and of ablations; runs in no table come last."""
+    """List the runs behind the rows of the main tables and of ablations.
+
+    Args:
+        report: The report.
+
+    Returns:
+        CSV with a line for each run in a row. Runs in no table come last.
+    """
     rows: list[tuple[str, str, Record]] = []
     for section in report.sections:
         for file in section.main.values():
@@ -138,7 +145,15 @@ def trace(report: Report) -> str:
 
 
 def differences(report: Report, folder: Path) -> list[str]:
-    """Return the lines of a diff between the tables in a folder and those of a report; none if they agree."""
+    """Compare the tables in a folder with those of a report.
+
+    Args:
+        report: The report.
+        folder: Folder of an earlier report.
+
+    Returns:
+        Lines of a diff, and a line for each file that follows from no record; none if all agree.
+    """
     lines: list[str] = []
     for name, text in sorted(report.texts.items()):
         file = folder / name
