@@ -11,9 +11,6 @@ from typing import Any
 import timm
 
 from mddbench.detector import Detector
-from mddbench.nn.blending import blend, turned
-from mddbench.nn.simplex import with_noise_patch
-from mddbench.nn.synthesis import synthesise
 from networks.base import Plain
 from networks.draem import PlainDRAEM
 from networks.mddnet import PlainMDDNet
@@ -21,7 +18,7 @@ from networks.reverse import PlainRD4AD, PlainRDPlusPlus, PlainReContrast
 from networks.simplenet import PlainSimpleNet
 from networks.uniad import PlainUniAD
 
-__all__ = ["KINDS", "Plain", "blend", "plain_twin", "synthesise", "turned", "with_noise_patch"]
+__all__ = ["KINDS", "Plain", "plain_twin"]
 
 KINDS: dict[str, Any] = {
     "rd4ad": PlainRD4AD,
