@@ -159,7 +159,7 @@ class PaDiM(Detector[PaDiMSettings]):
         joined = [F.interpolate(at_least_single(level), grid, mode="nearest") for level in levels]
         return torch.cat(joined, dim=1).index_select(1, self.chosen)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _add(self, features: Tensor) -> None:
         """Add features (B, d, P) to the sums over images, of themselves and of their products, in double precision."""
         vectors = features.permute(2, 0, 1).double()

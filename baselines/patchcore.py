@@ -126,9 +126,9 @@ class PatchCore(Detector[PatchCoreSettings]):
             (B, H, W), smoothed.
         """
         patches = self._embedded(images)
-        scores = self._scores(patches.flatten(0, 2)).unflatten(0, patches.shape[:3])
+        scores = self._scores(patches.flatten(0, 2)).reshape(len(images), 1, *patches.shape[1:3])
         size = (images.shape[-2], images.shape[-1])
-        maps = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        maps = F.interpolate(scores, size, mode="bilinear", align_corners=False)[:, 0]
         return gaussian_smooth(maps, self.settings.sigma)
 
     def _embedded(self, images: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class PatchCore(Detector[PatchCoreSettings]):
         weights = 1.0 - torch.exp(squared[:, 0].sqrt() - distances.logsumexp(dim=1))
         return weights.clamp(min=0.0) * squared[:, 0]
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _collect(self, patches: Tensor) -> None:
         """Keep patches (N, D), and thin the collection if it is too large."""
         self._patches.append(patches)

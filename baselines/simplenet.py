@@ -135,6 +135,6 @@ class SimpleNet(Detector[SimpleNetSettings]):
         """
         patches = patch_embeddings(self.encoder(images), self.settings.width)
         scores = at_least_single(self.classifier(self.projection(patches.flatten(0, 2))))
-        grids = -scores.unflatten(0, patches.shape[:3]).movedim(-1, 1)
+        grids = -scores.reshape(len(images), 1, *patches.shape[1:3])
         maps = F.interpolate(grids, (images.shape[-2], images.shape[-1]), mode="bilinear", align_corners=False)[:, 0]
         return gaussian_smooth(maps, self.settings.sigma)
