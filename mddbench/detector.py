@@ -54,6 +54,7 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         single_pass: True if the method only collects. It then sees every training image exactly once, without an
             optimiser. Its `training_step` returns {}, and its `finish_training` builds what it learned.
             Such a pass is never resumed half-way.
+        uses_encoder: False if the method learns from the pixels alone. Its experiments then have the encoder 'none'.
         encoder: The frozen teacher.
         settings: The settings of this instance, of class `Settings`.
         categories: Number of categories of the training set.
@@ -68,6 +69,7 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
     learned_from: str = ""
     asks_teacher: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
+    uses_encoder: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Take the class of the settings from the base class `Detector[MySettings]`."""
@@ -159,6 +161,18 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
     def finish_training(self) -> None:
         """Build something from the collected data. The training loop calls this once, after the last epoch."""
 
+    def collected_bytes(self, images: int, image_size: int) -> int:  # noqa: ARG002
+        """Return the most bytes that a single pass keeps at a time, so that the need is known before it starts.
+
+        Args:
+            images: Number of training images.
+            image_size: Side of the square images in pixels.
+
+        Returns:
+            Number of bytes; 0 unless a subclass says otherwise.
+        """
+        return 0
+
     def diagnostics(self) -> dict[str, float]:
         """Return numbers to plot beside the losses, after each epoch.
 
@@ -247,7 +261,7 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         if missing or unexpected:
             raise RuntimeError(f"the saved state does not fit: missing {sorted(missing)}, unexpected {unexpected}")
         if self.single_pass:  # the number of collected items decides the shapes of the buffers
-            device = next(self.encoder.parameters()).device
+            device = self.encoder.mean.device
             for name in set(state) & set(buffers):
                 module, buffer_name = buffers[name]
                 setattr(module, buffer_name, torch.empty_like(state[name], device=device))

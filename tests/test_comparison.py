@@ -18,6 +18,7 @@ from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
 from mddbench.report.build import build_report
 from mddbench.report.figures.ablations import draw_test_curves
+from mddbench.report.figures.budgets import draw_budgets, several_budgets
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, refusals, sheets
 from mddbench.report.tables.differences import (
@@ -30,10 +31,10 @@ from mddbench.report.tables.differences import (
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
 from mddbench.report.tables.results import Results, protocol_notes
-from mddbench.report.tables.selection import best_gap, chosen_gap, selection_table, with_curves
+from mddbench.report.tables.selection import selection_gap, selection_table, with_curves
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
-from mddbench.runs.card import CARD_FIELDS, Role, Setting
+from mddbench.runs.card import CARD_FIELDS, SEEN_ONCE, Role, Setting
 from mddbench.runs.records import CurvePoint, Record, parse_record
 from support import record
 
@@ -68,7 +69,7 @@ def groups(*each: list[Record]) -> list[Group]:
 
 def test_differences_pair_seeds_and_categories() -> None:
     (pair,) = paired_differences(groups(WORSE, BETTER))
-    assert (pair.one, pair.other, pair.seeds) == ("ONE", "TWO", (0, 1))
+    assert (pair.better, pair.worse, pair.seeds) == ("ONE", "TWO", (0, 1))
     expected = np.mean([0.3, 0.1, 0.0, 0.1, 0.3, 0.1])
     for key in ("i_auroc", "mad"):
         assert pair.differences[key].mean == pytest.approx(expected)
@@ -134,7 +135,7 @@ def test_rows_without_a_common_seed_are_not_compared() -> None:
 def test_three_methods_are_three_pairs_best_first() -> None:
     third = rows({"a": 0.9, "b": 0.9, "c": 0.9}, method="three")
     found = paired_differences(groups(WORSE, third, BETTER))
-    assert [(pair.one, pair.other) for pair in found] == [("THREE", "ONE"), ("THREE", "TWO"), ("ONE", "TWO")]
+    assert [(pair.better, pair.worse) for pair in found] == [("THREE", "ONE"), ("THREE", "TWO"), ("ONE", "TWO")]
     frame = pd.read_csv(StringIO(differences_csv(found)))
     assert len(frame) == 3 * 8
     assert frame[(frame.one == "ONE") & (frame.metric == "mad")]["mean"].tolist() == pytest.approx([0.15])
@@ -155,6 +156,50 @@ def test_cards_that_differ_in_what_must_agree_do_not_share_a_table(field: str) -
     assert refusals([mixed]) == []
 
 
+def test_a_single_pass_stands_beside_every_budget() -> None:
+    def with_epochs(members: list[Record], epochs: int | str) -> list[Record]:
+        return [each.model_copy(update={"card": each.card.model_copy(update={"epochs": epochs})}) for each in members]
+
+    third = rows({"a": 0.5, "b": 0.5, "c": 0.5}, method="three")
+    long, once = with_epochs(WORSE[:2], 900), with_epochs(third, SEEN_ONCE)
+    labels = [[group.label for group in sheet.groups] for sheet in sheets([*once, *BETTER, *long])]
+    assert labels == [["ONE", "THREE"], ["THREE", "TWO"]]
+    (sheet,) = sheets([*once, *BETTER], allow_mixed=True)
+    assert not any(group.differs for group in sheet.groups)
+    assert [(pair.better, pair.worse) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
+    elsewhere = [each.model_copy(update={"card": each.card.model_copy(update={"image_size": 999})}) for each in once]
+    assert [[group.label for group in sheet.groups] for sheet in sheets([*elsewhere, *BETTER])] == [["ONE"], ["THREE"]]
+
+
+def test_methods_with_several_budgets_are_found_and_drawn(tmp_path: Path) -> None:
+    def trained(members: list[Record], epochs: int, budget: int | str) -> list[Record]:
+        log = members[0].history[0]
+        changes = {
+            "settings": {"epochs": epochs, "optimizer": "adam"},
+            "history": [log.model_copy(update={"epoch": number}) for number in range(1, epochs + 1)],
+            "protocol": f"{epochs:08x}aaaa",
+            "cost": {"train_seconds": 10.0 * epochs},
+        }
+        return [
+            each.model_copy(update={**changes, "card": each.card.model_copy(update={"epochs": budget})})
+            for each in members
+        ]
+
+    third = rows({"a": 0.5, "b": 0.5, "c": 0.5}, method="three")
+    short, long, once = trained(BETTER, 5, 5), trained(BETTER, 25, 25), trained(third, 1, SEEN_ONCE)
+    other = trained(WORSE, 5, 5)
+    budgets = several_budgets([Group(each[0].label, tuple(each)) for each in (long, once, other, short)])
+    assert {label: [len(group.first.history) for group in found] for label, found in budgets.items()} == {
+        "ONE": [5, 25],
+        "THREE": [1],
+    }
+    assert several_budgets([Group(each[0].label, tuple(each)) for each in (long, once, other)]) == {}
+    report = build_report([Entry(each, tuple) for each in (*long, *short)], [])
+    assert [file for file in report.pictures if file.stem == "budgets"] == [Path("mini/budgets.png")]
+    draw_budgets(budgets, "mini", tmp_path / "budgets.png")
+    assert (tmp_path / "budgets.png").exists()
+
+
 @pytest.mark.parametrize("field", ["batch_size", "encoder", "image_score"])
 def test_a_methods_own_recipe_may_differ_and_is_told(field: str) -> None:
     other = [one.model_copy(update={"card": one.card.model_copy(update={field: "other"})}) for one in WORSE[:1]]
@@ -173,7 +218,7 @@ def test_a_row_under_another_protocol_is_in_no_difference() -> None:
     other = [one.model_copy(update={"card": one.card.model_copy(update={"epochs": 900})}) for one in WORSE]
     third = rows({"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 0.1, "b": 0.1, "c": 0.1}, method="three")
     (sheet,) = sheets([*BETTER, *third, *other], allow_mixed=True)
-    assert [(pair.one, pair.other) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
+    assert [(pair.better, pair.worse) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
 
 
 def test_one_model_for_all_goes_before_many_of_another_setting() -> None:
@@ -230,13 +275,13 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
         one.model_copy(update={"test_curve": curve(*values)})
         for one, values in zip(BETTER, ((0.2, 0.9, 0.8), (0.2, 0.6, 0.6)), strict=True)
     ]
-    assert best_gap(looked[0], "mad") == pytest.approx(0.1)
-    assert best_gap(looked[1], "p_ap") == pytest.approx(0.0)
+    assert selection_gap(looked[0], "mad", "mad") == pytest.approx(0.1)
+    assert selection_gap(looked[1], "p_ap", "p_ap") == pytest.approx(0.0)
     other = looked[0].model_copy(deep=True)
     for point, value in zip(other.test_curve, (0.9, 0.1, 0.2), strict=True):
         point.metrics["p_auroc"] = value
-    assert chosen_gap(other, "mad") == pytest.approx(0.2 - 0.8)  # the first epoch, by its pixel AUROC
-    assert chosen_gap(other, "p_auroc") == pytest.approx(0.7)
+    assert selection_gap(other, "mad") == pytest.approx(0.2 - 0.8)  # the first epoch, by its pixel AUROC
+    assert selection_gap(other, "p_auroc") == pytest.approx(0.7)
     found = with_curves(groups(looked, WORSE))
     assert [group.label for group in found] == ["ONE"]
     text = markdown(selection_table("mini", found))
@@ -255,7 +300,7 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
 def test_a_metric_that_is_not_defined_has_no_gap(tmp_path: Path) -> None:
     points = [point.model_copy(update={"metrics": {**point.metrics, "aupro": None}}) for point in curve(0.1, 0.2)]
     looked = [BETTER[0].model_copy(update={"test_curve": points})]
-    assert math.isnan(best_gap(looked[0], "aupro"))
+    assert math.isnan(selection_gap(looked[0], "aupro", "aupro"))
     assert " | – | " in markdown(selection_table("mini", groups(looked)))
     draw_test_curves("mini", groups(looked), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000

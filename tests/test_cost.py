@@ -80,6 +80,8 @@ def test_parameters_are_all_and_those_that_are_trained(detector: Known) -> None:
     assert found["parameters_trainable"] == 8 * 3 * 9
     teacher = sum(value.numel() for value in detector.encoder.parameters())
     assert found["parameters_total"] == teacher + 8 * 3 * 9
+    buffers = sum(value.nbytes for value in detector.encoder.buffers())
+    assert found["model_mib"] == pytest.approx((4 * (teacher + 8 * 3 * 9) + buffers) / 2**20)
     assert set(found) <= set(COSTS) | {"inference_batch"}
 
 

@@ -13,9 +13,8 @@ from mddbench.errors import InputError
 from mddbench.experiments.ablation import all_ablations
 from mddbench.progress import SilentReporter, reporter
 from mddbench.report.build import build_report
-from mddbench.report.figures.draw import draw_all
 from mddbench.report.rows.entries import Entry
-from mddbench.report.write import write_report
+from mddbench.report.write import draw_all, write_report
 from mddbench.runs.panels import Panel
 from mddbench.runs.records import read_record
 from support import ROOT, overflow, record

@@ -24,13 +24,14 @@ def options(tmp_path: Path) -> RunOptions:
 
 def test_later_epochs_are_priced_with_remembered_features(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 training images in batches of 4, 12 test images, two seeds."""
-    times = module._Times(first=5.0, later=3.0, inference=0.5, feature_bytes=2**26)
+    times = module._Times(5.0, 3.0, inference=0.5, feature_bytes=2**26, collected_bytes=lambda images: images * 2**20)
     monkeypatch.setattr(module, "_timed", lambda *_: times)
     cells = plan(["folder/rd4ad"], "named", (0, 1), {"epochs": 10, "batch_size": 4, "image_size": 64})
     (fits,) = estimate(cells, options, SilentReporter())
     assert (fits.train_images, fits.test_images) == (16, 12)
     assert fits.hours == pytest.approx(2 * (4 * (5.0 + 9 * 3.0) + 12 * 0.5) / 3600)
     assert fits.step_seconds == 3.0
+    assert fits.collected_mib == 16
     (too_large,) = estimate(cells, replace(options, feature_room=0.9), SilentReporter())
     assert too_large.hours == pytest.approx(2 * (4 * 10 * 5.0 + 12 * 0.5) / 3600)
 

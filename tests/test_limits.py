@@ -91,6 +91,15 @@ def test_a_batch_that_no_memory_holds_is_refused(
         checked(method, asked, tree, tmp_path)
 
 
+def test_what_a_single_pass_keeps_is_told_before(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mddbench.engine.memory.memory_of", lambda _: 2**34)
+    monkeypatch.setattr("mddbench.detector.Detector.collected_bytes", lambda _, images, size: images * size**2 * 2**20)
+    with pytest.raises(
+        InputError, match=r"what the method keeps of 12 images takes 48\.0 GiB at least, cpu has 16\.0 GiB of memory"
+    ):
+        checked("rd4ad", ["image_size=64"], tree, tmp_path)
+
+
 def test_what_a_batch_needs_counts_the_images_that_there_are(tree: Path, tmp_path: Path) -> None:
     checked("rd4ad", ["batch_size=60000", "image_size=64"], tree, tmp_path)
 

@@ -51,7 +51,7 @@ def contradictions(merged: Merged) -> list[tuple[str, frozenset[tuple[str, float
     """Of each cell in conflict its versions: weights and score."""
     versions: dict[str, set[tuple[str, float]]] = {}
     for conflict in merged.conflicts:
-        for one in (conflict.kept.record, conflict.other.record):
+        for one in (conflict.kept.record, conflict.rejected.record):
             versions.setdefault(one.identity, set()).add((one.model_sha256, one.value("mean", "mad")))
     return sorted((identity, frozenset(each)) for identity, each in versions.items())
 
@@ -77,7 +77,7 @@ def test_merging_is_idempotent(all_found: list[FoundRecord]) -> None:
 @given(FOUND)
 def test_every_number_is_kept_or_told(all_found: list[FoundRecord]) -> None:
     merged = merge(all_found)
-    left = [*merged.kept, *(conflict.other for conflict in merged.conflicts)]
+    left = [*merged.kept, *(conflict.rejected for conflict in merged.conflicts)]
     for one in all_found:
         assert any(
             one.record.identity == other.record.identity
@@ -133,7 +133,7 @@ def test_replacing_keeps_the_last() -> None:
     assert merge_into([first], [second, third]).kept == ()
     taken = merge_into([first], [second, third], replace=True)
     assert taken.kept == (third,)
-    assert {str(each.other.place) for each in taken.conflicts} == {"a", "b"}
+    assert {str(each.rejected.source) for each in taken.conflicts} == {"a", "b"}
 
 
 Command = Callable[..., Done]
@@ -244,7 +244,8 @@ def test_panels_go_with_the_record_of_a_cell(tmp_path: Path, fresh_store: Make, 
 def test_what_replaces_a_record_counts_whatever_the_clocks_say(
     tmp_path: Path, fresh_store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mddbench.runs.tracking import MlflowTracker, facts_of
+    from mddbench.runs.facts import facts_of
+    from mddbench.runs.tracking import MlflowTracker
 
     out = fresh_store("out")
     store = MlflowStore(f"sqlite:///{out / 'mlflow.db'}", out / "mlruns")

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name
 
+from mddbench.runs.facts import facts_of, metric_names
 from mddbench.runs.store import MlflowStore
-from mddbench.runs.tracking import MlflowTracker, facts_of, metric_names
+from mddbench.runs.tracking import MlflowTracker
 from support import record
 
 READABLE = {

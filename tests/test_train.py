@@ -20,7 +20,7 @@ from mddbench.engine.optimizer import make_optimizer, rate_factor
 from mddbench.engine.step import for_method
 from mddbench.engine.train import Conditions, Trainer, TrainingImages, batches_per_epoch
 from mddbench.errors import CellError, InputError
-from mddbench.experiments.schema import ScheduleSettings
+from mddbench.experiments.schema import EncoderSettings, OptimizerSettings, ScheduleSettings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.weights import digest
 from mddbench.progress import SilentReporter
@@ -177,6 +177,43 @@ def test_settings_that_a_single_pass_does_not_have_are_refused() -> None:
     ):
         for_method(asked, Collector)
     assert for_method(asked, Toy) is asked
+
+
+def test_each_step_knows_its_share_of_the_training(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    detector, shares = toy(encoder), []
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        shares.append(batch.progress)
+        return Toy.training_step(detector, batch)
+
+    detector.training_step = step  # type: ignore[method-assign]
+    Trainer(detector, experiment(epochs=2), 0, tmp_path / "c.pt").run(data, QUIET)
+    assert shares == pytest.approx([index / len(shares) for index in range(len(shares))])
+    assert len(shares) > 2
+
+
+def test_a_method_without_an_encoder_gets_none_and_one_with_an_encoder_needs_it() -> None:
+    class Pixels(Toy):
+        label, uses_encoder = "Pixels", False
+
+    assert for_method(experiment(), Pixels).encoder == EncoderSettings(name="none", levels=())
+    with pytest.raises(InputError, match=r"--set encoder\.name: rd4ad uses no encoder; leave it out"):
+        for_method(experiment(overrides={"encoder.name": "resnet18"}), Pixels)
+    with pytest.raises(InputError, match=r"rd4ad needs an encoder, found 'none'"):
+        for_method(experiment(encoder={"name": "none", "levels": []}), Toy)
+
+
+def test_settings_of_the_optimiser_reach_it_and_change_no_identity_unless_set(encoder: FrozenEncoder) -> None:
+    plain = OptimizerSettings(name="adam", lr=0.1)
+    assert "eps" not in plain.model_dump()
+    assert "amsgrad" not in plain.model_dump()
+    own = OptimizerSettings(name="adamw", lr=0.1, eps=1e-10, amsgrad=True)
+    assert own.model_dump().items() >= {"eps": 1e-10, "amsgrad": True}.items()
+    optimizer = make_optimizer(toy(encoder), own)
+    assert optimizer is not None
+    assert (optimizer.defaults["eps"], optimizer.defaults["amsgrad"]) == (1e-10, True)
 
 
 def test_a_state_that_does_not_fit_changes_nothing(encoder: FrozenEncoder) -> None:

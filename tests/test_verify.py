@@ -16,7 +16,7 @@ from mddbench.execution.protocol import resolved_settings
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import MAD, SEVEN
-from mddbench.report.rows.reported import FIELDS, find, load_reported, parse
+from mddbench.report.rows.reported import FIELDS, find, load_reported
 from mddbench.runs.records import Record, write_record
 from mddbench.verdicts.verify import Judgement, verify
 from support import mddbench, record
@@ -125,6 +125,13 @@ def test_runs_with_other_settings_are_left_out(experiment: Experiment) -> None:
     assert left_out == ["mvtec/rd4ad_ader: left out what is under another protocol (other epochs, --set epochs)"]
 
 
+def test_a_single_pass_has_no_budget_that_could_differ(experiment: Experiment) -> None:
+    card = {"setting": "one model for 15 categories", "epochs": "one pass"}
+    once = measured(experiment.model_copy(update={"epochs": 1}), 0, card=card)
+    assert verdicts(experiment, [once]) == {"reproduced"}
+    assert verdicts(experiment, [measured(experiment.model_copy(update={"epochs": 1}), 0)]) == {"not run"}
+
+
 def test_an_experiment_without_published_numbers() -> None:
     mini = load_experiment("mini/rd4ad")
     assert verdicts(mini, [measured(mini, 0, card={"setting": "one model for 8 categories"})]) == {"no published value"}
@@ -141,7 +148,8 @@ def test_the_file_has_a_source_for_each_row_and_doubtful_ones_are_not_found() ->
     assert len(rows) > 2000
     assert all(row.source for row in rows)
     doubtful = [row for row in rows if row.doubt]
-    assert {row.method for row in doubtful} == {"UniAD", "RD4AD", "DeSTSeg"}
+    assert {row.method for row in doubtful} == {"UniAD", "RD4AD", "DeSTSeg", "DRAEM", "INP-Former"}
+    assert all(row.doubt for row in rows if row.method == "DRAEM" and row.source.startswith("ADer"))
     found = find("mvtec", "UniAD", "MambaAD paper", "", "unified")
     assert "metal_nut" not in found
     assert "bottle" in found
@@ -165,7 +173,7 @@ def test_a_line_that_is_wrong_is_named(line: str, message: str, tmp_path: Path) 
     file = tmp_path / "reported.csv"
     file.write_text(",".join(FIELDS) + "\n" + line + "\n")
     with pytest.raises(InputError, match=message):
-        list(parse(file))
+        load_reported(file)
 
 
 def test_the_command(experiment: Experiment, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def entries_from_folders(folders: list[Path], report: Path, on_skip: OnSkip = No
     if merged.conflicts:
         more = f" ({len(merged.conflicts) - 1} more conflicts)" if len(merged.conflicts) > 1 else ""
         raise InputError(f"{merged.conflicts[0]}{more}; leave one out: a table does not choose between two results")
-    return [entries[record.place] for record in merged.kept]
+    return [entries[record.source] for record in merged.kept]
 
 
 def entries_from_store(tracking_uri: str | None, out: Path, report: Path, on_skip: OnSkip = None) -> list[Entry]:
@@ -193,7 +193,15 @@ def records_of(folder: Path | None, tracking_uri: str | None, out: Path) -> list
 
 
 def relative_link(file: Path, report: Path) -> str:
-    """Return a link from a page in the report's folder to a file."""
+    """Compute a link from the page of a report to a file.
+
+    Args:
+        file: The file.
+        report: Folder of the report.
+
+    Returns:
+        The relative path of the file, with escapes as in a URL.
+    """
     return quote(Path(os.path.relpath(file.resolve(), report.resolve())).as_posix())
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from mddbench import __version__
-from mddbench.cli import data, inspect, rescore, results, run, verdicts
+from mddbench.cli import data, inspect, rescore, results, run, tune, verdicts
 from mddbench.cli.ending import ReportedExit, leave_quietly
 from mddbench.errors import InputError, TrackingError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("list")(inspect.list_names)
 app.command("check")(inspect.check)
 app.add_typer(data.app, name="data")

@@ -26,6 +26,15 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow store.", show_default="$MLFLOW_TRACKING_URI, else sqlite:///<out>/mlflow.db"),
 ]
+Tracking = Annotated[str, typer.Option(help="mlflow or none.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")]
+FeatureCache = Annotated[
+    float,
+    typer.Option(
+        min=0, help="GiB for cached features of the frozen teacher, which all epochs then share; 0 for no cache."
+    ),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(help="Folder with methods/, datasets/ or experiments/ of your own.", envvar="MDDBENCH_PLUGINS"),
@@ -35,12 +44,24 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def cache_below(cache_dir: Path | None, out: Path) -> Path:
-    """Return the cache folder: the given one, or else the one in the output folder."""
+    """Choose the cache folder.
+
+    Args:
+        cache_dir: The folder from the command line; None if it was not given.
+        out: Output folder.
+
+    Returns:
+        The given folder, or the usual one in the output folder.
+    """
     return cache_dir or out / CACHE
 
 
 def add_plugins(folders: list[Path] | None) -> None:
-    """Add plug-in folders. This must happen before any name is looked up."""
+    """Add plug-in folders. This must happen before any name is looked up.
+
+    Args:
+        folders: The folders; None if there are none.
+    """
     from mddbench.plugins import add_folder
 
     for folder in folders or []:

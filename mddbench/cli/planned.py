@@ -33,6 +33,7 @@ def show_plan(cells: list[Cell], options: RunOptions, reporter: Reporter, as_jso
             "step_seconds": entry.step_seconds,
             "hours": entry.hours,
             "cache_mib": entry.cache_mib,
+            "collected_mib": entry.collected_mib,
         }
         for entry in estimates
     ]
@@ -51,6 +52,9 @@ def show_plan(cells: list[Cell], options: RunOptions, reporter: Reporter, as_jso
             f"{row['experiment']:<24} {seeds:<10} {row['epochs']:>6} {train:>7} {test:>7} "
             f"{row['step_seconds']:>8.3f} {hours:>8} {cache:>9}"
         )
+    for row in rows:
+        if row["collected_mib"]:
+            print(f"{row['experiment']} keeps up to {row['collected_mib']:.0f} MiB while it sees the training images")
     total = sum(row["hours"] or 0.0 for row in rows)
     print(
         f"{len(cells)} cells, about {_duration(total)} on {options.device} one after the other, from timed steps; decoding and "

@@ -144,13 +144,15 @@ def import_records(
     conflicts. Each one is reported, the record in the store or in the first folder is kept, and the exit status is 1.
     """  # noqa: DOC501 - the text is the command's help
     from mddbench.locks import lock_for
+    from mddbench.runs.addresses import sqlite_file, store_address
+    from mddbench.runs.facts import facts_of
     from mddbench.runs.merge import merge_into
-    from mddbench.runs.store import MlflowStore, sqlite_file, tracking_place
-    from mddbench.runs.tracking import MlflowTracker, facts_of, finally_closed, log_finished
+    from mddbench.runs.store import MlflowStore
+    from mddbench.runs.tracking import MlflowTracker, finally_closed, log_finished
 
     bad: list[str] = []
     incoming = [item for folder in folders for item in _records_in(folder, bad)]
-    store = MlflowStore(*tracking_place(tracking_uri, out))
+    store = MlflowStore(*store_address(tracking_uri, out))
     cells = dict.fromkeys(item.record.identity for item in incoming)
     file = sqlite_file(store.uri)
     with lock_for("import", store.uri if file is None else str(file.resolve())):
@@ -158,11 +160,11 @@ def import_records(
         tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
         with finally_closed(tracker, say=partial(print, file=sys.stderr)), interruptible():
             for item in merged.kept:
-                files = [Path(item.place).with_name(name) for name in sorted(item.files)]
+                files = [Path(item.source).with_name(name) for name in sorted(item.files)]
                 log_finished(tracker, facts_of(item.record), item.record, files)
                 print(f"{item.record.method}/{item.record.dataset}/seed{item.record.seed}")
     for conflict in merged.conflicts:
-        print(f"conflict: {conflict}; kept {conflict.kept.place}", file=sys.stderr)
+        print(f"conflict: {conflict}; kept {conflict.kept.source}", file=sys.stderr)
     print(f"{len(merged.kept)} imported, {len(cells) - len(merged.kept)} already there", file=sys.stderr)
     _report_bad(bad)
     if merged.conflicts and not replace:

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,27 +17,28 @@ from mddbench.cli.options import (
     OUT,
     CacheDir,
     DataRoot,
+    Device,
+    FeatureCache,
     Json,
     Out,
     Plugins,
     Quiet,
+    Tracking,
     TrackingUri,
+    WeightsDir,
     add_plugins,
     cache_below,
     parse_seeds,
 )
 from mddbench.cli.planned import show_plan
+from mddbench.cli.running import Logging, device_of, run_cells, set_up_process, store_uri
 from mddbench.errors import InputError
-from mddbench.interruption import closing
 
 if TYPE_CHECKING:
-    import torch
-
     from mddbench.execution.cells import Cell
     from mddbench.execution.plan import RunOptions
     from mddbench.execution.runner import Outcome
     from mddbench.progress import Reporter
-    from mddbench.runs.tracking import Tracker
 
 EXAMPLES = "Examples: mddbench run --all · mddbench run folder/rd4ad --data-root photos --seeds 0,1,2"
 Names = Annotated[
@@ -62,12 +62,6 @@ TestCurve = Annotated[
 KeepMaps = Annotated[
     bool,
     typer.Option("--keep-maps", help="Keep all anomaly maps in half precision for `rescore`, also of finished cells."),
-]
-FeatureCache = Annotated[
-    float,
-    typer.Option(
-        min=0, help="GiB for cached features of the frozen teacher, which all epochs then share; 0 for no cache."
-    ),
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the training steps if a training is long enough to gain from it.")
@@ -96,10 +90,10 @@ def run(
     out: Out = OUT,
     seeds: Annotated[str | None, typer.Option(help="Seeds in place of the experiments' own, such as 0,1,2.")] = None,
     set_: Overrides = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")] = None,
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
     cache_dir: CacheDir = None,
-    tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
+    tracking: Tracking = "mlflow",
     tracking_uri: TrackingUri = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its estimated cost.")] = False,
     bootstrap: Bootstrap = 0,
@@ -122,14 +116,14 @@ def run(
     Finished cells are skipped, and interrupted ones are resumed. A failed cell does not stop the others.
     """
     add_plugins(plugins)
-    store = _uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite)
+    chosen, uri = _chosen_suite(names, everything, suite), store_uri(tracking, tracking_uri, out)
     from mddbench.execution.plan import RunOptions  # imported here, so that --help is fast
 
-    cells, progress = _cells(names, store[1], seeds, set_), _set_up_process(quiet)
+    cells, progress = _cells(names, chosen, seeds, set_), set_up_process(quiet)
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
-        device=_device(device),
+        device=device_of(device),
         data_root=data_root,
         weights_dir=weights_dir,
         force=force,
@@ -146,8 +140,24 @@ def run(
         show_plan(cells, options, progress, as_json)
         return
     with reported_interruptions(force):
-        outcomes = _run(names or [], cells, options, jobs, store, progress, report)
-        _conclude(outcomes, partial(_render, outcomes, options, store[0], progress) if report else list, as_json)
+        outcomes = _run(names or [], cells, options, jobs, Logging(uri, chosen), progress, report)
+        _conclude(outcomes, partial(_render, outcomes, options, uri, progress) if report else list, as_json)
+
+
+def _run(
+    names: list[str],
+    cells: list[Cell],
+    options: RunOptions,
+    jobs: int,
+    logging: Logging,
+    progress: Reporter,
+    report: bool,
+) -> list[Outcome]:
+    """Run all cells, and keep the user's own ablations. A report that could not be written is an error at once."""
+    if report:
+        _check_report_folder(options.out / "report")
+    keep = partial(_keep_ablations, names, options.out)
+    return run_cells(cells, options, jobs, logging, progress, keep)[0]
 
 
 def _check_report_folder(folder: Path) -> None:
@@ -165,40 +175,11 @@ def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: li
     return plan(names or [], suite, parse_seeds(seeds), dict(map(parse_override, overrides or [])))
 
 
-def _uri(tracking: str, uri: str | None, out: Path) -> str | None:
-    """The URI of the store; '' for the default store, None for no store. An impossible URI is an InputError."""
-    from mddbench.runs.store import tracking_place
-
-    if tracking not in ("mlflow", "none"):
-        raise InputError(f"--tracking {tracking}: expected mlflow or none")
-    if tracking == "none":
-        return None
-    tracking_place(uri, out)
-    return uri or ""
-
-
-def _set_up_process(quiet: bool) -> Reporter:
-    """Make this process ready to train, and return what shows its progress."""
-    from mddbench.machine import keep_freed_memory
-    from mddbench.progress import reporter
-    from mddbench.seeding import use_deterministic_algorithms
-
-    use_deterministic_algorithms()
-    keep_freed_memory()
-    return reporter(quiet)
-
-
 def _keep_ablations(names: list[str], out: Path) -> None:
     """Copy a user's own ablation files beside their cells, so that the report finds them."""
     from mddbench.experiments.ablation import is_ablation, is_path, keep_ablations
 
     keep_ablations([name for name in names if is_path(name) and is_ablation(name)], out)
-
-
-def _device(name: str) -> torch.device:
-    from mddbench.engine.device import choose_device
-
-    return choose_device(name)
 
 
 def _conclude(outcomes: list[Outcome], render: Callable[[], list[str]], as_json: bool) -> None:
@@ -229,58 +210,13 @@ def _chosen_suite(names: list[str] | None, everything: bool, suite: str | None) 
     return (suite or "quick") if everything else "named"
 
 
-def _run(
-    names: list[str],
-    cells: list[Cell],
-    options: RunOptions,
-    jobs: int,
-    store: tuple[str | None, str],
-    progress: Reporter,
-    report: bool,
-) -> list[Outcome]:
-    """Check and run all cells, and keep the user's own ablations. `store`: URI (see `_uri`) and suite."""
-    from mddbench.execution.jobs import Jobs, chains, shares
-    from mddbench.execution.plan import check_cells
-    from mddbench.execution.runner import Runner, end_replacements
-    from mddbench.report.figures.heat_maps import draw_cell
-    from mddbench.runs.tracking import finally_closed
-
-    if report:
-        _check_report_folder(options.out / "report")
-    shares(options.device, jobs)  # raises InputError for more jobs than processors, before anything else happens
-    divided = shares(options.device, min(jobs, len(chains(cells))))
-    datasets = check_cells(cells, options, progress)
-    end_replacements(options.out, progress.say)
-    tracker = _tracker(*store, options.out, progress)
-    try:
-        with finally_closed(tracker, progress.say):
-            if len(divided) > 1:
-                return Jobs(options, tracker, progress, draw_cell, divided).run(cells)
-            return Runner(options, datasets, tracker, progress, draw_cell).run(cells)
-    finally:
-        with closing():
-            _keep_ablations(names, options.out)
-
-
-def _tracker(uri: str | None, suite: str, out: Path, progress: Reporter) -> Tracker:
-    from mddbench.runs.store import MlflowStore, tracking_place
-    from mddbench.runs.tracking import MlflowTracker, NoTracker
-
-    if uri is None:
-        return NoTracker()
-    address, artifacts = tracking_place(uri or None, out)
-    progress.say(f"opening the tracking store {address}")
-    store = MlflowStore(address, artifacts)
-    return MlflowTracker(store, suite, f"run {datetime.now():%Y-%m-%d %H.%M.%S}", progress.say)
-
-
 def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, progress: Reporter) -> list[str]:
     """Write the report of all runs in the store, and return its main tables; write nothing if all cells failed."""
     from mddbench.cli.entries import entries_from_folders, entries_from_store
     from mddbench.experiments.ablation import all_ablations
     from mddbench.report.build import PAGE, build_report
     from mddbench.report.write import write_report
-    from mddbench.runs.store import tracking_place
+    from mddbench.runs.addresses import store_address
 
     if all(outcome.status == "failed" for outcome in outcomes):
         return []
@@ -298,7 +234,7 @@ def _render(outcomes: list[Outcome], options: RunOptions, uri: str | None, progr
     progress.say(f"Pictures   below {folder}, each as PNG and PDF")
     progress.say(f"Page       {folder / PAGE}: all tables, plots and heat maps in one file")
     if uri is not None:
-        address, _ = tracking_place(uri or None, options.out)
+        address, _ = store_address(uri or None, options.out)
         progress.say(f"MLflow     {address}")
         if not address.startswith("http"):  # the address of a server is that of its page
             installed = Path(sys.argv[0]).with_name("mlflow")

@@ -39,14 +39,17 @@ def size_and_speed(detector: Detector, image_size: int, precision: str) -> dict[
         precision: 'float32', 'bfloat16' or 'float16'.
 
     Returns:
-        Name -> value. There are the numbers of all parameters and of the trainable ones.
-        There are also the multiply-adds and the milliseconds of inference for one image, and the batch size.
+        Name -> value. There are the numbers of all parameters and of the trainable ones, and the size of all that
+        the model keeps, buffers too, in MiB. There are also the multiply-adds and the milliseconds of inference for
+        one image, and the batch size.
     """
     parameters = list(detector.parameters())
+    kept = [*parameters, *detector.buffers()]
     detector.eval()
     return {
         "parameters_total": float(sum(value.numel() for value in parameters)),
         "parameters_trainable": float(sum(value.numel() for value in parameters if value.requires_grad)),
+        "model_mib": sum(value.numel() * value.element_size() for value in kept) / 2**20,
         "multiply_adds": multiply_adds(detector, image_size),
         "inference_ms_per_image": 1e3 * inference_seconds(detector, image_size, precision),
         "inference_batch": float(BATCH_SIZE),

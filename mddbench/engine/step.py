@@ -13,32 +13,47 @@ from mddbench.engine.compiling import compiled
 from mddbench.engine.device import autocast
 from mddbench.engine.optimizer import make_optimizer
 from mddbench.errors import CellError, InputError
-from mddbench.experiments.schema import Experiment, ScheduleSettings
+from mddbench.experiments.schema import EncoderSettings, Experiment, ScheduleSettings
+from mddbench.nn.encoder import NO_ENCODER
+
+UNUSED_BY_SINGLE_PASS = ("epochs", "drop_last", "gradient_clip", "schedule", "optimizer")
+"""Settings of an experiment that a method of a single pass does not use."""
 
 
 def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
-    """Adapt an experiment to its method. A single pass is one epoch over all images, without settings of an optimiser.
+    """Adapt an experiment to its method.
+
+    A single pass is one epoch over all images, without settings of an optimiser.
+    A method that learns from the pixels alone has the encoder 'none'.
 
     Args:
         experiment: The experiment.
         method: Class of its method.
 
     Returns:
-        The experiment itself, unless the method has a single pass.
+        The experiment itself, unless the method is one of these.
 
     Raises:
-        InputError: If the command line overrides a setting that a single pass does not use.
+        InputError: If the command line overrides a setting that the method does not use, or if there is no encoder
+            for a method that needs one.
     """
-    if not method.single_pass:
-        return experiment
-    for name in experiment.overrides:
-        if name.partition(".")[0] in ("epochs", "drop_last", "gradient_clip", "schedule", "optimizer"):
-            raise InputError(
-                f"--set {name}: {experiment.method} sees each image once, without an optimiser; leave it out"
-            )
-    constant = ScheduleSettings(name="constant")
-    changes = {"epochs": 1, "drop_last": False, "gradient_clip": None, "schedule": constant}
-    return experiment.model_copy(update=changes)
+    overridden = [name for name in experiment.overrides if name.partition(".")[0] in UNUSED_BY_SINGLE_PASS]
+    if method.single_pass and overridden:
+        raise InputError(
+            f"--set {overridden[0]}: {experiment.method} sees each image once, without an optimiser; leave it out"
+        )
+    overridden = [name for name in experiment.overrides if name.partition(".")[0] == "encoder"]
+    if not method.uses_encoder and overridden:
+        raise InputError(f"--set {overridden[0]}: {experiment.method} uses no encoder; leave it out")
+    if method.uses_encoder and experiment.encoder.name == NO_ENCODER:
+        raise InputError(f"{experiment.name}: {experiment.method} needs an encoder, found '{NO_ENCODER}'")
+    changes: dict[str, Any] = {}
+    if method.single_pass:
+        constant = ScheduleSettings(name="constant")
+        changes |= {"epochs": 1, "drop_last": False, "gradient_clip": None, "schedule": constant}
+    if not method.uses_encoder:
+        changes["encoder"] = EncoderSettings(name=NO_ENCODER, levels=())
+    return experiment.model_copy(update=changes) if changes else experiment
 
 
 class TrainingStep:

@@ -20,8 +20,8 @@ from mddbench.experiments.schema import Experiment
 from mddbench.runs import records
 from mddbench.runs.card import ProtocolCard
 from mddbench.runs.environment import describe_environment
+from mddbench.runs.facts import CellFacts, flat_settings, tags_of
 from mddbench.runs.records import CurvePoint, EpochLog, Record
-from mddbench.runs.tracking import CellFacts, flat_settings, tags_of
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,23 @@ class Prepared:
         return self.detector.wants_textures(self.detector.settings)
 
     def folder(self, out: Path) -> Path:
-        """Return the folder of the cell's checkpoint, model, panels and record, below an output folder."""
+        """Return the folder of the cell's checkpoint, model, panels and record.
+
+        Args:
+            out: Output folder of the run.
+
+        Returns:
+            The folder, whose name holds the start of the cell's identity.
+        """
         experiment = self.cell.experiment
         return out / "cells" / f"{experiment.dataset}-{experiment.method}-seed{self.cell.seed}-{self.identity[:8]}"
 
     def facts(self) -> CellFacts:
-        """Return what the tracking store gets before the training."""
+        """Collect what the tracking store gets before the training.
+
+        Returns:
+            The facts of the cell, with its settings and tags.
+        """
         environment = self._environment()
         splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": self.dataset.files}
         return CellFacts(

@@ -5,6 +5,8 @@ Nothing is trained, and neither images nor weights are needed.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +40,7 @@ class Estimate:
             Of the first epoch if the number of images is unknown.
         hours: Hours for all its cells together, None if the number of images is unknown.
         cache_mib: Size of the decoded images in MiB, None if the number of images is unknown.
+        collected_mib: The most that a method of a single pass keeps at a time in MiB, None as above.
     """
 
     experiment: Experiment
@@ -47,6 +50,7 @@ class Estimate:
     step_seconds: float
     hours: float | None
     cache_mib: float | None
+    collected_mib: float | None
 
 
 def estimate(cells: list[Cell], options: RunOptions, reporter: Reporter) -> list[Estimate]:
@@ -83,25 +87,28 @@ class _Times:
         later: Seconds of a training step in a later epoch if the teacher's features are cached.
         inference: Seconds of inference for one test image.
         feature_bytes: Bytes of the teacher's features of one image.
+        collected_bytes: Number of images -> the most bytes that a single pass keeps at a time.
     """
 
     first: float
     later: float
     inference: float
     feature_bytes: int
+    collected_bytes: Callable[[int], int]
 
 
 def _estimate_of(experiment: Experiment, seeds: tuple[int, ...], options: RunOptions, times: _Times) -> Estimate:
     counts = image_counts(experiment.dataset, options, experiment.image_size)
     if counts is None:
-        return Estimate(experiment, seeds, None, None, times.first, None, None)
+        return Estimate(experiment, seeds, None, None, times.first, None, None, None)
     train, test = counts
     per_model = train if experiment.setting == "unified" else train / CATEGORIES  # images of one model, approximately
     step = times.later if per_model * times.feature_bytes <= options.feature_room * GIB else times.first
     steps = batches_per_epoch(train, experiment)
     seconds = steps * (times.first + (experiment.epochs - 1) * step) + test * times.inference
     size = (train + test) * experiment.image_size**2 * 4 / 2**20
-    return Estimate(experiment, seeds, train, test, step, len(seeds) * seconds / 3600, size)
+    collected = times.collected_bytes(math.ceil(per_model)) / 2**20
+    return Estimate(experiment, seeds, train, test, step, len(seeds) * seconds / 3600, size, collected)
 
 
 def _timed(experiment: Experiment, options: RunOptions) -> _Times:
@@ -120,5 +127,7 @@ def _timed(experiment: Experiment, options: RunOptions) -> _Times:
     if detector.asks_teacher:
         cached = with_features(batch, detector, experiment.precision)
         later = median_seconds(lambda: step_seconds(step, cached))
+    detector.finish_training()  # a method of a single pass cannot score before
     inference = inference_seconds(detector.eval(), size, experiment.precision)
-    return _Times(first, later, inference, bytes_per_image(detector, data, experiment.precision))
+    feature_bytes = bytes_per_image(detector, data, experiment.precision)
+    return _Times(first, later, inference, feature_bytes, lambda images: detector.collected_bytes(images, size))

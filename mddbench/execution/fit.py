@@ -51,7 +51,11 @@ class Trained:
     donor: Record | None = None
 
     def flat(self) -> State:
-        """Return one state dict. In the model of a category, names begin with the category and '/'."""
+        """Join the states of all models into one state dict.
+
+        Returns:
+            Name -> tensor. In the model of a category, names begin with the category and '/'.
+        """
         return {_joined(model, name): value for model, state in self.states.items() for name, value in state.items()}
 
 
@@ -160,7 +164,11 @@ class Fit:
         return evaluation
 
     def save(self, trained: Trained) -> None:
-        """Write the model's file, with all models in it."""
+        """Write the model's file, with all models in it.
+
+        Args:
+            trained: The trained models.
+        """
         partial = self.folder / f"{MODEL}.part"
         save_file(trained.flat(), partial, {TRAINING: self.prepared.training_identity})
         os.replace(partial, self.folder / MODEL)

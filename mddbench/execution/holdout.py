@@ -52,7 +52,14 @@ def hold_out(dataset: Dataset) -> Dataset:
 
 
 def is_held_out(dataset: Dataset) -> bool:
-    """Return True if `hold_out` made the dataset."""
+    """Check whether `hold_out` made a dataset.
+
+    Args:
+        dataset: The dataset.
+
+    Returns:
+        True if its test images have drawn defects.
+    """
     return any(sample.defect.startswith(DRAWN) for sample in dataset.test.samples)
 
 

@@ -183,14 +183,28 @@ def _textured(experiments: list[Experiment]) -> set[int]:
 
 
 def training_key(cell: Cell) -> str:
-    """Return a text that is equal for the cells of a plan that share a trained model."""
+    """Compute a text that is equal for the cells of a plan that share a trained model.
+
+    Args:
+        cell: A cell of the plan.
+
+    Returns:
+        The decisive settings and the seed as JSON.
+    """
     method, settings = _method(cell.experiment)
     resolved = training_settings(resolved_settings(cell.experiment, settings), method, settings)
     return json.dumps([cell.experiment.setting, cell.seed, resolved], sort_keys=True)
 
 
 def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
-    """Return the experiments of cells, each once, in the order of the cells."""
+    """Find the experiments of cells.
+
+    Args:
+        cells: The cells.
+
+    Returns:
+        Each experiment once, in the order of the cells.
+    """
     experiments: list[Experiment] = []
     for cell in cells:
         if cell.experiment not in experiments:
@@ -266,9 +280,31 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
 
 
 def fewest_images(experiment: Experiment, dataset: Dataset) -> int:
-    """Count the training images of the model; of separate models, those of the model with the fewest images."""
+    """Count the images of the smallest training set.
+
+    Args:
+        experiment: The experiment.
+        dataset: Its opened dataset.
+
+    Returns:
+        Number of training images of the model; of separate models, the number of the model with the fewest images.
+    """
     splits = [dataset.train.of(category) for category in dataset.categories]
     return min(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
+
+
+def most_images(experiment: Experiment, dataset: Dataset) -> int:
+    """Count the images of the largest training set.
+
+    Args:
+        experiment: The experiment.
+        dataset: Its opened dataset.
+
+    Returns:
+        Number of training images of the model; of separate models, the number of the model with the most images.
+    """
+    splits = [dataset.train.of(category) for category in dataset.categories]
+    return max(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
 
 
 def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
@@ -295,6 +331,9 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
         evaluating = f"evaluating {min(BATCH_SIZE, len(dataset.test))} images of {side}x{side} pixels at once"
         needed = bytes_of_batch(detector.encoder, min(BATCH_SIZE, len(dataset.test)), side)
         demand_memory(needed, options.device, experiment.name, evaluating)
+        collecting = f"what the method keeps of {most_images(experiment, dataset)} images"
+        needed = detector.collected_bytes(most_images(experiment, dataset), side)
+        demand_memory(needed, options.device, experiment.name, collecting)
         images = torch.zeros(min(smallest, 2), 3, side, side, device=options.device)
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
         with autocast(options.device, experiment.precision):

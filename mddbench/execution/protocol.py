@@ -20,7 +20,7 @@ from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
 from mddbench.plugins import METHODS, modules
-from mddbench.runs.card import CARD_FIELDS, UPPER_BOUND, ProtocolCard, Setting
+from mddbench.runs.card import CARD_FIELDS, SEEN_ONCE, UPPER_BOUND, ProtocolCard, Setting
 from mddbench.settings import Strict, described
 
 
@@ -65,7 +65,7 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
             held_out=is_held_out(dataset),
             fabricated=bool(dataset.fabricated),
         ),
-        epochs=experiment.epochs,
+        epochs=SEEN_ONCE if single_pass else experiment.epochs,
         iterations=experiment.epochs * _steps(experiment, dataset),
         batch_size=experiment.batch_size,
         image_size=experiment.image_size,
@@ -77,7 +77,7 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
         encoder=encoder.name,
         encoder_levels=tuple(encoder.levels),
         encoder_weights=encoder.weights_source,
-        encoder_sha256=encoder.weights_sha256,
+        encoder_sha256=encoder.weights_sha256 if encoder.levels else None,
         optimizer="none" if single_pass else experiment.optimizer.model_dump(mode="json"),
         schedule="none" if single_pass else experiment.schedule.model_dump(mode="json"),
         gradient_clip=experiment.gradient_clip,

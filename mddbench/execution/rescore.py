@@ -69,7 +69,14 @@ class Rescored:
 
 
 def kept_cells(out: Path) -> list[Path]:
-    """Return the folders of all finished cells with kept maps below an output folder, sorted."""
+    """Find all finished cells with kept maps.
+
+    Args:
+        out: Output folder of the runs.
+
+    Returns:
+        The folders of the cells, sorted.
+    """
     return [
         file.parent.parent
         for file in sorted((out / "cells").glob(f"*/{MAPS}/index.json"))
@@ -130,7 +137,14 @@ def as_rows(rescored: Rescored) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def as_dict(rescored: Rescored) -> dict[str, Any]:
-    """Return the metrics of a cell as JSON values for a script; None where a metric is not defined."""
+    """Return the metrics of a cell for a script.
+
+    Args:
+        rescored: The metrics of the cell.
+
+    Returns:
+        JSON values: experiment, seed and identity, and for each convention the metrics; None where one is not defined.
+    """
     record = rescored.record
     names = {"experiment": record.experiment, "seed": record.seed, "identity": record.identity}
     return {**names, "values": {convention: nullable(table) for convention, table in rescored.values.items()}}

@@ -26,12 +26,13 @@ from mddbench.metrics.names import LABELS, MEAN
 from mddbench.nn.weights import digest
 from mddbench.progress import Reporter
 from mddbench.runs.evidence import EVIDENCE, save_evidence
+from mddbench.runs.facts import CellFacts, facts_of
 from mddbench.runs.maps import MAPS
 from mddbench.runs.merge import largest_mean_difference
 from mddbench.runs.panels import PANELS, save_panels
 from mddbench.runs.records import RECORD, EpochLog, Record, read_record, write_record
 from mddbench.runs.store import kept_files
-from mddbench.runs.tracking import CellFacts, CellRun, Tracker, facts_of
+from mddbench.runs.tracking import CellRun, Tracker
 
 ERROR = "error.txt"
 DRIFT = 1e-3
@@ -104,7 +105,14 @@ class Runner:
         return outcomes
 
     def prepare(self, cell: Cell) -> Prepared:
-        """Load the teacher of a cell and build its model."""
+        """Load the teacher of a cell and build its model.
+
+        Args:
+            cell: The cell.
+
+        Returns:
+            The prepared cell.
+        """
         experiment = cell.experiment
         options, dataset = self.options, self.datasets[experiment.dataset, experiment.image_size]
         detector = build_detector(experiment, dataset, options, cell.seed)
@@ -299,7 +307,16 @@ class _Run:
 
 
 def replacement_folder(folder: Path) -> Path:
-    """Return the folder in which a finished cell is run again. Until the end, the old results stay in place."""
+    """Return the folder in which a finished cell is run again.
+
+    Until the end, the old results stay in place.
+
+    Args:
+        folder: Folder of the cell.
+
+    Returns:
+        A folder of the same name below `cells/.new`.
+    """
     return folder.parent / ".new" / folder.name
 
 

@@ -22,8 +22,9 @@ from mddbench.interruption import ignore_all_but_sigterm
 from mddbench.machine import keep_freed_memory
 from mddbench.plugins import add_folder
 from mddbench.progress import SilentReporter, Task
+from mddbench.runs.facts import CellFacts
 from mddbench.runs.records import EpochLog, Record
-from mddbench.runs.tracking import CellFacts, CellRun
+from mddbench.runs.tracking import CellRun
 from mddbench.seeding import use_deterministic_algorithms
 
 Reply = Any

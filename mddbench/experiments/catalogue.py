@@ -18,6 +18,10 @@ LIKE = "like"
 """Key of a protocol file that names another dataset, whose experiments are used. Such a file has no other key."""
 
 
+NO_DATASETS = ("ablation", "search")
+"""Folders of experiments that belong to no dataset."""
+
+
 def experiment_names() -> list[str]:
     """Return the names of all experiments as 'dataset/method'.
 
@@ -76,7 +80,7 @@ def _model_datasets() -> dict[str, str]:
 
 
 def _experiment_files() -> dict[str, Path]:
-    files = (file for file in _yaml_files() if file.parent.name != "ablation" and file.stem != PROTOCOL)
+    files = (file for file in _yaml_files() if file.parent.name not in NO_DATASETS and file.stem != PROTOCOL)
     return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 

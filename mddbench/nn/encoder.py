@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from mddbench.errors import InputError
@@ -17,12 +18,15 @@ from mddbench.nn.tensor_files import State
 from mddbench.nn.weights import digest, load_state
 from mddbench.plugins import nearest
 
+NO_ENCODER = "none"
+"""Name of the encoder without weights and levels, for methods that learn from the pixels alone."""
+
 
 class FrozenEncoder(nn.Module):
     """Computes features of images at several levels, without gradient and always in evaluation mode.
 
     Attributes:
-        name: timm's name of the backbone.
+        name: timm's name of the backbone, or NO_ENCODER.
         levels: timm's indices of the feature levels, shallow to deep.
         padding_for: Image size in pixels that fixes the padding of strided convolutions, for images of any size.
             None for timm's own padding.
@@ -126,6 +130,8 @@ def load_encoder(
         InputError: If the encoder or a level is unknown, weights are missing or do not fit, or the hash differs.
     """
     encoder = FrozenEncoder(name, levels, padding_for)
+    if name == NO_ENCODER:
+        return encoder
     state, encoder.weights_source = load_state(name, weights_dir)
     subject = f"encoder '{name}': the weights ({encoder.weights_source})"
     encoder.load_weights(match_tensors(encoder.weights(), state, subject))
@@ -134,8 +140,24 @@ def load_encoder(
     return encoder
 
 
+class _NoBackbone(nn.Module):
+    """Stands for timm's model where there is no encoder. It gives no features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature_info = FeatureInfo([], out_indices=())
+        self.pretrained_cfg = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+    def forward(self, images: Tensor) -> list[Tensor]:  # noqa: ARG002
+        return []
+
+
 def _create_backbone(name: str, levels: tuple[int, ...]) -> Any:
     """Create timm's `features_only` model without pretrained weights."""
+    if name == NO_ENCODER:
+        if levels:
+            raise InputError(f"encoder '{name}' has no level {levels[0]}; write `levels: []`")
+        return _NoBackbone()
     architecture, models = name.split(".", maxsplit=1)[0], timm.list_models()
     if architecture not in models:
         raise InputError(f"unknown encoder '{name}'{nearest(architecture, models)}; `timm.list_models()` lists them")

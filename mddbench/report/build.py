@@ -6,12 +6,13 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
-from mddbench.report.figures.draw import Draw
-from mddbench.report.figures.sheet import file_names, sheet_pictures
+from mddbench.report.figures.budgets import draw_budgets, several_budgets
+from mddbench.report.figures.sheet import Draw, file_names, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet, group_by_protocol, refusals, sheets
@@ -93,28 +94,41 @@ class Report:
 def build_report(
     entries: list[Entry], ablations: Iterable[Ablation], allow_mixed: bool = False, rank_published: bool = False
 ) -> Report:
-    """Return all tables of `paper_tables/` and all figures of each sheet, and a table and a figure of each ablation.
+    """Build all tables of `paper_tables/` and all figures of each sheet, and a table and a figure of each ablation.
 
     Args:
         entries: The records, with the data that their runs kept.
         ablations: The ablations to look for among the records.
         allow_mixed: True if rows whose protocol cards differ share a table, with marks.
         rank_published: True if the best of a column may be a published number.
+
+    Returns:
+        The report. Nothing is written or drawn yet.
     """
     by_identity = {entry.record.identity: entry for entry in entries}
     records = [entry.record for entry in entries]
-    all_sheets = sheets((record for record in records if not only_of_ablation(record)), allow_mixed)
+    of_tables = [record for record in records if not only_of_ablation(record)]
+    all_sheets = sheets(of_tables, allow_mixed)
     sections = [_sheet(sheet, by_identity, rank_published) for sheet in all_sheets]
+    for dataset, groups in group_by_protocol(of_tables).items():
+        if budgets := several_budgets(groups):
+            section = next(each for each, sheet in zip(sections, all_sheets, strict=True) if sheet.folder == dataset)
+            section.pictures[Path(dataset) / "budgets.png"] = partial(draw_budgets, budgets, dataset)
     spec = next(spec for spec in map(load_table, table_names()) if spec.rows == "variant")
-    by_dataset: dict[str, list[Study]] = {}
-    for study in studies(ablations, group_by_protocol(records)):
-        by_dataset.setdefault(study.dataset, []).append(study)
-    sections += [_ablations(spec, dataset, members) for dataset, members in by_dataset.items()]
+    by_dataset = groupby(studies(ablations, group_by_protocol(records)), lambda study: study.dataset)
+    sections += [_ablations(spec, dataset, list(members)) for dataset, members in by_dataset]
     return Report(tuple(sections), by_identity, tuple(refusals(all_sheets)))
 
 
 def trace(report: Report) -> str:
-    """Return a CSV line for each run in a row of the main tables and of ablations; runs in no table come last."""
+    """List the runs behind the rows of the main tables and of ablations.
+
+    Args:
+        report: The report.
+
+    Returns:
+        CSV with a line for each run in a row. Runs in no table come last.
+    """
     rows: list[tuple[str, str, Record]] = []
     for section in report.sections:
         for file in section.main.values():
@@ -131,7 +145,15 @@ def trace(report: Report) -> str:
 
 
 def differences(report: Report, folder: Path) -> list[str]:
-    """Return the lines of a diff between the tables in a folder and those of a report; none if they agree."""
+    """Compare the tables in a folder with those of a report.
+
+    Args:
+        report: The report.
+        folder: Folder of an earlier report.
+
+    Returns:
+        Lines of a diff, and a line for each file that follows from no record; none if all agree.
+    """
     lines: list[str] = []
     for name, text in sorted(report.texts.items()):
         file = folder / name
@@ -172,7 +194,8 @@ def _tables(sheet: Sheet, rank_published: bool) -> dict[Path, Results]:
             for group in sheet.groups:
                 tables[folder / f"{name}-{names[group.label]}"] = _table(spec, (group,), sheet.dataset)
         elif spec.rows == "method":
-            usual = next(group for group in sheet.groups if not group.differs).first
+            agreeing = [group.first for group in sheet.groups if not group.differs]
+            usual = next((record for record in agreeing if not record.card.one_pass), agreeing[0])
             published = published_rows(usual, spec.published, not spec.columns)
             if published or spec.published != "all":
                 table = _table(spec, sheet.groups, sheet.dataset, published=published, rank_published=rank_published)

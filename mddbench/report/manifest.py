@@ -39,10 +39,10 @@ class Manifest:
 
     def refuse_others(self) -> None:
         """Raise InputError if the folder holds files and no list."""
-        others: list[str] = []
-        if not self.file.exists() and self.folder.exists():
-            paths = [path for path in self.folder.iterdir() if path.is_dir() or not path.name.startswith(".")]
-            others = sorted(path.name for path in paths)
+        if self.file.exists() or not self.folder.exists():
+            return
+        paths = [path for path in self.folder.iterdir() if path.is_dir() or not path.name.startswith(".")]
+        others = sorted(path.name for path in paths)
         if others:
             raise InputError(
                 f"{self.folder}: it holds {len(others)} files or folders that no report wrote, '{others[0]}' for one; {ADVICE}"
@@ -75,6 +75,10 @@ class Manifest:
         """Remove the files of an earlier report that are not in `keep` and of which `kind` is true.
 
         A file that was changed since then leaves the list and stays in the folder.
+
+        Args:
+            keep: Names of the files to keep, below the folder.
+            kind: True for the files that may be removed.
         """
         names_to_keep = {name.as_posix() for name in keep}
         for name in [name for name in self.hashes if name not in names_to_keep and kind(Path(name))]:
@@ -83,7 +87,11 @@ class Manifest:
             del self.hashes[name]
 
     def finish(self, names: Iterable[Path]) -> None:
-        """Store the hashes of files after they were written. A claimed file that does not exist leaves the list."""
+        """Store the hashes of files after they were written. A claimed file that does not exist leaves the list.
+
+        Args:
+            names: Names of the files, below the folder.
+        """
         for name in {name.as_posix() for name in names}:
             self.hashes.pop(name, None)
             if (self.folder / name).is_file():

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from mddbench.errors import InputError
 from mddbench.locks import lock_for
 from mddbench.progress import Reporter, SilentReporter
 from mddbench.report.build import PAGE, Report, Section
-from mddbench.report.figures.draw import draw_all
-from mddbench.report.figures.sheet import file_names, picture_title
+from mddbench.report.figures.sheet import Draw, file_names, picture_title
 from mddbench.report.manifest import Manifest
 from mddbench.report.page.page import Figure, Page, render_page
 from mddbench.report.page.page import Section as PageSection
@@ -28,6 +28,11 @@ LEAD = (
 
 def write_texts(report: Report, out: Path, replace: bool = False) -> list[Path]:
     """Write the tables of a report like `write_report`, without figures and page. Figures of an earlier report stay.
+
+    Args:
+        report: The report.
+        out: Its folder.
+        replace: True to overwrite files that no report wrote.
 
     Returns:
         The files of tables.
@@ -58,6 +63,37 @@ def write_report(
         draw_all(report.pictures, out, reporter or SilentReporter())
         (out / PAGE).write_text(render_page(page_of(report, out)), encoding="utf-8")
     return [out / name for name in report.texts], [out / name for name in report.pictures if (out / name).exists()]
+
+
+def draw_all(pictures: Mapping[Path, Draw], out: Path, reporter: Reporter) -> None:
+    """Draw each figure below a folder, in place of those of an earlier report.
+
+    A figure that cannot be drawn is reported and left out. The keys of `pictures` are file names, relative to `out`.
+
+    A figure that cannot be drawn is reported and left out.
+
+    Args:
+        pictures: File name, relative to `out` -> function that draws the figure.
+        out: Folder of the report.
+        reporter: Shows the progress.
+
+    Raises:
+        InputError: If the data of a figure cannot be loaded.
+        OSError: If a file cannot be written.
+    """
+    for name in pictures:
+        for earlier in (out / name, (out / name).with_suffix(".pdf")):
+            earlier.unlink(missing_ok=True)
+    with reporter.task("drawing", len(pictures)) as task:
+        for name, draw in pictures.items():
+            try:
+                draw(out / name)
+            except (OSError, InputError):
+                raise
+            except Exception as fault:  # noqa: BLE001 - numbers that no axis can show fail in many ways
+                reason = str(fault).splitlines()[0][:120] if str(fault) else "no message"
+                reporter.say(f"{name}: not drawn ({type(fault).__name__}: {reason})")
+            task.advance(1)
 
 
 @contextmanager

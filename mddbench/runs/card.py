@@ -19,6 +19,8 @@ from mddbench.settings import Strict
 
 UPPER_BOUND = "given: an upper bound"
 """Value of `test_labels` where the method was given the category of each test image."""
+SEEN_ONCE = "one pass"
+"""Value of `epochs` where the method sees each training image exactly once, whatever the budget of the others."""
 
 
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
@@ -154,13 +156,29 @@ class ProtocolCard(Strict):
         """True if one model is known to serve all categories."""
         return isinstance(self.setting, Setting) and self.setting.models == "unified"
 
+    @property
+    def one_pass(self) -> bool:
+        """True if the method saw each training image exactly once, so that no budget of epochs concerns it."""
+        return self.epochs == SEEN_ONCE
+
     def task(self) -> dict[str, Any]:
         """Name and value of the fields in which the rows of a table must agree; None where one was not recorded."""
         return {name: getattr(self, name) for name, field in CARD_FIELDS.items() if field.role is Role.TASK}
 
     def differing_task(self, other: ProtocolCard) -> list[tuple[str, Any, Any]]:
-        """Label, own value and other value of each field of the task in which two cards differ."""
+        """List the fields of the task in which two cards differ.
+
+        Epochs do not count if one of the two methods sees each image exactly once.
+
+        Args:
+            other: The other card.
+
+        Returns:
+            Label, own value and other value of each field.
+        """
         own, others = self.task(), other.task()
+        if self.one_pass or other.one_pass:
+            own.pop("epochs")
         return [(CARD_FIELDS[name].label, own[name], others[name]) for name in own if own[name] != others[name]]
 
     def outside_settings(self) -> dict[str, Any]:

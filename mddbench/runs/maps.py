@@ -150,7 +150,16 @@ class MapKeeper:
 
 
 def kept_categories(folder: Path) -> list[str]:
-    """Return the categories of the maps in a folder. An InputError is raised if their index is broken."""
+    """Read the names of the categories whose maps a folder holds.
+
+    An InputError is raised if the index of the maps is broken.
+
+    Args:
+        folder: The folder of maps.
+
+    Returns:
+        The names, in the order in which the maps were kept.
+    """
     with refusing(folder, "kept maps", AGAIN):
         return [entry["category"] for entry in _entries(folder)]
 

@@ -20,12 +20,12 @@ class FoundRecord:
 
     Attributes:
         record: The record.
-        place: File or run in which it was found, for messages.
+        source: File or run in which it was found, for messages.
         files: Names of the other files that belong to it there.
     """
 
     record: Record
-    place: str
+    source: str
     files: frozenset[str] = frozenset()
 
     @property
@@ -48,25 +48,25 @@ class Conflict:
 
     Attributes:
         kept: The record that is kept.
-        other: The record that is not kept.
+        rejected: The record that is not kept.
     """
 
     kept: FoundRecord
-    other: FoundRecord
+    rejected: FoundRecord
 
     def __str__(self) -> str:
         record = self.kept.record
         name = f"{record.method}/{record.dataset}/seed{record.seed} ({record.experiment}, {record.identity[:8]})"
-        location = largest_difference(record, self.other.record)
+        location = largest_difference(record, self.rejected.record)
         if location is None:
-            return f"{name}: {self.kept.place} and {self.other.place} have equal metrics, from different weights"
+            return f"{name}: {self.kept.source} and {self.rejected.source} have equal metrics, from different weights"
         group, key = location
-        kept_value, other_value = record.value(group, key), self.other.record.value(group, key)
-        difference = kept_value - other_value
+        kept_value, rejected_value = record.value(group, key), self.rejected.record.value(group, key)
+        difference = kept_value - rejected_value
         distance = "" if math.isnan(difference) else f", {abs(difference):.2g} apart"
         return (
-            f"{name}: {self.kept.place} and {self.other.place} differ most in {group}/{key}: "
-            f"{_shown(kept_value)} and {_shown(other_value)}{distance}"
+            f"{name}: {self.kept.source} and {self.rejected.source} differ most in {group}/{key}: "
+            f"{_shown(kept_value)} and {_shown(rejected_value)}{distance}"
         )
 
 
@@ -133,9 +133,16 @@ def merge_into(stored: Sequence[FoundRecord], incoming: Sequence[FoundRecord], r
 
 
 def in_fixed_order(records: Iterable[FoundRecord]) -> list[FoundRecord]:
-    """Sort records by their content alone, whatever their order. Among those of a cell, more extras come first."""
+    """Sort records by their content alone, so that the result does not depend on their order.
+
+    Args:
+        records: The records.
+
+    Returns:
+        The records, sorted by cell. Among the records of a cell, those with more extras come first.
+    """
     return sorted(
-        records, key=lambda entry: (entry.record.identity, -len(entry.extras), as_json(entry.record), entry.place)
+        records, key=lambda entry: (entry.record.identity, -len(entry.extras), as_json(entry.record), entry.source)
     )
 
 

@@ -103,7 +103,11 @@ class PanelChoice:
             self._keep("normal", score, index, values, score)
 
     def panels(self) -> list[Panel]:
-        """Return the chosen panels in the order best, worst, typical, normal. Some may be missing."""
+        """Return the panels of the images that were chosen.
+
+        Returns:
+            The panels in the order best, worst, typical, normal. A role without a fitting image is left out.
+        """
         return [self._panel(role) for role in ("best", "worst", "typical", "normal") if role in self.best]
 
     def _keep(self, role: str, merit: float, index: int, values: NDArray[np.float32], score: float) -> None:

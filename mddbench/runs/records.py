@@ -78,7 +78,14 @@ class CurvePoint(Strict):
     metrics: dict[str, Value]
 
     def value(self, key: str) -> float:
-        """Return the mean of a metric, NaN if it is not defined."""
+        """Return the mean of a metric over the categories.
+
+        Args:
+            key: Key of the metric.
+
+        Returns:
+            The mean, NaN if it is not defined.
+        """
         mean = self.metrics[key]
         return math.nan if mean is None else mean
 
@@ -153,14 +160,25 @@ class Record(Strict):
         return math.nan if value is None else value
 
     def deterministic(self) -> dict[str, Any]:
-        """Return the content that is equal in two runs of one cell on one machine, to the last bit."""
+        """Return the content that is equal in two runs of one cell on one machine, to the last bit.
+
+        Returns:
+            The fields as dicts and lists, without cost, environment, test curve and the seconds in the history.
+        """
         content = self.model_dump(exclude={"cost", "environment", "test_curve"})
         content["history"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in content["history"]]
         return content
 
 
 def nullable(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Replace NaN by None in metrics, because JSON has no NaN."""
+    """Replace NaN by None in metrics, because JSON has no NaN.
+
+    Args:
+        metrics: 'mean' or category -> metric -> value.
+
+    Returns:
+        The same with None for NaN.
+    """
     return {
         group: {key: None if math.isnan(value) else value for key, value in values.items()}
         for group, values in metrics.items()
@@ -170,7 +188,14 @@ def nullable(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float 
 def nullable_pairs(
     intervals: dict[str, dict[str, tuple[float, float]]],
 ) -> dict[str, dict[str, tuple[float, float] | None]]:
-    """Replace intervals that contain NaN by None, because JSON has no NaN."""
+    """Replace intervals that contain NaN by None, because JSON has no NaN.
+
+    Args:
+        intervals: 'mean' or category -> metric -> the two ends of an interval.
+
+    Returns:
+        The same with None for each interval that contains NaN.
+    """
     return {
         group: {key: None if math.isnan(sum(pair)) else pair for key, pair in values.items()}
         for group, values in intervals.items()
@@ -191,7 +216,14 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def as_json(record: Record) -> str:
-    """Return the record as JSON text, with a newline at its end."""
+    """Write a record as JSON.
+
+    Args:
+        record: The record.
+
+    Returns:
+        The text, with a newline at its end.
+    """
     return json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n"
 
 
@@ -274,7 +306,16 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Read all records of a folder. An InputError is raised if there is no record, or if one is not valid."""
+    """Read all records of a folder.
+
+    An InputError is raised if there is no record, or if one is not valid.
+
+    Args:
+        folder: The output folder of a run, or an exported folder.
+
+    Returns:
+        The records, sorted by file.
+    """
     return [read_record(file) for file in record_files(folder)]
 
 

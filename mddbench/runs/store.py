@@ -1,7 +1,5 @@
 """Opens an MLflow tracking store safely, searches it for the runs of this package, and reads their records.
 
-It also creates experiments, and corrects the addresses of artifacts after an output folder was moved.
-
 MLflow is imported only here, and only when a store is opened.
 """
 
@@ -12,25 +10,35 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import unquote, urlparse
-from urllib.request import url2pathname
+from urllib.parse import urlparse
 
 from filelock import FileLock
 
 from mddbench.errors import InputError, TrackingError
 from mddbench.interruption import held
+from mddbench.runs.addresses import (
+    PREFIX,
+    SQLITE,
+    artifact_location,
+    check_database,
+    correct_artifact_uris,
+    path_of_uri,
+    set_artifact_location,
+    sqlite_file,
+    store_address,
+)
 from mddbench.runs.evidence import EVIDENCE, Evidence, load_evidence
 from mddbench.runs.panels import PANELS, PICTURE, Panel, load_panels
 from mddbench.runs.records import RECORD, Record, parse_record
 
+KIND_TAG, CELL, TRIAL = "mddbench.kind", "cell", "trial"
+"""Tag that says what a run is. Trials of a search for settings are in no report."""
 IDENTITY_TAG = "mddbench.identity"
-PREFIX = "mddbench"
-SQLITE = "sqlite:///"
 
 
 class MlflowStore:
@@ -103,9 +111,9 @@ class MlflowStore:
                         new = Path(folder) / file.name
                         self._client(f"{SQLITE}{new}")
                         os.replace(new, file)
-                _check_database(file)
+                check_database(file)
                 if self.artifacts is not None and self.artifacts.parent.resolve() == file.parent.resolve():
-                    _correct_artifact_uris(file, self.artifacts)
+                    correct_artifact_uris(file, self.artifacts)
                 return self._client(self.uri)
         except (OSError, sqlite3.OperationalError):
             if not file.exists() or os.access(file.parent, os.W_OK):
@@ -118,8 +126,15 @@ class MlflowStore:
         return _Guarded(client, uri)
 
     def holds_artifacts_of(self, run: Any) -> bool:
-        """Return True if the artifacts of a run lie in this store's folder, or if a server decides their location."""
-        return self.artifacts is None or _path_of(run.info.artifact_uri).is_relative_to(self.artifacts.resolve())
+        """Check where the artifacts of a run lie.
+
+        Args:
+            run: The run, as MLflow's client returns it.
+
+        Returns:
+            True if they lie in this store's folder, or if a server decides their location.
+        """
+        return self.artifacts is None or path_of_uri(run.info.artifact_uri).is_relative_to(self.artifacts.resolve())
 
     def experiment(self, name: str) -> str:
         """Return the id of an MLflow experiment. It is created if it does not exist.
@@ -134,7 +149,7 @@ class MlflowStore:
             InputError: If the experiment was deleted.
         """
         experiment = self.client.get_experiment_by_name(name)
-        location = _location(self.artifacts, name) if self.artifacts else None
+        location = artifact_location(self.artifacts, name) if self.artifacts else None
         if experiment is None:
             return str(self.client.create_experiment(name, artifact_location=location))
         if experiment.lifecycle_stage != "active":
@@ -144,11 +159,20 @@ class MlflowStore:
             )
         file = sqlite_file(self.uri)
         if file is not None and location is not None and experiment.artifact_location != location:
-            _set_location(file, experiment.experiment_id, location)  # the folder was moved, or it is another one
+            set_artifact_location(
+                file, experiment.experiment_id, location
+            )  # the folder was moved, or it is another one
         return str(experiment.experiment_id)
 
     def search(self, condition: str) -> list[Any]:
-        """Return all runs of this package that meet a condition in MLflow's query language, newest first."""
+        """Find the runs of this package that meet a condition.
+
+        Args:
+            condition: The condition in MLflow's query language; '' for all runs.
+
+        Returns:
+            The runs as MLflow's client returns them, newest first.
+        """
         experiments = self.client.search_experiments(filter_string=f"name LIKE '{PREFIX}/%'")
         experiment_ids = [experiment.experiment_id for experiment in experiments]
         if not experiment_ids:
@@ -208,27 +232,64 @@ class MlflowStore:
                 raise InputError(f"{RECORD}: not UTF-8 text") from None
         return parse_record(text, RECORD)
 
-    def finished(self, identity: str | None = None) -> list[Any]:
-        """Return the finished runs of the cell with an identity, or of all cells; newest first."""
+    def finished(self, identity: str | None = None, kind: str = CELL) -> list[Any]:
+        """Find finished runs of cells.
+
+        Args:
+            identity: Identity of the cell; None for all cells.
+            kind: CELL, or TRIAL for the trials of a search.
+
+        Returns:
+            The runs, newest first.
+        """
         condition = f" AND tags.`{IDENTITY_TAG}` = '{identity}'" if identity else ""
-        return self.search(f"attributes.status = 'FINISHED'{condition}")
+        runs = self.search(f"attributes.status = 'FINISHED'{condition}")
+        return [run for run in runs if run.data.tags.get(KIND_TAG, CELL) == kind]
 
     def files(self, run_id: str) -> frozenset[str]:
-        """Return the names of the artifacts of a run."""
+        """List the artifacts of a run.
+
+        Args:
+            run_id: Id of the run.
+
+        Returns:
+            The names of the files.
+        """
         return frozenset(entry.path for entry in self.client.list_artifacts(run_id))
 
     def panels(self, run_id: str) -> tuple[Panel, ...]:
-        """Return the panels of a run; () if it was imported without them."""
+        """Load the panels of a run.
+
+        Args:
+            run_id: Id of the run.
+
+        Returns:
+            The panels; () if the run was imported without them.
+        """
         with self._artifact(run_id, PANELS) as file:
             return load_panels(file) if file is not None else ()
 
     def evidence(self, run_id: str) -> tuple[Evidence, ...]:
-        """Return the scores and curves of a run; () if it was imported without them."""
+        """Load the scores and curves of a run.
+
+        Args:
+            run_id: Id of the run.
+
+        Returns:
+            One entry for each category; () if the run was imported without them.
+        """
         with self._artifact(run_id, EVIDENCE) as file:
             return load_evidence(file) if file is not None else ()
 
     def page(self, run_id: str) -> str:
-        """Return the address of a run's page; '' if the store is no server."""
+        """Find the page of a run on an MLflow server.
+
+        Args:
+            run_id: Id of the run.
+
+        Returns:
+            The address, without a user and password; '' if the store is no server.
+        """
         if not self.uri.startswith(("http://", "https://")):
             return ""
         experiment = self.client.get_run(run_id).info.experiment_id
@@ -237,9 +298,16 @@ class MlflowStore:
         return f"{address.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
     def record_file(self, run_id: str) -> Path | None:
-        """Return the file of a run's record; None if the artifacts are not files of this machine."""
+        """Find the file of a run's record.
+
+        Args:
+            run_id: Id of the run.
+
+        Returns:
+            The file; None if the artifacts are not files of this machine.
+        """
         uri = str(self.client.get_run(run_id).info.artifact_uri)
-        file = _path_of(uri) / RECORD
+        file = path_of_uri(uri) / RECORD
         return file if uri.startswith(("file:", "/")) and file.exists() else None
 
     @contextmanager
@@ -274,84 +342,11 @@ class _Guarded:
         return guarded
 
 
-def _correct_artifact_uris(file: Path, artifacts: Path) -> None:
-    """Correct the artifact URIs of a SQLite store that was moved or copied together with its artifacts.
-
-    Each run is handled separately. Its URI is changed if its artifacts lie in the given folder.
-    It is also changed if the run is unfinished and its old folder no longer exists.
-    """
-    with closing(sqlite3.connect(file)) as database, database:
-        query = (
-            "SELECT run_uuid, status, artifact_uri, experiments.name FROM runs JOIN experiments USING (experiment_id)"
-        )
-        for run, status, uri, experiment in database.execute(query).fetchall():
-            new_uri = f"{_location(artifacts, experiment)}/{run}/artifacts"
-            if not experiment.startswith(f"{PREFIX}/") or uri == new_uri or not str(uri).startswith("file:"):
-                continue
-            lost = status != "FINISHED" and not _path_of(uri).parents[2].exists()
-            if _path_of(new_uri).exists() or lost:
-                database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (new_uri, run))
-
-
-def _check_database(file: Path) -> None:
-    """Raise sqlite3.DatabaseError at once if a file is no database. MLflow would try for minutes."""
-    with closing(sqlite3.connect(file)) as database:
-        database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-
-
-def _set_location(file: Path, experiment_id: str, location: str) -> None:
-    """Set the location of the artifacts of new runs of an experiment in a SQLite store."""
-    with closing(sqlite3.connect(file)) as database, database:
-        database.execute(
-            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (location, experiment_id)
-        )
-
-
-def _location(artifacts: Path, experiment: str) -> str:
-    """Return the location of an experiment's artifacts, as a URI."""
-    return (artifacts / experiment.replace("/", "-")).resolve().as_uri()
-
-
-def _path_of(uri: str) -> Path:
-    """Return the path of a file URI."""
-    return Path(url2pathname(urlparse(uri).path))
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of a SQLite URI; None for any other URI."""
-    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
-
-
-def tracking_place(uri: str | None, out: Path) -> tuple[str, Path | None]:
-    """Choose the tracking store.
-
-    Args:
-        uri: URI from the command line. Without it the variable MLFLOW_TRACKING_URI counts, and then SQLite in `out`.
-        out: Output folder.
-
-    Returns:
-        URI of the store, and the folder of its artifacts; None if a server decides.
-
-    Raises:
-        InputError: If the folder's name has another meaning in a URI, because MLflow does not escape it.
-    """
-    given_uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    if given_uri is not None:
-        return given_uri, out / "mlruns" if given_uri.startswith("sqlite:") else None
-    file, default = out / "mlflow.db", f"{SQLITE}{out / 'mlflow.db'}"
-    if sqlite_file(default) != file:
-        raise InputError(
-            f"{out}: MLflow cannot keep its database in a folder with '?' or an escape such as '%20' in its name; "
-            "give another --out, a store by --tracking-uri, or --tracking none"
-        )
-    return default, out / "mlruns"
-
-
 def existing_store(uri: str | None, out: Path) -> MlflowStore:
     """Open a store for reading. Reading never creates a database.
 
     Args:
-        uri: URI from the command line, see `tracking_place`.
+        uri: URI from the command line, see `store_address`.
         out: Output folder.
 
     Returns:
@@ -360,7 +355,7 @@ def existing_store(uri: str | None, out: Path) -> MlflowStore:
     Raises:
         InputError: If there is no such store.
     """
-    store_uri, artifacts = tracking_place(uri, out)
+    store_uri, artifacts = store_address(uri, out)
     file = sqlite_file(store_uri)
     if file is not None and not file.exists():
         raise InputError(
@@ -371,5 +366,14 @@ def existing_store(uri: str | None, out: Path) -> MlflowStore:
 
 
 def kept_files(folder: Path) -> list[Path]:
-    """Return the files of a cell that the tracking store gets in addition to the record. Maps are too large for it."""
+    """Find the files of a cell that the tracking store gets in addition to the record.
+
+    The anomaly maps are too large for the store.
+
+    Args:
+        folder: Folder of the cell.
+
+    Returns:
+        The files that exist.
+    """
     return [folder / name for name in (PANELS, EVIDENCE, PICTURE) if (folder / name).exists()]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import time
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mddbench.errors import TrackingError
-from mddbench.experiments.ablation import is_ablation
 from mddbench.interruption import closing
-from mddbench.runs.card import ProtocolCard
+from mddbench.runs.addresses import PREFIX
+from mddbench.runs.facts import CellFacts, metric_names
 from mddbench.runs.records import RECORD, EpochLog, Record, as_json
-from mddbench.runs.store import IDENTITY_TAG, PREFIX, MlflowStore
+from mddbench.runs.store import CELL, IDENTITY_TAG, KIND_TAG, MlflowStore
 
 BATCH = 100
 """Greatest number of parameters or metrics in one call of MLflow."""
@@ -26,89 +22,65 @@ RUN_FILE = "mlflow-run.json"
 """File in a cell's folder that names its store and its run. So only the cell's own run is resumed."""
 
 
-@dataclass(frozen=True)
-class CellFacts:
-    """What the tracking store gets when a run starts.
-
-    Attributes:
-        name: Name of the run.
-        dataset: Name of the dataset.
-        identity: Identity of the cell.
-        fingerprint: Fingerprint of the dataset.
-        profile: Numbers that say how much of the dataset was read.
-        params: Settings without nesting.
-        tags: Protocol card, environment and code.
-    """
-
-    name: str
-    dataset: str
-    identity: str
-    fingerprint: str
-    profile: dict[str, int]
-    params: dict[str, str]
-    tags: dict[str, str]
-
-
-def facts_of(record: Record) -> CellFacts:
-    """Return the facts of a cell that finished elsewhere, from its record."""
-    return CellFacts(
-        name=f"{record.method}/{record.dataset}/seed{record.seed}"
-        + (f" ({record.experiment})" if is_ablation(record.experiment) else ""),
-        dataset=record.dataset,
-        identity=record.identity,
-        fingerprint=record.fingerprint,
-        profile={"categories": len(record.categories)},
-        params={"seed": str(record.seed), **flat_settings(record.settings)},
-        tags=tags_of(record.card, record.environment, record.protocol, record.experiment),
-    )
-
-
-def tags_of(card: ProtocolCard, environment: Mapping[str, Any], protocol: str, experiment: str) -> dict[str, str]:
-    """Return the tags of a run. `protocol` is the identity of the cell without its seed."""
-    tags = {f"mddbench.card.{key}": _text(value) for key, value in card.texts().items()}
-    tags |= {f"mddbench.environment.{key}": _text(value) for key, value in environment.items()}
-    return tags | {"mddbench.protocol": protocol, "mddbench.experiment": experiment, "mddbench.status": "running"}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten nested settings to 'optimizer.lr' -> '0.005', with a prefix before each name."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat.update(flat_settings(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = _text(value)
-    return flat
-
-
 class CellRun(Protocol):
     """The run of a cell in a tracking store."""
 
     def epoch(self, log: EpochLog) -> None:
-        """Log an epoch."""
+        """Log the measurements of an epoch.
+
+        Args:
+            log: The measurements.
+        """
 
     def finish(self, record: Record, files: list[Path]) -> None:
-        """Log the record and the files of the finished cell, and end the run."""
+        """Log the record and the files of the finished cell, and end the run.
+
+        Args:
+            record: Record of the cell.
+            files: Files that become artifacts of the run.
+        """
 
     def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
-        """End the run of a cell that did not finish. The message says why."""
+        """End the run of a cell that did not finish.
+
+        Args:
+            status: 'FAILED' after an error, 'KILLED' after an interruption.
+            message: The reason in one line.
+        """
 
 
 class Tracker(Protocol):
     """A tracking store for the runs of cells."""
 
     def start(self, facts: CellFacts, folder: Path | None) -> CellRun:
-        """Start or resume the run of a cell. Its folder is None if it finished elsewhere."""
+        """Start or resume the run of a cell.
+
+        Args:
+            facts: What the store gets at the start.
+            folder: Folder of the cell; None if it finished elsewhere.
+
+        Returns:
+            The run.
+        """
 
     def has(self, identity: str, folder: Path) -> bool:
-        """Return True if the store has the finished run of the cell with this identity and folder."""
+        """Check whether the store has the finished run of a cell.
+
+        Args:
+            identity: Identity of the cell.
+            folder: Folder of the cell.
+
+        Returns:
+            True if it has the run, so that the cell need not be logged.
+        """
 
     def add(self, identity: str, files: list[Path]) -> None:
-        """Add files to the finished run of a cell."""
+        """Add files to the finished run of a cell.
+
+        Args:
+            identity: Identity of the cell.
+            files: The files.
+        """
 
     def close(self) -> None:
         """End everything that this command has started."""
@@ -148,24 +120,51 @@ class MlflowTracker:
         suite: Name of the suite.
         invocation: Name of the parent runs.
         say: Called with a message for the user.
+        kind: CELL, or TRIAL for the trials of a search.
         parents: Id of an MLflow experiment -> id of the parent run in it.
     """
 
     def __init__(
-        self, store: MlflowStore, suite: str, invocation: str, say: Callable[[str], object] = lambda _: None
+        self,
+        store: MlflowStore,
+        suite: str,
+        invocation: str,
+        say: Callable[[str], object] = lambda _: None,
+        kind: str = CELL,
     ) -> None:
-        """Prepare logging. The arguments become the attributes, and nothing is logged yet."""
-        self.store, self.suite, self.invocation, self.say = store, suite, invocation, say
+        """Prepare logging. Nothing is logged yet.
+
+        Args:
+            store: The store.
+            suite: Name of the suite.
+            invocation: Name of the parent runs.
+            say: Called with a message for the user.
+            kind: CELL, or TRIAL for the trials of a search.
+        """
+        self.store, self.suite, self.invocation, self.say, self.kind = store, suite, invocation, say, kind
         self.parents: dict[str, str] = {}
 
     def has(self, identity: str, folder: Path) -> bool:
-        """Return True if the store has a finished run of the cell, and no unfinished run that its folder names."""
-        return bool(self.store.finished(identity)) and self._unfinished_run(identity, folder) is None
+        """Check whether the store has the finished run of a cell.
+
+        Args:
+            identity: Identity of the cell.
+            folder: Folder of the cell.
+
+        Returns:
+            True if there is a finished run, and no unfinished run that the folder names.
+        """
+        return bool(self.store.finished(identity, self.kind)) and self._unfinished_run(identity, folder) is None
 
     def add(self, identity: str, files: list[Path]) -> None:
-        """Add files to the newest finished run of a cell. They replace files of the same names."""
+        """Add files to the newest finished run of a cell. They replace files of the same names.
+
+        Args:
+            identity: Identity of the cell.
+            files: The files.
+        """
         for file in files:
-            self.store.client.log_artifact(self.store.finished(identity)[0].info.run_id, str(file))
+            self.store.client.log_artifact(self.store.finished(identity, self.kind)[0].info.run_id, str(file))
 
     def start(self, facts: CellFacts, folder: Path | None) -> CellRun:
         """Start a run for a cell, or resume its own interrupted run.
@@ -179,11 +178,11 @@ class MlflowTracker:
         """
         client, experiment = self.store.client, self.store.experiment(f"{PREFIX}/{self.suite}/{facts.dataset}")
         if experiment not in self.parents:
-            parent = client.create_run(experiment, run_name=self.invocation, tags={"mddbench.kind": "invocation"})
+            parent = client.create_run(experiment, run_name=self.invocation, tags={KIND_TAG: "invocation"})
             self.parents[experiment] = parent.info.run_id
         tags = {
             **facts.tags,
-            "mddbench.kind": "cell",
+            KIND_TAG: self.kind,
             IDENTITY_TAG: facts.identity,
             "mlflow.parentRunId": self.parents[experiment],
         }
@@ -211,7 +210,7 @@ class MlflowTracker:
     def _start_time(self, identity: str) -> int:
         """Return the present time in ms, or a later time if a finished run of the cell started later."""
         now = int(time.time() * 1000)
-        return max([now, *(int(run.info.start_time) + 1 for run in self.store.finished(identity)[:1])])
+        return max([now, *(int(run.info.start_time) + 1 for run in self.store.finished(identity, self.kind)[:1])])
 
     def _interrupted(self, identity: str, folder: Path | None) -> Any:
         """Return the cell's own unfinished run if it can be resumed, otherwise None."""
@@ -323,7 +322,14 @@ def finally_closed(tracker: Tracker, say: Callable[[str], object]) -> Iterator[N
 
 
 def log_finished(tracker: Tracker, facts: CellFacts, record: Record, files: list[Path]) -> None:
-    """Log a cell that finished elsewhere. If that is interrupted or fails, its run ends as KILLED or FAILED."""
+    """Log a cell that finished elsewhere. If that is interrupted or fails, its run ends as KILLED or FAILED.
+
+    Args:
+        tracker: The tracking store.
+        facts: What the store gets at the start.
+        record: Record of the cell.
+        files: Files that become artifacts of the run.
+    """
     run = tracker.start(facts, None)
     try:
         run.finish(record, files)
@@ -331,39 +337,6 @@ def log_finished(tracker: Tracker, facts: CellFacts, record: Record, files: list
         with closing(), suppress(TrackingError):
             run.stop("FAILED" if isinstance(fault, Exception) else "KILLED", str(fault) or "interrupted")
         raise
-
-
-def metric_names(categories: list[str]) -> dict[str, str]:
-    """Find a name for each category that MLflow allows in the key of a metric. The names are all different.
-
-    MLflow allows letters and digits of all scripts, '_', '-', '.' and spaces. Other characters become '_'.
-    A category without any letter or digit is named by its position and a hash. The tags of a run hold the true names.
-
-    >>> metric_names(["schüssel", "螺丝", "nut (big)", "nut [big]"])
-    {'schüssel': 'schüssel', '螺丝': '螺丝', 'nut (big)': 'nut _big_', 'nut [big]': 'nut _big_-2'}
-
-    Args:
-        categories: Names of the categories.
-
-    Returns:
-        Category -> allowed name.
-    """
-    plain: dict[str, str] = {}
-    for position, category in enumerate(categories):
-        name = re.sub(r"^\.\.|[^\w\-. ]", "_", unicodedata.normalize("NFC", category))
-        readable = any(character.isalnum() for character in name)
-        plain[category] = (
-            name if readable else f"category-{position}-{hashlib.sha256(category.encode()).hexdigest()[:8]}"
-        )
-    unchanged = {name for category, name in plain.items() if name == category}
-    names: dict[str, str] = {}
-    for category, name in plain.items():
-        number, candidate = 1, name
-        while candidate != category and (candidate in unchanged or candidate in names.values()):
-            number += 1
-            candidate = f"{name}-{number}"
-        names[category] = candidate
-    return names
 
 
 def _dataset_input(mlflow: Any, facts: CellFacts) -> Any:

@@ -16,6 +16,8 @@ from mddbench.runs.records import Record
 
 DECIDING = ("image_size", "batch_size", "epochs", "encoder", "optimizer", "schedule", "gradient_clip", "precision")
 """The settings in which a record and its experiment's file must agree, so that the published protocol is the same."""
+OF_EPOCHS = ("epochs", "optimizer", "schedule", "gradient_clip")
+"""Those of them that do not concern a method that sees each image exactly once."""
 Verdict = Literal["reproduced", "within the spread", "off", "no published value", "not defined", "not run"]
 Rescored = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Metrics of cells that kept their maps: identity -> convention -> 'mean' or category -> metric -> value in [0, 1]."""
@@ -29,7 +31,7 @@ class Judgement:
 
     Attributes:
         experiment: Name of the experiment.
-        place: 'mean' or a category.
+        group: 'mean' or a category.
         metric: Key of the metric.
         measured: Mean over the seeds.
         deviation: Standard deviation over the seeds (of a sample).
@@ -43,7 +45,7 @@ class Judgement:
     """
 
     experiment: str
-    place: str
+    group: str
     metric: str
     measured: float
     deviation: float
@@ -68,9 +70,9 @@ class Judgement:
         return "within the spread" if distance <= self.sigmas * self.deviation else "off"
 
     def __str__(self) -> str:
-        place = "" if self.place == MEAN else f" {self.place}"
-        place += f" (protocol {self.protocol[:8]})" if self.protocol else ""
-        start = f"{self.experiment}{place} {LABELS[self.metric]}: {self.verdict}"
+        group = "" if self.group == MEAN else f" {self.group}"
+        group += f" (protocol {self.protocol[:8]})" if self.protocol else ""
+        start = f"{self.experiment}{group} {LABELS[self.metric]}: {self.verdict}"
         if self.verdict in ("not run", "not defined", "no published value"):
             return start
         spread = "" if math.isnan(self.deviation) else f" ± {100 * self.deviation:.1f}"
@@ -84,7 +86,11 @@ class Judgement:
         return "\n".join([line, *(f"    {hint}" for hint in self.hints)])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields and the verdict for a script; None where there is no value."""
+        """Return the judgement for a script.
+
+        Returns:
+            The fields and the verdict as JSON values; None where there is no value.
+        """
         values = {
             "measured": self.measured,
             "deviation": self.deviation,
@@ -95,7 +101,7 @@ class Judgement:
         named = {
             "experiment": self.experiment,
             "protocol": self.protocol,
-            "place": self.place,
+            "place": self.group,
             "metric": self.metric,
             "seeds": self.seeds,
         }
@@ -149,21 +155,21 @@ def _of_experiment(
     rows = {}
     if reported is not None:
         rows = find(experiment.dataset, reported.method, reported.source, reported.epochs, experiment.setting)
-    places = [MEAN, *sorted(set(rows) - {MEAN})] if categories else [MEAN]
+    groups = [MEAN, *sorted(set(rows) - {MEAN})] if categories else [MEAN]
     judgements = []
-    for place in places:
+    for group in groups:
         for key in SEVEN:
-            values = [record.value(place, key) for record in records]
+            values = [record.value(group, key) for record in records]
             if convention != EXACT:
-                values = [table.get(place, {}).get(key, math.nan) for table in tables]
+                values = [table.get(group, {}).get(key, math.nan) for table in tables]
             judgement = Judgement(
                 experiment.name,
-                place,
+                group,
                 key,
                 measured=float(np.mean(values)) if values else math.nan,
                 deviation=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
                 seeds=len(values),
-                published=rows[place].values.get(key, math.nan) if place in rows else math.nan,
+                published=rows[group].values.get(key, math.nan) if group in rows else math.nan,
                 tolerance=reported.tolerance / 100 if reported else math.nan,
                 sigmas=reported.sigmas if reported else math.nan,
                 convention=convention,
@@ -185,7 +191,7 @@ def _hints(judgement: Judgement, experiment: Experiment, reported: ReportedSetti
     near = [
         row
         for row in means(experiment.dataset, experiment.setting)
-        if row.method == reported.method and judgement.place == MEAN and _near(row, judgement)
+        if row.method == reported.method and judgement.group == MEAN and _near(row, judgement)
     ]
     hints += [_elsewhere(row, judgement.metric) for row in near[:MOST_HINTS]]
     return (*hints, *(f"known: {text}" for text in reported.known))
@@ -212,7 +218,8 @@ def _differs(record: Record, experiment: Experiment) -> str:
     if expected and len(record.categories) != expected:
         return f"{len(record.categories)} of {expected} categories"
     current = experiment.model_dump(mode="json")
-    changed = [key for key in DECIDING if record.settings.get(key) != current[key]]
+    deciding = [key for key in DECIDING if not (record.card.one_pass and key in OF_EPOCHS)]
+    changed = [key for key in deciding if record.settings.get(key) != current[key]]
     if record.settings.get("overrides"):
         changed += [f"--set {key}" for key in record.settings["overrides"]]
     return f"other {', '.join(dict.fromkeys(changed))}" if changed else ""

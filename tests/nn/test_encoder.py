@@ -110,6 +110,14 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_no_encoder_has_neither_weights_nor_levels(tmp_path: Path) -> None:
+    nothing = load_encoder("none", (), tmp_path)
+    assert nothing(torch.rand(2, 3, 32, 32)) == []
+    assert (nothing.channels, nothing.strides, list(nothing.parameters())) == ((), (), [])
+    with pytest.raises(InputError, match=r"encoder 'none' has no level 1; write `levels: \[\]`"):
+        load_encoder("none", (1, 2, 3), None)
+
+
 @pytest.mark.usefixtures("no_network")
 def test_no_network_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(InputError, match=r"could not be fetched from timm's hub .* --weights-dir DIR"):

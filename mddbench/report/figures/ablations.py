@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mddbench.metrics.names import COLUMNS, LABELS, MAD, MEAN
+from mddbench.metrics.names import COLUMNS, LABELS, MEAN
 from mddbench.report.figures.canvas import canvas, legend, panels, save
-from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded, series
+from mddbench.report.figures.style import ACCENT, INK, SHOWN, TEXT, TICK, WIDTH, folded, series
 from mddbench.report.rows.groups import Group, counted_seeds
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS, Pair
 
-SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
-"""The metrics that a plot shows, one panel each. The table has all."""
 LEAST_SPAN = 4.0  # of a curve's axis in percent, so that noise between seeds does not look like a trend
 MOST_PAIRS = 6
 MOST_LETTERS = 20  # of the numbers below a curve, so that they do not overlap; longer ones are turned
@@ -28,6 +27,10 @@ def draw_ablation(study: Study, file: Path) -> None:
     """Draw an ablation: a curve if its variants are numbers, else a bar from 0 for each variant with its mean.
 
     Seeds are dots, and their standard deviation is a whisker. Variants with a seed without a value are left out.
+
+    Args:
+        study: The ablation.
+        file: The PNG file; a PDF is written beside it.
     """
     frame = _values(study)
     label = study.groups[0].first.label
@@ -37,21 +40,25 @@ def draw_ablation(study: Study, file: Path) -> None:
         names = [folded(group.label, 1.5, TICK) for group in study.groups]
         lines = sum(max(1, name.count("\n") + 1) for name in names)
         figure, axes = canvas((WIDTH, 1.1 + 0.2 * len(names) + 0.24 * lines), (2, len(SHOWN) // 2), share_y=True)
-        for axis, key in zip(axes, SHOWN, strict=True):
-            _bars(axis, frame[frame.metric == key], names)
+        draw: Callable[[Any, pd.DataFrame], None] = partial(_bars, labels=names)
     else:
         figure, axes = canvas((WIDTH, 2.0), (1, len(SHOWN)))
-        for axis, key in zip(axes, SHOWN, strict=True):
-            _curve(axis, frame[frame.metric == key])
+        draw = _curve
         figure.supxlabel(study.ablation.axis_name, fontsize=TEXT, parse_math=False)
         title += " (axes do not start at 0)"
     for axis, key in zip(axes, SHOWN, strict=True):
+        draw(axis, frame[frame.metric == key])
         axis.set_title(f"{LABELS[key]} [%]", fontsize=TEXT)
     save(figure, file, title)
 
 
 def draw_diagnostics(group: Group, file: Path) -> None:
-    """Draw the numbers that a method logged in training, first seed. Numbers of several categories share a panel."""
+    """Draw the numbers that a method logged in training, first seed. Numbers of several categories share a panel.
+
+    Args:
+        group: The row of the method, see `has_diagnostics`.
+        file: The PNG file; a PDF is written beside it.
+    """
     record = group.first
     points = []
     for log in record.history:
@@ -82,7 +89,13 @@ def draw_diagnostics(group: Group, file: Path) -> None:
 
 
 def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
-    """Draw paired differences: a panel for each pair, and for each metric the mean as a dot on its interval."""
+    """Draw paired differences: a panel for each pair, and for each metric the mean as a dot on its interval.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        pairs: The pairs. The first MOST_PAIRS of them are drawn.
+        file: The PNG file; a PDF is written beside it.
+    """
     shown = pairs[:MOST_PAIRS]
     figure, axes, columns = panels(len(shown), 3, (1.0, 0.4), (2.0, 1.9), share_y=True)
     for axis, pair in zip(axes, shown, strict=True):
@@ -92,7 +105,7 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
             axis.plot(ends, [row, row], color=INK, linewidth=2.0, solid_capstyle="butt")
             axis.plot(100 * difference.mean, row, "o", color=ACCENT, markersize=3.5)
         axis.axvline(0, color=ACCENT, linewidth=0.8)
-        axis.set_title(folded(f"{pair.one} {MINUS} {pair.other}", 1.9, TEXT), fontsize=TEXT, parse_math=False)
+        axis.set_title(folded(f"{pair.better} {MINUS} {pair.worse}", 1.9, TEXT), fontsize=TEXT, parse_math=False)
     for axis in axes[-columns:]:
         axis.set_xlabel("percent points", fontsize=TEXT)
     axes[0].set_yticks(range(len(COLUMNS)), [LABELS[key] for key in COLUMNS])
@@ -103,7 +116,13 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
 
 
 def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
-    """Draw the test metrics of each method while it trained: a line for each seed, with a ring at the last epoch."""
+    """Draw the test metrics of each method while it trained: a line for each seed, with a ring at the last epoch.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        groups: The rows, whose records all have a test curve.
+        file: The PNG file; a PDF is written beside it.
+    """
     figure, axes = canvas((WIDTH, 2.1), (1, len(SHOWN)))
     for axis, key in zip(axes, SHOWN, strict=True):
         for index, group in enumerate(groups):

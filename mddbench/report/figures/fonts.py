@@ -28,25 +28,26 @@ def spell_out(figure: Any) -> None:
     """Replace all characters in a figure's texts that no installed font has by their numbers in Unicode.
 
     Names stay different from each other, and matplotlib does not warn.
+
+    Args:
+        figure: The figure, complete.
     """
     from matplotlib.text import Text
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             labels = [label.get_text() for label in axis.get_majorticklabels()]
-            if any(
-                spelt(label) != label for label in labels
-            ):  # matplotlib sets the text of a tick anew at each drawing
-                axis.set_ticks(axis.get_majorticklocs(), [spelt(label) for label in labels])
+            spelt = [_spelt(label) for label in labels]
+            if spelt != labels:  # matplotlib sets the text of a tick anew at each drawing
+                axis.set_ticks(axis.get_majorticklocs(), spelt)
     for text in figure.findobj(Text):
-        if spelt(text.get_text()) != text.get_text():
-            text.set_text(spelt(text.get_text()))
+        text.set_text(_spelt(text.get_text()))
 
 
-def spelt(text: str) -> str:
+def _spelt(text: str) -> str:
     """Return a text with each character that no installed font has as its number in Unicode.
 
-    >>> spelt("Motor")
+    >>> _spelt("Motor")
     'Motor'
     """
     return text if text.isascii() else "".join(sign if _is_known(sign) else f"\\u{ord(sign):04x}" for sign in text)

@@ -9,17 +9,19 @@ from pathlib import Path
 
 from mddbench.report.figures.ablations import draw_diagnostics, has_diagnostics
 from mddbench.report.figures.curves import KINDS, MethodRuns, draw_category_curves, draw_curves, draw_scores, has_curves
-from mddbench.report.figures.draw import Draw
 from mddbench.report.figures.heat_maps import draw_gallery, draw_qualitative
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet
 from mddbench.runs.panels import Panel
 
+Draw = Callable[[Path], None]
+"""Draws one figure and writes it to a file."""
 TITLES = {
     "training": "Training curves",
     "per-category": "Each category",
     "cost-quality": "Quality against cost",
+    "budgets": "Quality against training time",
     "curves": "Curves of the pixels",
     "curves-precision-recall": "Precision against recall of each category",
     "curves-region-overlap": "Region overlap of each category",
@@ -34,9 +36,14 @@ TITLES = {
 
 
 def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:
-    """Return file name -> function that draws a figure of the sheet, or nothing if the runs did not keep its data.
+    """Choose the figures of a sheet.
 
-    `entries` maps the identity of a record to its entry.
+    Args:
+        sheet: The sheet.
+        entries: Identity of a record -> its entry.
+
+    Returns:
+        File name -> function that draws the figure, or draws nothing if the runs did not keep its data.
     """
     groups, dataset, names = sheet.groups, sheet.dataset, file_names(sheet.groups)
     first = {group.label: entries[group.first.identity] for group in groups}
@@ -74,7 +81,14 @@ def picture_title(file: Path, labels: Mapping[str, str]) -> str:
 
 
 def file_names(groups: Sequence[Group]) -> dict[str, str]:
-    """Return the label of each row of a sheet -> its name in files, different for each row."""
+    """Find names of rows for use in names of files.
+
+    Args:
+        groups: The rows of a sheet.
+
+    Returns:
+        Label -> name, different for each row.
+    """
     names = {}
     for group in groups:
         plain = "-".join("".join(sign if sign.isalnum() else " " for sign in group.label.lower()).split())
@@ -99,7 +113,6 @@ def _panels(entries: Mapping[str, Entry]) -> list[tuple[str, tuple[Panel, ...]]]
 
 def _curves(entries: Mapping[str, Sequence[Entry]]) -> list[MethodRuns]:
     """The rows whose runs kept evidence; none if no category has curves."""
-    loaded = [(label, [entry.evidence() for entry in members]) for label, members in entries.items()]
-    rows = [(label, tuple(filter(None, runs))) for label, runs in loaded]
-    rows = [(label, runs) for label, runs in rows if runs]
+    runs = {label: [entry.evidence() for entry in members] for label, members in entries.items()}
+    rows = [(label, tuple(filter(None, kept))) for label, kept in runs.items() if any(kept)]
     return rows if has_curves(rows) else []

@@ -5,6 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from mddbench.metrics.names import MAD
+
+SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
+"""The metrics that a figure shows, one panel each. The tables have all."""
 INK, ACCENT = "#3b6ea5", "#1b1b1b"
 WIDTH = 7.0  # of a page's text in inches; no figure is wider, so that its letters keep their size in print
 TICK, TEXT, KEY, HEAD = 7.0, 8.0, 7.5, 9.0  # points: tick labels, names of axes and panels, legends, titles
@@ -16,13 +20,27 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def series(number: int) -> dict[str, Any]:
-    """Return a line style. Six lines differ in colour, lightness and dashes, and 36 in colour and dashes."""
+    """Choose the style of a line. Six lines differ in colour, lightness and dashes, and 36 in colour and dashes.
+
+    Args:
+        number: Number of the line, from 0.
+
+    Returns:
+        Arguments of matplotlib's `plot`.
+    """
     cycle, index = divmod(number, len(COLOURS))
     return {"color": COLOURS[index], "linestyle": LINES[(index + cycle) % len(LINES)]}
 
 
 def marks(number: int) -> dict[str, Any]:
-    """Return a marker style. Six markers differ in colour, lightness and shape, and 36 in colour and shape."""
+    """Choose the style of a marker. Six differ in colour, lightness and shape, and 36 in colour and shape.
+
+    Args:
+        number: Number of the series, from 0.
+
+    Returns:
+        Arguments of matplotlib's `plot`.
+    """
     cycle, index = divmod(number, len(COLOURS))
     return {"color": COLOURS[index], "marker": MARKERS[(index + 2 * cycle) % len(MARKERS)], "linestyle": "none"}
 

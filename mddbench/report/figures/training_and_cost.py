@@ -9,12 +9,10 @@ from statistics import mean, stdev
 
 from mddbench.metrics.names import LABELS, MAD, MEAN
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save
-from mddbench.report.figures.style import ACCENT, TEXT, TICK, WIDTH, folded, marks, series
+from mddbench.report.figures.style import ACCENT, SHOWN, TEXT, TICK, WIDTH, folded, marks, series
 from mddbench.report.rows.groups import Group, counted_seeds
-from mddbench.report.tables.costs import COSTS, cost_place, mean_cost
-from mddbench.runs.records import Record
+from mddbench.report.tables.costs import COSTS, cost_machines, mean_cost
 
-DOTTED = (MAD.key, "i_auroc", "aupro", "p_ap")
 PRICES = ("inference_ms_per_image", "train_seconds", "parameters_total")
 LOGARITHMIC = 10.0  # an axis is logarithmic if the ratio of its largest to its smallest value is above this number
 
@@ -24,7 +22,8 @@ def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
 
     The range of the loss over the seeds is shaded. Methods that only collect features have no loss and no panel.
     """
-    groups = [group for group in groups if all(_has_loss(record) for record in group.records)]
+    groups = [group for group in groups if all(record.history for record in group.records)]
+    groups = [g for g in groups if all(log.loss is not None for record in g.records for log in record.history)]
     if not groups:
         return
     figure, axes, columns = panels(len(groups), 3, (0.6, 0.3), (2.2, 1.9))
@@ -59,9 +58,9 @@ def draw_dots(groups: Sequence[Group], dataset: str, file: Path) -> None:
     """
     categories = [*groups[0].first.categories, MEAN]
     height = max(0.2, min(0.1 + 0.05 * max(len(groups), 2), 8.0 / len(categories)))
-    figure, axes = canvas((WIDTH, 0.75 + height * len(categories)), (1, len(DOTTED)), share_y=True)
+    figure, axes = canvas((WIDTH, 0.75 + height * len(categories)), (1, len(SHOWN)), share_y=True)
     step = 0.7 / max(len(groups), 2)
-    for axis, key in zip(axes, DOTTED, strict=True):
+    for axis, key in zip(axes, SHOWN, strict=True):
         for number, group in enumerate(groups):
             rows = {row: _values(group, category, key) for row, category in enumerate(categories)}
             defined = {row: values for row, values in rows.items() if not any(map(math.isnan, values))}
@@ -80,11 +79,8 @@ def draw_dots(groups: Sequence[Group], dataset: str, file: Path) -> None:
     axes[0].set_yticks(range(len(categories)), names, parse_math=False)
     axes[0].set_ylim(len(categories) - 0.5, -0.5)
     legend(figure, axes, [group.marked_label for group in groups])
-    save(
-        figure,
-        file,
-        f"{dataset}: each category, {counted_seeds(group.records for group in groups)} (axes do not start at 0)",
-    )
+    seeds = counted_seeds(group.records for group in groups)
+    save(figure, file, f"{dataset}: each category, {seeds} (axes do not start at 0)")
 
 
 def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
@@ -114,7 +110,7 @@ def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
         axis.set_xlabel(COSTS[key].label, fontsize=TEXT)
     axes[0].set_ylabel(f"{LABELS[MAD.key]} [%]", fontsize=TEXT)
     legend(figure, axes, [group.marked_label for group in groups])
-    machines = cost_place([record for group in groups for record in group.records])
+    machines = cost_machines([record for group in groups for record in group.records])
     save(figure, file, f"{dataset}: quality against cost, {machines}; grey line: no other method is better in both")
 
 
@@ -131,10 +127,6 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not best or quality > best[-1][1]:
             best.append((price, quality))
     return best
-
-
-def _has_loss(record: Record) -> bool:
-    return bool(record.history) and all(log.loss is not None for log in record.history)
 
 
 def _terms(group: Group) -> list[str]:

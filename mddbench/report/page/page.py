@@ -107,7 +107,11 @@ class Gallery:
     bar: bytes = b""
 
     def choices(self) -> list[tuple[str, list[str]]]:
-        """Return the fields by which a reader can filter tiles, with their values, if a field has several values."""
+        """Find the fields by which a reader can filter tiles.
+
+        Returns:
+            Name and values of each field that has several values.
+        """
         names = ("dataset", "method", "category", "role")
         values = {name: list(dict.fromkeys(getattr(tile, name) for tile in self.tiles)) for name in names}
         ordered = {name: options if name == "role" else sorted(options) for name, options in values.items()}
@@ -153,9 +157,15 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    """Return the page as the text of one HTML file.
+    """Render a page as one HTML file.
 
     All text is escaped, and a policy in the file allows only its own style and script. A label can never run.
+
+    Args:
+        page: The page.
+
+    Returns:
+        The text of the file.
 
     Raises:
         ValueError: If two sections share an anchor, or if an anchor is not a plain word.
@@ -170,26 +180,26 @@ def render_page(page: Page) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["data_uri"] = data_uri
+    environment.filters["data_uri"] = _data_uri
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash_source(style)}; script-src {_hash_source(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     text = environment.get_template("page").render(
-        page=page, policy=policy, style=style, script=script, published_mark=PUBLISHED, safe_link=safe_link
+        page=page, policy=policy, style=style, script=script, published_mark=PUBLISHED, safe_link=_safe_link
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # names of files can hold lone surrogates
 
 
-def safe_link(address: str) -> str:
+def _safe_link(address: str) -> str:
     """Return an address if it leads to a web server or to a file beside the page; else an empty text."""
     return address if SAFE_LINK.fullmatch(address) else ""
 
 
-def data_uri(content: bytes) -> str:
+def _data_uri(content: bytes) -> str:
     """Return a PNG or WebP picture as an address that holds it.
 
-    >>> data_uri(b"RIFF")
+    >>> _data_uri(b"RIFF")
     'data:image/webp;base64,UklGRg=='
     """
     kind = "png" if content.startswith(b"\x89PNG") else "webp"

@@ -22,7 +22,16 @@ LINE, HALO = (70, 220, 255), (10, 20, 30)
 
 
 def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
-    """Make the gallery of one method on one dataset, with all maps on one colour scale."""
+    """Make the gallery of one method on one dataset, with all maps on one colour scale.
+
+    Args:
+        panels: Panels of one run.
+        dataset: Name of the dataset.
+        method: Label of the method.
+
+    Returns:
+        The gallery; an empty one without panels.
+    """
     if not panels:
         return Gallery()
     limits, colours = colour_limits(panels), palette()
@@ -44,18 +53,26 @@ def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
                 defect=panel.defect,
                 name=panel.name,
                 score=panel.score,
-                image=_encoded(_small(panel.image), "WEBP", **WEBP),
+                image=_encoded(Image.fromarray(_small(panel.image)), "WEBP", **WEBP),
                 truth=_outline(panel.mask) if panel.mask.any() else b"",
-                heat=_encoded(colours[_small(levels(panel, limits))], "WEBP", **WEBP),
+                heat=_encoded(Image.fromarray(colours[_small(levels(panel, limits))]), "WEBP", **WEBP),
                 rank=rank,
                 quality=quality,
             )
         )
-    return Gallery(_ordered(tiles), (Scale(dataset, method, *limits),), _encoded(colours[None], "PNG", optimize=True))
+    bar = _encoded(Image.fromarray(colours[None]), "PNG", optimize=True)
+    return Gallery(_ordered(tiles), (Scale(dataset, method, *limits),), bar)
 
 
 def merged(galleries: Iterable[Gallery]) -> Gallery:
-    """Merge the galleries of several methods and datasets, worst cases first."""
+    """Merge the galleries of several methods and datasets, worst cases first.
+
+    Args:
+        galleries: The galleries.
+
+    Returns:
+        One gallery of all tiles.
+    """
     full = [gallery for gallery in galleries if gallery.tiles]
     return Gallery(
         _ordered(tile for gallery in full for tile in gallery.tiles),
@@ -87,9 +104,9 @@ def _small(picture: Picture) -> Picture:
     return resized(picture, smaller, max(1, round(height * smaller / width)), "BOX")
 
 
-def _encoded(picture: Picture, form: str, **options: Any) -> bytes:
+def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, form, **options)
+    picture.save(file, form, **options)
     return file.getvalue()
 
 
@@ -102,6 +119,4 @@ def _outline(mask: NDArray[np.bool_]) -> bytes:
     line, halo = outline(covered, 1, 2, diagonal=True), outline(covered, 2, 3, diagonal=True)
     picture = Image.fromarray(np.where(line, 1, np.where(halo, 2, 0)).astype(np.uint8))
     picture.putpalette([0, 0, 0, *LINE, *HALO])
-    file = io.BytesIO()
-    picture.save(file, "PNG", transparency=0, optimize=True, bits=2)
-    return file.getvalue()
+    return _encoded(picture, "PNG", transparency=0, optimize=True, bits=2)

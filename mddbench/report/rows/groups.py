@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 
 from mddbench.runs.card import ProtocolCard
 from mddbench.runs.records import Record
 
-OTHER = "†"  # marks a row under another protocol
+OTHER_PROTOCOL = "†"  # marks a row under another protocol
 PUBLISHED = "‡"  # marks a row that is quoted from a publication and was not measured here
-MARK = ", test labels given (upper bound)"
+UPPER_BOUND_MARK = ", test labels given (upper bound)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Group:
     @property
     def marked_label(self) -> str:
         """The label, with a mark if the row is under another protocol."""
-        return f"{self.label} {OTHER}" if self.differs else self.label
+        return f"{self.label} {OTHER_PROTOCOL}" if self.differs else self.label
 
 
 @dataclass(frozen=True)
@@ -46,85 +47,127 @@ class Sheet:
 
     Attributes:
         folder: Name of the folder of its files.
-        dataset: Name of the dataset for titles, with `other`.
+        dataset: Name of the dataset for titles, with `difference`.
         groups: The rows.
-        other: Fields of the protocol card that differ from the first sheet of the dataset; empty in the first one.
+        difference: Fields of the protocol card that differ from the first sheet of the dataset; empty in the first one.
     """
 
     folder: str
     dataset: str
     groups: tuple[Group, ...]
-    other: str = ""
+    difference: str = ""
 
 
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
-    """Return dataset -> groups by label. Records of one protocol share a group, and no others do.
+    """Group records into rows. Records of one protocol share a group, and no others do.
 
     Two file trees that were read as one dataset have different fingerprints and are two datasets: 'folder-0123abcd'.
     Labels of one method differ in the experiment, else in the settings that `--set` changed, else in the hash.
+
+    Args:
+        records: The records.
+
+    Returns:
+        Dataset -> groups by label.
     """
-    protocols: dict[tuple[str, str], list[Record]] = {}
-    records = list(records)
-    trees = {(record.dataset, record.fingerprint) for record in records}
-    names = [dataset for dataset, _ in trees]
+    by_dataset: dict[str, dict[str, list[Record]]] = {}
+    records = sorted(records, key=lambda record: (record.protocol, record.seed))
+    trees = Counter(dataset for dataset, _ in {(record.dataset, record.fingerprint) for record in records})
     for record in records:
-        several = names.count(record.dataset) > 1
+        several = trees[record.dataset] > 1
         dataset = f"{record.dataset}-{record.fingerprint[:8]}" if several else record.dataset
-        protocols.setdefault((dataset, record.protocol), []).append(record)
-    by_dataset: dict[str, list[tuple[Record, ...]]] = {}
-    for (dataset, _), members in sorted(protocols.items()):
-        by_dataset.setdefault(dataset, []).append(tuple(sorted(members, key=lambda record: record.seed)))
-    return {dataset: _labelled(groups) for dataset, groups in by_dataset.items()}
+        by_dataset.setdefault(dataset, {}).setdefault(record.protocol, []).append(record)
+    return {dataset: _labelled([*map(tuple, rows.values())]) for dataset, rows in sorted(by_dataset.items())}
 
 
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
-    """Return the sheets of each dataset: one for each set of rows whose protocol cards agree.
+    """Divide records into sheets: one for each set of rows whose protocol cards agree.
 
     Sets of unified models come first, then sets without given test labels and weights from a file, then large sets.
+    A row of a single pass stands in every sheet with which it agrees in all but the epochs.
     With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
+
+    Args:
+        records: The records.
+        allow_mixed: True for one sheet of a dataset. Rows that differ from its first set are marked.
+
+    Returns:
+        The sheets of each dataset.
     """
     all_sheets = []
     for dataset, groups in group_by_protocol(records).items():
-        by_task: dict[str, list[Group]] = {}
-        for group in groups:
-            by_task.setdefault(_task(group), []).append(group)
-        ordered = sorted(by_task.values(), key=_rank)
+        ordered = sorted(_by_task(groups), key=_rank)
         usual = ordered[0][0].first.card
         if allow_mixed:
             marked = [replace(group, differs=_difference(group, usual)) for group in groups]
             all_sheets.append(Sheet(dataset, dataset, tuple(marked)))
             continue
         for rows in ordered:
-            other = _difference(rows[0], usual)
-            suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if other else ""
+            difference = _difference(rows[0], usual)
+            suffix = f"-{hashlib.sha256(_task(rows[0]).encode()).hexdigest()[:8]}" if difference else ""
             labelled = tuple(_labelled([group.records for group in rows]))
-            all_sheets.append(Sheet(f"{dataset}{suffix}", f"{dataset}{', ' if other else ''}{other}", labelled, other))
+            title = f"{dataset}, {difference}" if difference else dataset
+            all_sheets.append(Sheet(f"{dataset}{suffix}", title, labelled, difference))
     return all_sheets
 
 
 def refusals(all_sheets: list[Sheet]) -> list[str]:
-    """Return a line for each sheet that could not share the table of its dataset."""
+    """Describe the sheets that could not share the table of their dataset.
+
+    Args:
+        all_sheets: The sheets.
+
+    Returns:
+        The lines.
+    """
     return [
         f"{sheet.dataset}: another protocol, so tables of its own ({sheet.folder}); --allow-mixed puts all rows into one"
         for sheet in all_sheets
-        if sheet.other
+        if sheet.difference
     ]
 
 
 def counted_seeds(rows: Iterable[Sized]) -> str:
-    """Return in words how many seeds some rows have.
+    """Say in words how many seeds some rows have.
 
     >>> counted_seeds([(0, 1, 2), (0,)])
     '1 or 3 seeds'
+
+    Args:
+        rows: The seeds or records of each row.
+
+    Returns:
+        The words.
     """
     numbers = sorted({len(seeds) for seeds in rows})
     return " or ".join(map(str, numbers)) + (" seed" if numbers == [1] else " seeds")
 
 
 def changed_settings(record: Record) -> str:
-    """Return the settings that `--set` changed, each after a comma."""
+    """List the settings that `--set` changed.
+
+    Args:
+        record: The record.
+
+    Returns:
+        Names and values, each after a comma.
+    """
     changed = record.settings.get("overrides") or {}
     return "".join(f", {key}={value}" for key, value in changed.items())
+
+
+def _by_task(groups: list[Group]) -> list[list[Group]]:
+    """Return the sets of rows whose protocol cards agree. In each set, the rows with epochs come first."""
+    sets: dict[str, list[Group]] = {}
+    for group in groups:
+        if not group.first.card.one_pass:
+            sets.setdefault(_task(group), []).append(group)
+    for group in groups:
+        if group.first.card.one_pass:
+            agreeing = [rows for rows in sets.values() if not group.first.card.differing_task(rows[0].first.card)]
+            for rows in agreeing or [sets.setdefault(_task(group), [])]:
+                rows.append(group)
+    return list(sets.values())
 
 
 def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
@@ -158,4 +201,4 @@ def _labelled(groups: list[tuple[Record, ...]]) -> list[Group]:
 
 def _name(record: Record) -> str:
     """The method, with a mark if it was given the labels of test images."""
-    return f"{record.label}{MARK}" if record.card.upper_bound else record.label
+    return f"{record.label}{UPPER_BOUND_MARK}" if record.card.upper_bound else record.label

@@ -15,7 +15,7 @@ from typing import Any
 
 from mddbench.experiments.ablation import PREFIX, Ablation
 from mddbench.experiments.catalogue import experiment_names, load_experiment
-from mddbench.report.rows.groups import MARK, Group
+from mddbench.report.rows.groups import UPPER_BOUND_MARK, Group
 from mddbench.runs.records import Record
 
 ABSENT = object()
@@ -47,16 +47,31 @@ class Study:
         if axis is None:
             return None
         points = {label: float(changes[axis]) for label, changes in self.ablation.variants.items()}
-        return [points[group.label.removesuffix(MARK)] for group in self.groups]
+        return [points[group.label.removesuffix(UPPER_BOUND_MARK)] for group in self.groups]
 
 
 def only_of_ablation(record: Record) -> bool:
-    """Return True if a record belongs to the table of its ablation and not to the main table."""
+    """Check whether a record belongs to the table of its ablation only.
+
+    Args:
+        record: The record.
+
+    Returns:
+        True if it does not belong to the main table.
+    """
     return record.experiment.startswith(PREFIX)
 
 
 def studies(ablations: Iterable[Ablation], by_dataset: dict[str, list[Group]]) -> list[Study]:
-    """Return all ablations of which at least two variants were run under a protocol that is otherwise the same."""
+    """Find the ablations that were run.
+
+    Args:
+        ablations: The ablations.
+        by_dataset: Dataset -> groups.
+
+    Returns:
+        All ablations of which at least two variants were run under a protocol that is otherwise the same.
+    """
     return [
         study
         for dataset, groups in by_dataset.items()
@@ -103,7 +118,7 @@ def _labelled(members: dict[str, Group]) -> list[Group]:
     shared = set.intersection(*({record.seed for record in group.records} for group in members.values()))
     return [
         Group(
-            f"{label}{MARK}" if group.first.card.upper_bound else label,
+            f"{label}{UPPER_BOUND_MARK}" if group.first.card.upper_bound else label,
             tuple(record for record in group.records if record.seed in shared or not shared),
         )
         for label, group in members.items()

@@ -28,6 +28,7 @@ class Cost:
 COSTS: dict[str, Cost] = {
     "parameters_total": Cost("Params [M]", 1e-6, 1),
     "parameters_trainable": Cost("Trained [M]", 1e-6, 1),
+    "model_mib": Cost("Model [MiB]", 1.0, 1),
     "multiply_adds": Cost("MACs [G]", 1e-9, 2),
     "train_seconds": Cost("Train [s]", 1.0, 0),
     "train_images_per_second": Cost("Train [img/s]", 1.0, 0),
@@ -38,32 +39,62 @@ COSTS: dict[str, Cost] = {
 
 
 def mean_cost(records: Sequence[Record], key: str) -> float:
-    """Return the mean of a cost over seeds in the unit of records; NaN if a seed has no value."""
+    """Compute the mean of a cost over seeds.
+
+    Args:
+        records: The records of a row.
+        key: Key of the cost.
+
+    Returns:
+        The mean in the unit of records; NaN if a seed has no value.
+    """
     values = [record.cost.get(key) for record in records]
     measured = [value for value in values if value is not None]
     return sum(measured) / len(measured) if measured and len(measured) == len(values) else math.nan
 
 
 def shown_cost(value: float, key: str) -> str:
-    """Return a cost, given in the unit of records, as a table prints it."""
+    """Format a cost for a table.
+
+    Args:
+        value: The cost in the unit of records.
+        key: Key of the cost.
+
+    Returns:
+        The text; a dash for NaN.
+    """
     column = COSTS[key]
     return "–" if math.isnan(value) else f"{value * column.scale:.{column.digits}f}"
 
 
 def cost_note(groups: Sequence[Group]) -> str:
-    """Return a note on where and how the costs of some rows were measured."""
+    """Describe where and how the costs of some rows were measured.
+
+    Args:
+        groups: The rows.
+
+    Returns:
+        A note for the table.
+    """
     records = [record for group in groups for record in group.records]
     batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
     shared = any((record.environment.get("cells_on_device") or 1) != 1 for record in records)
     return (
-        f"Cost: means over seeds, {cost_place(records)}; multiply-adds are of one image's maps; inference in "
+        f"Cost: means over seeds, {cost_machines(records)}; multiply-adds are of one image's maps; inference in "
         f"batches of {' and '.join(batches) or '?'}, the median of synchronised calls after a first one; peaks from a cell's "
         f"start to its end{'; no times of cells that shared their device with others' if shared else ''}."
     )
 
 
-def cost_place(records: Sequence[Record]) -> str:
-    """Return in words on which machines the costs of records were measured."""
+def cost_machines(records: Sequence[Record]) -> str:
+    """Describe the machines on which costs were measured.
+
+    Args:
+        records: The records.
+
+    Returns:
+        The words, such as 'measured on A, 2 threads'.
+    """
     machines = sorted({_machine(record) for record in records})
     if len(machines) != 1:
         return f"measured on several machines, so not to be compared ({'; '.join(machines)})"

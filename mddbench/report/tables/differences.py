@@ -10,10 +10,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.metrics.names import COLUMNS, LABELS, MAD, MEAN
+from mddbench.metrics.names import COLUMNS, MAD, MEAN
 from mddbench.report.rows.groups import Group
 from mddbench.report.tables.csv import csv_lines
-from mddbench.report.tables.table import DASH, Cell, Column, Row, Table, number, percent
+from mddbench.report.tables.table import DASH, METRIC_COLUMNS, Cell, Column, Row, Table, number, percent
 
 RESAMPLES, LEVEL = 10_000, 0.95
 ENOUGH_SEEDS = 1 + math.ceil(-math.log2(1 - LEVEL))  # the fewest pairs whose sign test can be significant at LEVEL
@@ -46,20 +46,28 @@ class Pair:
     """Two methods side by side.
 
     Attributes:
-        one: Label of the method with the higher mAD.
-        other: Label of the other method.
+        better: Label of the method with the higher mAD.
+        worse: Label of the other method.
         seeds: The seeds that both have.
         differences: Metric -> difference.
     """
 
-    one: str
-    other: str
+    better: str
+    worse: str
     seeds: tuple[int, ...]
     differences: dict[str, Difference]
 
 
 def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
-    """Return the bootstrap intervals of means over categories, a row for each run that has any; None if no run has."""
+    """Make the table of bootstrap intervals of means over categories.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        groups: The rows, one for each method.
+
+    Returns:
+        A table with a row for each run that has intervals; None if no run has.
+    """
     rows = []
     for group in groups:
         for record in group.records:
@@ -70,17 +78,24 @@ def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
                     ends = intervals.get(key)
                     interval = "" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
                     cells.append(Cell(f"{percent(record.value('mean', key))}{interval}"))
-                rows.append(Row(group.marked_label, (Cell(str(record.seed), record.seed), *cells)))
-    columns = (Column("seed", "seed", "count"), *(Column(LABELS[key], key) for key in COLUMNS))
+                rows.append(Row(group.marked_label, (Cell.of_count(record.seed), *cells)))
+    columns = (Column("seed", "seed", "count"), *METRIC_COLUMNS)
     title = f"{dataset}: means over categories with confidence intervals"
     return Table(title, "Method", columns, tuple(rows), (CONFIDENCE_NOTE,)) if rows else None
 
 
 def paired_differences(groups: Sequence[Group]) -> list[Pair]:
-    """Return all pairs of rows under one protocol that share seeds and categories, best rows first."""
+    """Compare all pairs of rows under one protocol that share seeds and categories.
+
+    Args:
+        groups: The rows.
+
+    Returns:
+        The pairs, best rows first.
+    """
     ranked = sorted(groups, key=_rank)
-    pairs = [(one, other) for one, other in combinations(ranked, 2) if one.differs == other.differs]
-    return [pair for one, other in pairs for pair in _pair(one, other)]
+    pairs = [_pair(better, worse) for better, worse in combinations(ranked, 2) if better.differs == worse.differs]
+    return [pair for pair in pairs if pair is not None]
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -128,33 +143,47 @@ def statement(pairs: Sequence[Pair]) -> list[str]:
 
 
 def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
-    """Return a table with a row for each pair, of which there is at least one, and the statement as notes."""
+    """Make the table of paired differences.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        pairs: The pairs, at least one.
+
+    Returns:
+        A table with a row for each pair, and the statement as notes.
+    """
     rows = []
     for pair in pairs:
         cells = (Cell(_shown(pair.differences[key])) for key in COLUMNS)
-        seeds = Cell(str(len(pair.seeds)), len(pair.seeds))
-        rows.append(Row(f"{pair.one} {MINUS} {pair.other}", (seeds, *cells)))
-    columns = (Column("n", "n", "count"), *(Column(LABELS[key], key) for key in COLUMNS))
-    return Table(f"{dataset}: paired differences", "Difference", columns, tuple(rows), tuple(statement(pairs)))
+        rows.append(Row(f"{pair.better} {MINUS} {pair.worse}", (Cell.of_count(len(pair.seeds)), *cells)))
+    columns, notes = (Column("n", "n", "count"), *METRIC_COLUMNS), tuple(statement(pairs))
+    return Table(f"{dataset}: paired differences", "Difference", columns, tuple(rows), notes)
 
 
 def differences_csv(pairs: Sequence[Pair]) -> str:
-    """Return a CSV line for each pair and metric, with all digits, in [-1, 1]."""
+    """Write paired differences as CSV.
+
+    Args:
+        pairs: The pairs.
+
+    Returns:
+        A line for each pair and metric, with all digits, in [-1, 1].
+    """
     heads = ("one", "other", "metric", "seeds", "categories", "mean", "low", "high")
     lines = [
-        (pair.one, pair.other, key, len(pair.seeds), diff.categories, *map(number, (diff.mean, diff.low, diff.high)))
+        (pair.better, pair.worse, key, len(pair.seeds), diff.categories, *map(number, (diff.mean, diff.low, diff.high)))
         for pair in pairs
         for key, diff in pair.differences.items()
     ]
     return csv_lines([heads, *lines])
 
 
-def _pair(one: Group, other: Group) -> list[Pair]:
-    first, second = ({record.seed: record for record in group.records} for group in (one, other))
+def _pair(better: Group, worse: Group) -> Pair | None:
+    first, second = ({record.seed: record for record in group.records} for group in (better, worse))
     seeds = tuple(sorted(first.keys() & second.keys()))
-    shared = [name for name in one.first.categories if name in other.first.categories]
+    shared = [name for name in better.first.categories if name in worse.first.categories]
     if not seeds or not shared:
-        return []
+        return None
     differences = {}
     for key in COLUMNS:
         values = [[first[s].value(name, key) - second[s].value(name, key) for name in shared] for s in seeds]
@@ -164,7 +193,7 @@ def _pair(one: Group, other: Group) -> list[Pair]:
             differences[key] = Difference(float(table.mean()), *interval(table), table.shape[1])
         else:
             differences[key] = Difference(math.nan, math.nan, math.nan, 0)
-    return [Pair(one.marked_label, other.marked_label, seeds, differences)]
+    return Pair(better.marked_label, worse.marked_label, seeds, differences)
 
 
 def _rank(group: Group) -> float:

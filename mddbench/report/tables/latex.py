@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mddbench.report.rows.groups import OTHER, PUBLISHED
+from mddbench.report.rows.groups import OTHER_PROTOCOL, PUBLISHED
 from mddbench.report.tables.table import DASH, PLUS_MINUS, Cell, Column, Table, one_line
 
 SPECIAL = {
@@ -14,7 +14,7 @@ SPECIAL = {
     "|": r"\textbar{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    OTHER: r"$\dagger$",
+    OTHER_PROTOCOL: r"$\dagger$",
     PUBLISHED: r"$\ddagger$",
 }
 """Signs that LaTeX prints in another way."""
@@ -30,6 +30,9 @@ def latex(table: Table, label: str = "") -> str:
     Args:
         table: The table.
         label: Name by which a text refers to the table; none if empty.
+
+    Returns:
+        The text of a `table*` environment.
     """
     body = []
     for row in table.rows:
@@ -89,6 +92,6 @@ def _caption(table: Table) -> str:
     if "best" in marks:
         parts.append("best bold, second underlined" if "second" in marks else "best bold")
     labels = "".join(row.marked_label for row in table.rows)
-    parts += [f"{OTHER}: another protocol"] if OTHER in labels else []
+    parts += [f"{OTHER_PROTOCOL}: another protocol"] if OTHER_PROTOCOL in labels else []
     parts += [f"{PUBLISHED}: published, not measured here"] if PUBLISHED in labels else []
     return escaped("; ".join(parts)) + "."

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from mddbench.metrics.names import LABELS, MEAN, SEVEN
-from mddbench.report.rows.groups import OTHER, Group
+from mddbench.report.rows.groups import OTHER_PROTOCOL, Group
 from mddbench.report.rows.published import PublishedRow, source_notes
 from mddbench.report.tables.costs import COSTS, cost_note, mean_cost, shown_cost
 from mddbench.report.tables.spec import TableSpec
@@ -49,7 +49,14 @@ class Results:
         return replace(self, spec=self.spec.model_copy(update={"costs": ()})) if self.spec.columns else self
 
     def page_table(self, run_of: Callable[[Record], Run]) -> Table:
-        """Return the narrow table with the runs of each row, for a page that shows protocol and sources elsewhere."""
+        """Return the narrow table for a page, which shows protocol and sources elsewhere.
+
+        Args:
+            run_of: Run of a record.
+
+        Returns:
+            The table with the runs of each row.
+        """
         narrow = self.narrow()
         costs = [cost_note(self.groups)] if narrow.spec.costs else []
         return narrow.with_notes((*protocol_notes(self.groups)[1:], *costs), run_of)
@@ -78,7 +85,7 @@ class Results:
 
     def _cells(self, group: Group, category: str) -> tuple[Cell, ...]:
         """The number of seeds, then means and standard deviations over seeds (of a sample), then costs."""
-        cells = [Cell(str(len(group.records)), len(group.records))]
+        cells = [Cell.of_count(len(group.records))]
         for key in self.spec.columns:
             values = pd.Series([record.value(category, key) for record in group.records], dtype=float)
             mean, deviation = float(values.mean(skipna=False)), float(values.std(skipna=False))
@@ -123,7 +130,9 @@ def protocol_notes(groups: Sequence[Group]) -> list[str]:
         own = "; ".join(text for name, value in row.items() if (text := f"{name} {value}") not in common)
         seeds = ", ".join(str(record.seed) for record in group.records)
         notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
-    notes += [f"{OTHER} {group.label}: another protocol ({group.differs})." for group in groups if group.differs]
+    notes += [
+        f"{OTHER_PROTOCOL} {group.label}: another protocol ({group.differs})." for group in groups if group.differs
+    ]
     notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
     notes.append(f"Percent. ± is the standard deviation over n seeds; {DASH} is not defined or not measured.")
     return notes

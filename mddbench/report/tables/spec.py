@@ -21,7 +21,9 @@ class TableSpec(Strict):
     title: str = Field(description="Its title, which may hold {dataset}, {setting}, {method} and {ablation}.")
     rows: Literal["method", "category", "variant"] = Field(description="What a row is.")
     columns: tuple[str, ...] = Field(default=(), description="Keys of metrics.")
-    optional: tuple[str, ...] = Field(default=(), description="Keys of metrics that are shown if a record has them.")
+    optional: tuple[str, ...] = Field(
+        default=(), description="Keys of metrics and costs that are shown if a record has them."
+    )
     costs: tuple[str, ...] = Field(default=(), description="Keys of costs, shown behind the metrics.")
     published: Literal["none", "same epochs", "all"] = Field(
         default="none",
@@ -29,10 +31,19 @@ class TableSpec(Strict):
     )
 
     def shown_for(self, records: Iterable[Record]) -> TableSpec:
-        """Return the spec with those of the optional columns that a record has."""
-        keys = {key for record in records for key in record.metrics[MEAN]}
-        columns = (*self.columns, *(key for key in self.optional if key in keys))
-        return self.model_copy(update={"columns": columns, "optional": ()})
+        """Choose those of the optional columns that a record has.
+
+        Args:
+            records: Records of the table.
+
+        Returns:
+            The spec, without further optional columns.
+        """
+        keys = {key for record in records for key in (*record.metrics[MEAN], *record.cost)}
+        optional = [key for key in self.optional if key in keys]
+        columns = (*self.columns, *(key for key in optional if key not in COSTS))
+        costs = tuple(key for key in COSTS if key in (*self.costs, *optional))
+        return self.model_copy(update={"columns": columns, "costs": costs, "optional": ()})
 
 
 def table_names() -> list[str]:
@@ -41,25 +52,30 @@ def table_names() -> list[str]:
 
 
 def load_table(name: str) -> TableSpec:
-    """Return a spec by its name.
+    """Load a table spec.
+
+    Args:
+        name: Name of the file without its suffix.
+
+    Returns:
+        The spec.
 
     Raises:
         InputError: If the file does not fit.
     """
     file = f"paper_tables/{name}.yaml"
     spec = validated(TableSpec, read_yaml(paper_tables() / f"{name}.yaml"), file)
-    unknown = [key for key in (*spec.columns, *spec.optional) if key not in LABELS]
-    unknown_costs = [key for key in spec.costs if key not in COSTS]
     try:
         spec.title.format(dataset="", setting="", method="", ablation="")
     except (KeyError, IndexError, ValueError) as fault:
         raise InputError(
             f"{file}: title: {fault} is none of {{dataset}}, {{setting}}, {{method}} and {{ablation}}"
         ) from None
-    if unknown:
-        raise InputError(f"{file}: unknown metric '{unknown[0]}'; known: {', '.join(LABELS)}")
-    if unknown_costs:
-        raise InputError(f"{file}: unknown cost '{unknown_costs[0]}'; known: {', '.join(COSTS)}")
+    checks = (("metric", spec.columns, LABELS), ("cost", spec.costs, COSTS))
+    for kind, keys, known in (*checks, ("metric or cost", spec.optional, {**LABELS, **COSTS})):
+        unknown = [key for key in keys if key not in known]
+        if unknown:
+            raise InputError(f"{file}: unknown {kind} '{unknown[0]}'; known: {', '.join(known)}")
     if not spec.columns and not spec.costs:
         raise InputError(f"{file}: expected columns, costs or both")
     return spec

@@ -1,0 +1,108 @@
+"""The stored result of a search for a method's settings: what was tried, what won, and on which data it was judged."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from mddbench.errors import InputError
+from mddbench.metrics.names import MAD
+from mddbench.runs.bounds import LONGEST_TEXT, Natural, small_value
+from mddbench.runs.records import Category, CostValue, Hash, Label, Name, Value
+from mddbench.settings import Strict, validated
+
+METRIC = MAD.key
+"""The metric by which trials are compared: the mean over the categories, then over the seeds."""
+
+
+class JudgedOn(Strict):
+    """The data on which the trials were judged."""
+
+    dataset: Name = Field(description="Name of the dataset.")
+    fingerprint: Hash = Field(description="Fingerprint of its images.")
+    categories: tuple[Category, ...] = Field(description="Names of its categories.")
+    test_images: Natural = Field(description="Number of its test images.")
+    held_out: bool = Field(description="True if they are held-out training images with drawn defects.")
+
+    def __str__(self) -> str:
+        kind = (
+            "drawn defects on held-out training images" if self.held_out else "development data with their own defects"
+        )
+        return f"{kind}: {self.test_images} test images of {', '.join(self.categories)} ({self.fingerprint[:12]})"
+
+
+class Trial(Strict):
+    """One point of a search."""
+
+    settings: Annotated[dict[str, Any], AfterValidator(small_value)] = Field(description="Dotted setting -> value.")
+    identities: tuple[Hash, ...] = Field(description="The cells, one for each seed.")
+    metrics: dict[Label, Value] = Field(description="Metric -> mean over categories and seeds.")
+    train_seconds: CostValue | None = Field(description="Mean time of a training; null if it was not measured.")
+
+    @property
+    def score(self) -> float:
+        """The value by which trials are compared; minus infinity if it is not defined."""
+        value = self.metrics.get(METRIC)
+        return -math.inf if value is None else value
+
+
+class SearchResult(Strict):
+    """The result of the search for one method. The first trial is the experiment as it was."""
+
+    method: Name = Field(description="Name of the method.")
+    label: Label = Field(description="Name of the method in tables.")
+    experiment: Annotated[str, Field(max_length=LONGEST_TEXT)] = Field(description="Name of the experiment.")
+    judged_on: JudgedOn = Field(description="The data on which the trials were judged.")
+    epochs: Natural | Literal["one pass"] = Field(description="Number of epochs of a trial.")
+    seeds: tuple[Natural, ...] = Field(description="Seeds of each trial.")
+    trials: Annotated[tuple[Trial, ...], Field(min_length=1)] = Field(description="The trials in their order.")
+    failed: dict[str, str] = Field(default_factory=dict, description="Settings as JSON -> why that trial failed.")
+
+    @property
+    def recipe(self) -> Trial:
+        """The trial of the experiment as it was."""
+        return self.trials[0]
+
+    @property
+    def winner(self) -> Trial:
+        """The best trial; of equal ones the first."""
+        return max(self.trials, key=lambda trial: trial.score)
+
+
+def write_search(result: SearchResult, file: Path) -> None:
+    """Write a result as JSON. It is never half written.
+
+    Args:
+        result: The result.
+        file: The file.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def read_search(file: Path) -> SearchResult:
+    """Read a result from a file of any origin. Its content is checked.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: If the file cannot be read or its content does not fit.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as fault:
+        raise InputError(f"{file}: no result of a search can be read there ({fault})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected the result of a search, found {type(content).__name__}")
+    return validated(SearchResult, content, str(file))
