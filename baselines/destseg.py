@@ -161,7 +161,7 @@ class DeSTSeg(Detector[DeSTSegSettings]):
 def denoising_loss(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     """Sum 1 - cos over levels and images, where each level of an image counts as the mean over its positions.
 
-    Source: the authors' code. The paper averages over the batch.
+    Source: the authors' code. Their rate depends on the sum over the batch.
 
     Args:
         teacher: (B, C_l, H_l, W_l) for each level, of clean images.
@@ -267,9 +267,9 @@ class Student(nn.Module):
             for before, width in zip((deep_first[0], *deep_first), deep_first, strict=False)
         )
         kaiming_initialise(self)
-        for block in self.encoder.modules():
-            if isinstance(block, Block):
-                nn.init.zeros_(block.body[-1].weight)
+        for name, value in self.encoder.named_parameters():
+            if name.endswith("body.4.weight"):  # a block's last norm
+                nn.init.zeros_(value)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Compute the features of normalised images (B, 3, H, W): one tensor for each level of the teacher, shallow to deep."""

@@ -288,6 +288,11 @@ def test_parameters_and_multiply_adds_match_the_published() -> None:
     assert counted / 1e9 == pytest.approx(30.673, rel=0.01)
 
 
+def test_blocks_of_the_students_encoder_start_as_their_shortcuts(detector: Detector) -> None:
+    last = [value for name, value in detector.student.named_parameters() if name.endswith("body.4.weight")]
+    assert [float(value.detach().abs().max()) for value in last] == [0.0] * 8 + [1.0] * 8
+
+
 def test_the_score_of_256_pixels_is_the_mean_of_a_hundred(detector: Detector) -> None:
     maps = torch.rand(2, 256, 256)
     expected = maps.flatten(1).sort(dim=1, descending=True).values[:, :100].mean(dim=1)
