@@ -14,7 +14,7 @@ from mddbench.settings import packaged, read_yaml
 FILES = sorted(file for file in packaged("experiments").glob("*/*.yaml") if file.parent.name != "ablation")
 ALL_BATCHES = ("rd4ad", "uniad", "uniad_authors")
 """Of MVTec-AD and what is run like it: after their authors' code, which keeps an epoch's last, smaller batch."""
-OWN_PROTOCOL = ("mini", "folder")
+OWN_PROTOCOL = ("mini", "folder", "elpv")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
