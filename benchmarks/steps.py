@@ -3,7 +3,7 @@
 Run: python benchmarks/steps.py EXPERIMENT ours|plain|ours-inference|plain-inference [--images N] [--epochs N] [--device D]
 Prints JSON with the median over epochs after the first, and the losses, or the images' scores.
 
-Plain is what a script does: the networks of networks.py, floats in PyTorch's own memory layout from a DataLoader, the teacher
+Plain is what a script does: the networks of networks/, floats in PyTorch's own memory layout from a DataLoader, the teacher
 asked in each step, a loss and an optimiser stepped, the host's allocator as it is; maps smoothed one by one by SciPy. Both have
 decoded images. Initial weights, batches, the optimiser's settings and MDD-Net's synthesis of defects are those of the suite.
 """

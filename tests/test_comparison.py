@@ -18,6 +18,7 @@ from mddbench.errors import InputError
 from mddbench.metrics.names import SEVEN
 from mddbench.report.build import build_report
 from mddbench.report.figures.ablations import draw_test_curves
+from mddbench.report.figures.budgets import draw_budgets, several_budgets
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, refusals, sheets
 from mddbench.report.tables.differences import (
@@ -168,6 +169,35 @@ def test_a_single_pass_stands_beside_every_budget() -> None:
     assert [(pair.better, pair.worse) for pair in paired_differences(sheet.groups)] == [("ONE", "THREE")]
     elsewhere = [each.model_copy(update={"card": each.card.model_copy(update={"image_size": 999})}) for each in once]
     assert [[group.label for group in sheet.groups] for sheet in sheets([*elsewhere, *BETTER])] == [["ONE"], ["THREE"]]
+
+
+def test_methods_with_several_budgets_are_found_and_drawn(tmp_path: Path) -> None:
+    def trained(members: list[Record], epochs: int, budget: int | str) -> list[Record]:
+        log = members[0].history[0]
+        changes = {
+            "settings": {"epochs": epochs, "optimizer": "adam"},
+            "history": [log.model_copy(update={"epoch": number}) for number in range(1, epochs + 1)],
+            "protocol": f"{epochs:08x}aaaa",
+            "cost": {"train_seconds": 10.0 * epochs},
+        }
+        return [
+            each.model_copy(update={**changes, "card": each.card.model_copy(update={"epochs": budget})})
+            for each in members
+        ]
+
+    third = rows({"a": 0.5, "b": 0.5, "c": 0.5}, method="three")
+    short, long, once = trained(BETTER, 5, 5), trained(BETTER, 25, 25), trained(third, 1, SEEN_ONCE)
+    other = trained(WORSE, 5, 5)
+    budgets = several_budgets([Group(each[0].label, tuple(each)) for each in (long, once, other, short)])
+    assert {label: [len(group.first.history) for group in found] for label, found in budgets.items()} == {
+        "ONE": [5, 25],
+        "THREE": [1],
+    }
+    assert several_budgets([Group(each[0].label, tuple(each)) for each in (long, once, other)]) == {}
+    report = build_report([Entry(each, tuple) for each in (*long, *short)], [])
+    assert [file for file in report.pictures if file.stem == "budgets"] == [Path("mini/budgets.png")]
+    draw_budgets(budgets, "mini", tmp_path / "budgets.png")
+    assert (tmp_path / "budgets.png").exists()
 
 
 @pytest.mark.parametrize("field", ["batch_size", "encoder", "image_score"])

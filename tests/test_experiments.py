@@ -12,7 +12,7 @@ from mddbench.experiments.catalogue import experiment_names, load_experiment, lo
 from mddbench.settings import packaged, read_yaml
 
 FILES = sorted(file for file in packaged("experiments").glob("*/*.yaml") if file.parent.name != "ablation")
-ALL_BATCHES = ("rd4ad", "uniad", "uniad_authors")
+ALL_BATCHES = ("rd4ad", "uniad", "uniad_authors", "draem")
 """Of MVTec-AD and what is run like it: after their authors' code, which keeps an epoch's last, smaller batch."""
 OWN_PROTOCOL = ("mini", "folder", "elpv")
 

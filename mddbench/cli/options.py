@@ -26,6 +26,15 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow store.", show_default="$MLFLOW_TRACKING_URI, else sqlite:///<out>/mlflow.db"),
 ]
+Tracking = Annotated[str, typer.Option(help="mlflow or none.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")]
+FeatureCache = Annotated[
+    float,
+    typer.Option(
+        min=0, help="GiB for cached features of the frozen teacher, which all epochs then share; 0 for no cache."
+    ),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(help="Folder with methods/, datasets/ or experiments/ of your own.", envvar="MDDBENCH_PLUGINS"),

@@ -17,11 +17,15 @@ from mddbench.cli.options import (
     OUT,
     CacheDir,
     DataRoot,
+    Device,
+    FeatureCache,
     Json,
     Out,
     Plugins,
     Quiet,
+    Tracking,
     TrackingUri,
+    WeightsDir,
     add_plugins,
     cache_below,
     parse_seeds,
@@ -59,12 +63,6 @@ KeepMaps = Annotated[
     bool,
     typer.Option("--keep-maps", help="Keep all anomaly maps in half precision for `rescore`, also of finished cells."),
 ]
-FeatureCache = Annotated[
-    float,
-    typer.Option(
-        min=0, help="GiB for cached features of the frozen teacher, which all epochs then share; 0 for no cache."
-    ),
-]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the training steps if a training is long enough to gain from it.")
 ]
@@ -92,10 +90,10 @@ def run(
     out: Out = OUT,
     seeds: Annotated[str | None, typer.Option(help="Seeds in place of the experiments' own, such as 0,1,2.")] = None,
     set_: Overrides = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")] = None,
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
     cache_dir: CacheDir = None,
-    tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
+    tracking: Tracking = "mlflow",
     tracking_uri: TrackingUri = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its estimated cost.")] = False,
     bootstrap: Bootstrap = 0,
@@ -142,11 +140,24 @@ def run(
         show_plan(cells, options, progress, as_json)
         return
     with reported_interruptions(force):
-        if report:
-            _check_report_folder(options.out / "report")
-        keep = partial(_keep_ablations, names or [], out)
-        outcomes, _ = run_cells(cells, options, jobs, Logging(uri, chosen), progress, keep)
+        outcomes = _run(names or [], cells, options, jobs, Logging(uri, chosen), progress, report)
         _conclude(outcomes, partial(_render, outcomes, options, uri, progress) if report else list, as_json)
+
+
+def _run(
+    names: list[str],
+    cells: list[Cell],
+    options: RunOptions,
+    jobs: int,
+    logging: Logging,
+    progress: Reporter,
+    report: bool,
+) -> list[Outcome]:
+    """Run all cells, and keep the user's own ablations. A report that could not be written is an error at once."""
+    if report:
+        _check_report_folder(options.out / "report")
+    keep = partial(_keep_ablations, names, options.out)
+    return run_cells(cells, options, jobs, logging, progress, keep)[0]
 
 
 def _check_report_folder(folder: Path) -> None:

@@ -13,10 +13,14 @@ from mddbench.cli.ending import reported_interruptions
 from mddbench.cli.options import (
     CacheDir,
     DataRoot,
+    Device,
+    FeatureCache,
     Json,
     Plugins,
     Quiet,
+    Tracking,
     TrackingUri,
+    WeightsDir,
     add_plugins,
     cache_below,
     parse_seeds,
@@ -50,12 +54,12 @@ def tune(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of all trials, such as epochs=10.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    weights_dir: Annotated[Path | None, typer.Option(help="Folder with encoder weights, or their file.")] = None,
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
     cache_dir: CacheDir = None,
-    tracking: Annotated[str, typer.Option(help="mlflow or none.")] = "mlflow",
+    tracking: Tracking = "mlflow",
     tracking_uri: TrackingUri = None,
-    feature_cache: Annotated[float, typer.Option(min=0, help="GiB for cached features of the frozen teacher.")] = 2.0,
+    feature_cache: FeatureCache = 2.0,
     plugins: Plugins = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of trials at once, which share the processors.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried.")] = False,
@@ -71,13 +75,9 @@ def tune(
     add_plugins(plugins)
     uri = store_uri(tracking, tracking_uri, out)
     from mddbench.execution.plan import RunOptions
-    from mddbench.execution.tune import plan_searches, result_of
-    from mddbench.experiments.catalogue import suite_names
-    from mddbench.experiments.schema import parse_override
+    from mddbench.execution.tune import result_of
 
-    suite = names[0] if len(names) == 1 and names[0] in suite_names() else ""
-    overrides = dict(map(parse_override, set_ or []))
-    searches = plan_searches([] if suite else names, suite, trials, parse_seeds(seeds) or (0,), overrides)
+    searches = _searches(names, trials, seeds, set_ or [])
     if dry_run:
         _show_plan(searches, as_json)
         return
@@ -97,6 +97,17 @@ def tune(
         outcomes, datasets = run_cells(cells, options, jobs, Logging(uri, "tune", are_trials=True), progress)
         results = [result_of(search, outcomes, datasets, held_out) for search in searches]
         _conclude(searches, results, out, progress, as_json)
+
+
+def _searches(names: list[str], trials: int, seeds: str | None, overrides: list[str]) -> list[Search]:
+    """Plan the searches of a suite or of named experiments."""
+    from mddbench.execution.tune import plan_searches
+    from mddbench.experiments.catalogue import suite_names
+    from mddbench.experiments.schema import parse_override
+
+    suite = names[0] if len(names) == 1 and names[0] in suite_names() else ""
+    changes = dict(map(parse_override, overrides))
+    return plan_searches([] if suite else names, suite, trials, parse_seeds(seeds) or (0,), changes)
 
 
 def _demand_development_data(searches: list[Search], held_out: bool) -> None:

@@ -83,17 +83,23 @@ def read_csv(file: Path, root: Path, header: tuple[str, ...]) -> Iterator[dict[s
         Each row as a mapping from column to text.
 
     Raises:
-        SplitError: If the file cannot be read, if it has another header, or if a row has another number of columns.
+        SplitError: If the file cannot be read, if it has another header, if a field is too long, or if a row has another
+            number of columns.
     """
-    rows = csv.reader(_text(file, root).splitlines())
-    columns = tuple(next(rows, ()))
-    if columns != header:
-        raise SplitError(f"expected the header {','.join(header)}, found {','.join(columns)[:80]}")
-    for row in rows:
-        if row:
-            if len(row) != len(header):
-                raise SplitError(f"line {rows.line_num}: expected {len(header)} columns, found {len(row)}")
-            yield dict(zip(header, row, strict=True))
+    # Python 3.10's csv module refuses NUL. A lone surrogate stands for it, which UTF-8 text cannot contain.
+    reader = csv.reader(_text(file, root).replace("\0", "\udc00").splitlines())
+    rows = ([field.replace("\udc00", "\0") for field in row] for row in reader)
+    try:
+        columns = tuple(next(rows, ()))
+        if columns != header:
+            raise SplitError(f"expected the header {','.join(header)}, found {','.join(columns)[:80]}")
+        for row in rows:
+            if row:
+                if len(row) != len(header):
+                    raise SplitError(f"line {reader.line_num}: expected {len(header)} columns, found {len(row)}")
+                yield dict(zip(header, row, strict=True))
+    except csv.Error as fault:
+        raise SplitError(f"line {reader.line_num}: not valid CSV ({fault})") from None
 
 
 def read_columns(file: Path, root: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:

@@ -27,7 +27,7 @@ from mddbench.execution.holdout import hold_out
 from mddbench.execution.protocol import protocol_card, resolved_settings, training_settings
 from mddbench.experiments.ablation import expand, is_ablation, load_ablation
 from mddbench.experiments.catalogue import load_experiment, load_suite
-from mddbench.experiments.schema import Experiment
+from mddbench.experiments.schema import Experiment, Suite
 from mddbench.nn.encoder import load_encoder
 from mddbench.progress import Reporter
 from mddbench.seeding import derived_seed, seed_everything
@@ -89,7 +89,9 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
         The cells.
     """
     cells: dict[str, Cell] = {}
-    for name in names or load_suite(suite).experiments:
+    chosen = Suite(description="", experiments=tuple(names)) if names else load_suite(suite)
+    seeds = seeds or chosen.seeds
+    for name in chosen.experiments:
         if is_ablation(name):
             base, experiments = expand(load_ablation(name), overrides)
         else:

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from mddbench.errors import InputError
 from mddbench.settings import BelowOne, Count, Fraction, Positive, Strict, parse_yaml
 
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
+
 
 class EncoderSettings(Strict):
     """Settings of the frozen teacher."""
@@ -117,9 +119,7 @@ class Experiment(Strict):
         description="unified: one model for all categories. "
         "separate: one model for each category, for comparison only.",
     )
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = Field(
-        description="Seeds of the cells."
-    )
+    seeds: Seeds = Field(description="Seeds of the cells.")
     image_size: Annotated[int, Field(ge=32, le=8192)] = Field(description="Side of the square images in pixels.")
     batch_size: Annotated[int, Field(ge=1, le=2**16)] = Field(description="Number of images of a training batch.")
     epochs: Count = Field(description="Number of epochs.")
@@ -146,6 +146,7 @@ class Suite(Strict):
 
     description: str = Field(description="What the suite is for, in one line.")
     experiments: tuple[str, ...] = Field(description="Names of the experiments and ablations.")
+    seeds: Seeds | None = Field(default=None, description="Seeds in place of the experiments' own.")
 
 
 def _without_defaults(settings: Strict, content: dict[str, Any], *names: str) -> dict[str, Any]:

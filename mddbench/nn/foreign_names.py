@@ -1,8 +1,9 @@
-"""Tensor names in the files of two methods' authors, so that their files can be read.
+"""Tensor names in the files of some methods' authors, so that their files can be read.
 
 The rules turn a name of ours into the authors' name. They apply in their order, each as often as it matches.
 
-Code read: hq-deng/RD4AD at 6554076 (MIT) and zhiyuanyou/UniAD at a5b9d9d (Apache-2.0); none of it is used.
+Code read: hq-deng/RD4AD at 6554076 (MIT), zhiyuanyou/UniAD at a5b9d9d (Apache-2.0) and
+tientrandinh/Revisiting-Reverse-Distillation at 7f2ceb7 (MIT); none of it is used.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ REVERSE_DISTILLATION: Rules = (
     (r"\.body\.4\.1\.", ".bn3."),
 )
 """RD4AD: the embedding is `bn`; its layers `bn.conv4` and `bn.bn4` are never used."""
+
+PROJECTED_DISTILLATION: Rules = (
+    *REVERSE_DISTILLATION,
+    (r"^projections\.0\.body\.", "proj.proj_a.proj."),
+    (r"^projections\.1\.body\.", "proj.proj_b.proj."),
+    (r"^projections\.2\.body\.", "proj.proj_c.proj."),
+)
+"""RD++: as RD4AD, with a projection for each level. The rules of RD4AD come first and match none of their names."""
 
 UNIFIED_TRANSFORMER: Rules = (
     (r"^project_in\.", "reconstruction.input_proj."),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from torch.nn import functional as F
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single
+
+Activation: TypeAlias = type[nn.ReLU] | type[nn.GELU]
+"""Class of the activations of a network."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Student:
     embedding: int = 3
     decoder: tuple[int, ...] = (3, 4, 6)
 
-    def block(self, channels: int, inner: int, out: int, scale: str = "none") -> nn.Module:
+    def block(
+        self, channels: int, inner: int, out: int, scale: str = "none", activation: Activation = nn.ReLU
+    ) -> nn.Module:
         """Create a block.
 
         Args:
@@ -48,11 +53,14 @@ class Student:
             inner: Number of inner channels; ignored for a basic block.
             out: Number of output channels.
             scale: 'down' to halve the map, 'up' to double it, 'none' to keep its size.
+            activation: Class of the activations.
 
         Returns:
             The block.
         """
-        return BasicBlock(channels, out, scale) if self.basic else ResidualBlock(channels, inner, out, scale)
+        if self.basic:
+            return BasicBlock(channels, out, scale, activation)
+        return ResidualBlock(channels, inner, out, scale, activation)
 
     def described(self, decoder: tuple[int, ...] | None = None) -> str:
         """Describe the student for a protocol card.
@@ -153,7 +161,11 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, channels: tuple[int, ...], blocks: tuple[int, ...] | None = None, student: Student = WIDE
+        self,
+        channels: tuple[int, ...],
+        blocks: tuple[int, ...] | None = None,
+        student: Student = WIDE,
+        activation: Activation = nn.ReLU,
     ) -> None:
         """Create the decoder.
 
@@ -161,14 +173,15 @@ class Decoder(nn.Module):
             channels: Number of channels of the levels, shallow to deep.
             blocks: Number of blocks in each stage, deep to shallow; None for the student's own.
             student: Blocks of the student.
+            activation: Class of the activations.
         """
         super().__init__()
         stages: list[nn.Module] = []
         width_in = 2 * channels[-1]
         for out, repeats in zip(reversed(channels), blocks or student.decoder, strict=True):
             inner = out // student.narrowing
-            stage = [student.block(width_in, inner, out, scale="up")]
-            stage += [student.block(out, inner, out) for _ in range(repeats - 1)]
+            stage = [student.block(width_in, inner, out, "up", activation)]
+            stage += [student.block(out, inner, out, "none", activation) for _ in range(repeats - 1)]
             stages.append(nn.Sequential(*stage))
             width_in = out
         self.stages = nn.ModuleList(stages)
@@ -194,7 +207,9 @@ class Decoder(nn.Module):
 class ResidualBlock(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut."""
 
-    def __init__(self, channels: int, inner: int, out: int, scale: str = "none") -> None:
+    def __init__(
+        self, channels: int, inner: int, out: int, scale: str = "none", activation: Activation = nn.ReLU
+    ) -> None:
         """Create the block.
 
         Args:
@@ -204,6 +219,7 @@ class ResidualBlock(nn.Module):
             scale: 'down' halves the map by a stride.
                 'up' doubles it by a 2x2 transposed convolution instead of the 3x3 convolution.
                 Both project the shortcut in the same way. 'none' keeps the size of the map.
+            activation: Class of the activations.
         """
         super().__init__()
         # This layer is created first, since the initial weights of a seed depend on the order.
@@ -211,39 +227,42 @@ class ResidualBlock(nn.Module):
         self.shortcut = _shortcut(channels, out, scale)
         self.body = nn.Sequential(
             _with_norm(nn.Conv2d(channels, inner, 1, bias=False), inner),
-            nn.ReLU(inplace=True),
+            _inner(activation),
             _with_norm(middle, inner),
-            nn.ReLU(inplace=True),
+            _inner(activation),
             _with_norm(nn.Conv2d(inner, out, 1, bias=False), out),
         )
+        self.last = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels, H, W) to (B, out, H', W')."""
-        return F.relu(self.body(x) + self.shortcut(x))
+        return cast(Tensor, self.last(self.body(x) + self.shortcut(x)))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut; the first one halves or doubles the map as in `ResidualBlock`."""
 
-    def __init__(self, channels: int, out: int, scale: str = "none") -> None:
+    def __init__(self, channels: int, out: int, scale: str = "none", activation: Activation = nn.ReLU) -> None:
         """Create the block.
 
         Args:
             channels: Number of input channels.
             out: Number of output channels.
             scale: 'down', 'up' or 'none', as in `ResidualBlock`.
+            activation: Class of the activations.
         """
         super().__init__()
         self.shortcut = _shortcut(channels, out, scale)
         self.body = nn.Sequential(
             _with_norm(_three_by_three(channels, out, scale), out),
-            nn.ReLU(inplace=True),
+            _inner(activation),
             _with_norm(_three_by_three(out, out, "none"), out),
         )
+        self.last = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels, H, W) to (B, out, H', W')."""
-        return F.relu(self.body(x) + self.shortcut(x))
+        return cast(Tensor, self.last(self.body(x) + self.shortcut(x)))
 
 
 def require_halving_levels(encoder: FrozenEncoder, method: str) -> None:
@@ -338,6 +357,11 @@ def _shortcut(channels: int, out: int, scale: str) -> nn.Module:
     if scale == "up":
         return _with_norm(nn.ConvTranspose2d(channels, out, 2, stride=2, bias=False), out)
     return _with_norm(nn.Conv2d(channels, out, 1, stride=2, bias=False), out) if scale == "down" else nn.Identity()
+
+
+def _inner(activation: Activation) -> nn.Module:
+    """Return an activation between two layers; ReLU then works in place."""
+    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
 
 
 def _with_norm(convolution: nn.Module, channels: int) -> nn.Sequential:

@@ -37,6 +37,28 @@ def gaussian_smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
         return rows @ maps @ columns.T
 
 
+def window_smooth(maps: Tensor, window: int, sigma: float) -> Tensor:
+    """Smooth maps with a Gaussian that is cut to a window, at least in single precision.
+
+    Beyond the edge the maps count as zero. A window that is narrow beside sigma is nearly a plain average.
+
+    Args:
+        maps: (B, H, W) floats.
+        window: Side of the window in pixels, an odd number; 1 leaves the maps as they are.
+        sigma: Standard deviation in pixels, above 0.
+
+    Returns:
+        (B, H, W) smoothed maps.
+    """
+    if window == 1:
+        return maps
+    with full_precision(maps):
+        maps = at_least_single(maps)
+        rows = _window_matrix(maps.shape[1], window, sigma).to(maps)
+        columns = _window_matrix(maps.shape[2], window, sigma).to(maps)
+        return rows @ maps @ columns.T
+
+
 def describe_smoothing(sigma: float) -> str:
     """Describe the smoothing for a protocol card; sigma is in pixels."""
     return f"Gaussian, sigma {sigma:g} pixels" if sigma else "none"
@@ -56,3 +78,12 @@ def _smoothing_matrix(length: int, sigma: float, truncate: float) -> Tensor:
     mirrored = torch.where(positions < length, positions, 2 * length - 1 - positions)
     matrix = torch.zeros(length, length, dtype=torch.float64)
     return matrix.scatter_add_(1, mirrored, kernel.expand(length, -1))
+
+
+@lru_cache(maxsize=8)
+def _window_matrix(length: int, window: int, sigma: float) -> Tensor:
+    """Return (length, length) float64 weights; row i holds the weights of the smoothed value at i."""
+    distances = (torch.arange(length)[:, None] - torch.arange(length)).abs().double()
+    kernel = torch.exp(-0.5 * (torch.arange(window, dtype=torch.float64) - window // 2).square() / sigma**2)
+    weights = torch.exp(-0.5 * distances.square() / sigma**2) / kernel.sum()
+    return torch.where(distances <= window // 2, weights, 0.0)

@@ -98,7 +98,7 @@ def synthesise(
         members = torch.nonzero(kinds == index)[:, 0].to(images.device)
         if len(members):
             if name == "perlin":
-                fillings = _textures(images, categories, members, settings, pictures)
+                fillings = draw_textures(images, categories, members, settings.textures, pictures)
                 abnormal[members], masks[members] = _textured(images[members], fillings, settings)
             else:
                 abnormal[members], masks[members] = _pasted(images[members], settings, thin=name == "scar")
@@ -180,28 +180,34 @@ def _areas(count: int, settings: SynthesisSettings, device: torch.device) -> Ten
     return torch.exp(least + (greatest - least) * torch.rand(count, device=device))
 
 
-def _textures(
-    images: Tensor, categories: Tensor, members: Tensor, settings: SynthesisSettings, pictures: Tensor
+def draw_textures(
+    images: Tensor,
+    categories: Tensor,
+    members: Tensor,
+    kinds: tuple[Texture, ...],
+    pictures: Tensor,
+    whole: bool = False,
 ) -> Tensor:
-    """Draw a texture for each image that gets a 'perlin' defect.
+    """Draw a texture for each image that needs one.
 
     A texture is coloured noise, or a rotated and recoloured piece of a picture.
     This picture is another image of the batch, or the one in `pictures`.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        categories: (B,) category of each image.
+        categories: (B,) category of each image. Pictures of another category are taken if the batch has one.
         members: (members,) indices of the images that need a texture.
-        settings: Settings of the defects.
+        kinds: Kinds of texture. One is drawn for each member, all with the same probability.
         pictures: (B, 3, H, W) in [0, 1], a picture for each image.
+        whole: True to use `pictures` as they are.
 
     Returns:
         (members, 3, H, W) textures in [0, 1].
     """
     count, device = len(members), images.device
-    sources = torch.randint(len(settings.textures), (count,))  # on the host, as in `synthesise`
+    sources = torch.randint(len(kinds), (count,))  # on the host, as in `synthesise`
     textures = images.new_empty(count, *images.shape[1:])
-    for number, source in enumerate(settings.textures):
+    for number, source in enumerate(kinds):
         chosen = torch.nonzero(sources == number)[:, 0].to(device)
         if not len(chosen):
             continue
@@ -212,7 +218,7 @@ def _textures(
             ranks = torch.rand(len(chosen), len(images), device=device) + (categories[targets, None] != categories)
             textures[chosen] = _pieces(images[ranks.scatter(1, targets[:, None], -1.0).argmax(dim=1)])
         elif source == "folder":
-            textures[chosen] = _pieces(pictures[targets])
+            textures[chosen] = pictures[targets] if whole else _pieces(pictures[targets])
         else:
             layers = _fields(3 * len(chosen), images).reshape(len(chosen), 3, *images.shape[-2:])
             mixed = torch.einsum("bij,bjhw->bihw", torch.randn(len(chosen), 3, 3, device=device), layers)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
+from mddbench.report.figures.budgets import draw_budgets, several_budgets
 from mddbench.report.figures.sheet import Draw, file_names, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
@@ -106,8 +107,13 @@ def build_report(
     """
     by_identity = {entry.record.identity: entry for entry in entries}
     records = [entry.record for entry in entries]
-    all_sheets = sheets((record for record in records if not only_of_ablation(record)), allow_mixed)
+    of_tables = [record for record in records if not only_of_ablation(record)]
+    all_sheets = sheets(of_tables, allow_mixed)
     sections = [_sheet(sheet, by_identity, rank_published) for sheet in all_sheets]
+    for dataset, groups in group_by_protocol(of_tables).items():
+        if budgets := several_budgets(groups):
+            section = next(each for each, sheet in zip(sections, all_sheets, strict=True) if sheet.folder == dataset)
+            section.pictures[Path(dataset) / "budgets.png"] = partial(draw_budgets, budgets, dataset)
     spec = next(spec for spec in map(load_table, table_names()) if spec.rows == "variant")
     by_dataset = groupby(studies(ablations, group_by_protocol(records)), lambda study: study.dataset)
     sections += [_ablations(spec, dataset, list(members)) for dataset, members in by_dataset]
@@ -115,7 +121,14 @@ def build_report(
 
 
 def trace(report: Report) -> str:
-    """Return a CSV line for each run in a row of the main tables and of ablations; runs in no table come last."""
+    """List the runs behind the rows of the main tables and of ablations.
+
+    Args:
+        report: The report.
+
+    Returns:
+        CSV with a line for each run in a row. Runs in no table come last.
+    """
     rows: list[tuple[str, str, Record]] = []
     for section in report.sections:
         for file in section.main.values():
@@ -132,7 +145,15 @@ def trace(report: Report) -> str:
 
 
 def differences(report: Report, folder: Path) -> list[str]:
-    """Return the lines of a diff between the tables in a folder and those of a report; none if they agree."""
+    """Compare the tables in a folder with those of a report.
+
+    Args:
+        report: The report.
+        folder: Folder of an earlier report.
+
+    Returns:
+        Lines of a diff, and a line for each file that follows from no record; none if all agree.
+    """
     lines: list[str] = []
     for name, text in sorted(report.texts.items()):
         file = folder / name

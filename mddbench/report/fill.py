@@ -14,10 +14,19 @@ BLOCK = re.compile(r"(?s)(<!-- table: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)")
 
 
 def filled(file: Path, tables: Mapping[str, str]) -> str:
-    """Return the text of a file with its marked tables as they follow from the records.
+    """Fill the marked tables of a text file, and return its text.
+
+    An InputError is also raised if the file cannot be read.
+
+    Args:
+        file: The file.
+        tables: Name of a table -> its Markdown.
+
+    Returns:
+        The text with its tables as they follow from the records.
 
     Raises:
-        InputError: If the file cannot be read, has no mark, or names a table that is not in `tables` (name -> text).
+        InputError: If the file has no mark, or names a table that is not in `tables`.
     """
     text = _read(file)
     names = [match["name"] for match in BLOCK.finditer(text)]
@@ -30,14 +39,27 @@ def filled(file: Path, tables: Mapping[str, str]) -> str:
 
 
 def fill_in(file: Path, tables: Mapping[str, str]) -> None:
-    """Fill the marked tables of a file. It stays unchanged if the disk is full or the process is killed."""
+    """Fill the marked tables of a file. It stays unchanged if the disk is full or the process is killed.
+
+    Args:
+        file: The file.
+        tables: Name of a table -> its Markdown.
+    """
     partial = file.with_name(f"{file.name}.part")
     partial.write_text(filled(file, tables), encoding="utf-8")
     os.replace(partial, file)
 
 
 def fill_differences(file: Path, tables: Mapping[str, str]) -> list[str]:
-    """Return the lines of a diff between a file and the file with its tables filled; none if they agree."""
+    """Compare a file with the file with its tables filled.
+
+    Args:
+        file: The file.
+        tables: Name of a table -> its Markdown.
+
+    Returns:
+        Lines of a diff; none if they agree.
+    """
     stored, wanted = _read(file).splitlines(), filled(file, tables).splitlines()
     return list(difflib.unified_diff(stored, wanted, str(file), "from the records", lineterm=""))
 

@@ -75,6 +75,10 @@ class Manifest:
         """Remove the files of an earlier report that are not in `keep` and of which `kind` is true.
 
         A file that was changed since then leaves the list and stays in the folder.
+
+        Args:
+            keep: Names of the files to keep, below the folder.
+            kind: True for the files that may be removed.
         """
         names_to_keep = {name.as_posix() for name in keep}
         for name in [name for name in self.hashes if name not in names_to_keep and kind(Path(name))]:
@@ -83,7 +87,11 @@ class Manifest:
             del self.hashes[name]
 
     def finish(self, names: Iterable[Path]) -> None:
-        """Store the hashes of files after they were written. A claimed file that does not exist leaves the list."""
+        """Store the hashes of files after they were written. A claimed file that does not exist leaves the list.
+
+        Args:
+            names: Names of the files, below the folder.
+        """
         for name in {name.as_posix() for name in names}:
             self.hashes.pop(name, None)
             if (self.folder / name).is_file():

@@ -29,6 +29,11 @@ LEAD = (
 def write_texts(report: Report, out: Path, replace: bool = False) -> list[Path]:
     """Write the tables of a report like `write_report`, without figures and page. Figures of an earlier report stay.
 
+    Args:
+        report: The report.
+        out: Its folder.
+        replace: True to overwrite files that no report wrote.
+
     Returns:
         The files of tables.
     """
@@ -64,6 +69,13 @@ def draw_all(pictures: Mapping[Path, Draw], out: Path, reporter: Reporter) -> No
     """Draw each figure below a folder, in place of those of an earlier report.
 
     A figure that cannot be drawn is reported and left out. The keys of `pictures` are file names, relative to `out`.
+
+    A figure that cannot be drawn is reported and left out.
+
+    Args:
+        pictures: File name, relative to `out` -> function that draws the figure.
+        out: Folder of the report.
+        reporter: Shows the progress.
 
     Raises:
         InputError: If the data of a figure cannot be loaded.

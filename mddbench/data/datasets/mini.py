@@ -3,11 +3,13 @@
 Training and test windows come from disjoint parts of each photograph. The defects are drawn by `mddbench.data.drawing`.
 Results on mini compare methods with each other and say nothing about real inspection.
 
-The files are BMP files. Their bytes, and with them the fingerprint, therefore do not depend on a compressor.
+The files are BMP files that are written here. Their bytes, and with them the fingerprint, therefore depend neither on a
+compressor nor on the version of a library.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +109,21 @@ def _window(
 
 
 def _save(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write (SIZE, SIZE) or (SIZE, SIZE, 3) pixels as a BMP file.
+
+    Pillow is not used, because versions of it fill the unused byte of a colour differently. A row has SIZE or 3 * SIZE
+    bytes, so none is padded.
+    """
+    grey = pixels.ndim == 2
+    palette = b"".join(bytes([level, level, level, 0]) for level in range(256)) if grey else b""
+    rows = np.ascontiguousarray(pixels[::-1] if grey else pixels[::-1, :, ::-1]).tobytes()  # from the bottom; BGR
+    start, colours = 14 + 40 + len(palette), len(palette) // 4
+    file_header = struct.pack("<2sIII", b"BM", start + len(rows), 0, start)
+    header = struct.pack(
+        "<IiiHHIIiiII", 40, SIZE, SIZE, 1, 8 if grey else 24, 0, len(rows), 3780, 3780, colours, colours
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    path.write_bytes(file_header + header + palette + rows)
 
 
 DATASET = DatasetSource(

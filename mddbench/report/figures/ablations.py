@@ -27,6 +27,10 @@ def draw_ablation(study: Study, file: Path) -> None:
     """Draw an ablation: a curve if its variants are numbers, else a bar from 0 for each variant with its mean.
 
     Seeds are dots, and their standard deviation is a whisker. Variants with a seed without a value are left out.
+
+    Args:
+        study: The ablation.
+        file: The PNG file; a PDF is written beside it.
     """
     frame = _values(study)
     label = study.groups[0].first.label
@@ -49,7 +53,12 @@ def draw_ablation(study: Study, file: Path) -> None:
 
 
 def draw_diagnostics(group: Group, file: Path) -> None:
-    """Draw the numbers that a method logged in training, first seed. Numbers of several categories share a panel."""
+    """Draw the numbers that a method logged in training, first seed. Numbers of several categories share a panel.
+
+    Args:
+        group: The row of the method, see `has_diagnostics`.
+        file: The PNG file; a PDF is written beside it.
+    """
     record = group.first
     points = []
     for log in record.history:
@@ -80,7 +89,13 @@ def draw_diagnostics(group: Group, file: Path) -> None:
 
 
 def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
-    """Draw paired differences: a panel for each pair, and for each metric the mean as a dot on its interval."""
+    """Draw paired differences: a panel for each pair, and for each metric the mean as a dot on its interval.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        pairs: The pairs. The first MOST_PAIRS of them are drawn.
+        file: The PNG file; a PDF is written beside it.
+    """
     shown = pairs[:MOST_PAIRS]
     figure, axes, columns = panels(len(shown), 3, (1.0, 0.4), (2.0, 1.9), share_y=True)
     for axis, pair in zip(axes, shown, strict=True):
@@ -101,7 +116,13 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
 
 
 def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
-    """Draw the test metrics of each method while it trained: a line for each seed, with a ring at the last epoch."""
+    """Draw the test metrics of each method while it trained: a line for each seed, with a ring at the last epoch.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        groups: The rows, whose records all have a test curve.
+        file: The PNG file; a PDF is written beside it.
+    """
     figure, axes = canvas((WIDTH, 2.1), (1, len(SHOWN)))
     for axis, key in zip(axes, SHOWN, strict=True):
         for index, group in enumerate(groups):

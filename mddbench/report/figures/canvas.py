@@ -12,12 +12,15 @@ from mddbench.report.figures.style import DPI, HEAD, IN_LINES, KEY, TICK, WIDTH,
 
 
 def canvas(size: tuple[float, float], grid: tuple[int, int] = (1, 1), share_y: bool = False) -> tuple[Any, Any]:
-    """Return a figure and its axes row by row, with no more ticks than there is room for.
+    """Create a figure with axes, which have no more ticks than there is room for.
 
     Args:
         size: Width and height in inches. A width above WIDTH is reduced to it.
         grid: Rows and columns of axes.
         share_y: True if all axes share one y axis.
+
+    Returns:
+        The figure, and its axes row by row.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,9 +45,17 @@ def canvas(size: tuple[float, float], grid: tuple[int, int] = (1, 1), share_y: b
 def panels(
     count: int, most: int, margin: tuple[float, float], size: tuple[float, float], share_y: bool = False
 ) -> tuple[Any, Any, int]:
-    """Return a figure, the axes of `count` panels in an even grid, and its number of columns, which is at most `most`.
+    """Create a figure with an even grid of panels.
 
-    `size` is the width and height of a panel in inches, and `margin` that of the space around all panels.
+    Args:
+        count: Number of panels.
+        most: Greatest number of columns.
+        margin: Width and height of the space around all panels, in inches.
+        size: Width and height of a panel in inches.
+        share_y: True if all panels share one y axis.
+
+    Returns:
+        The figure, the axes of the panels, and the number of columns.
     """
     rows, columns = balanced(count, most)
     figure, axes = canvas((margin[0] + size[0] * columns, margin[1] + size[1] * rows), (rows, columns), share_y)
@@ -54,7 +65,12 @@ def panels(
 
 
 def logarithmic(axes: Any, which: str) -> None:
-    """Make the 'x' or 'y' axis logarithmic. Ticks are 1, 10, 100 over more than two decades, else 1, 3, 10, 30."""
+    """Make an axis logarithmic. Ticks are 1, 10, 100 over more than two decades, else 1, 3, 10, 30.
+
+    Args:
+        axes: The panel.
+        which: 'x' or 'y'.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set(**{f"{which}scale": "log"})
@@ -66,9 +82,12 @@ def logarithmic(axes: Any, which: str) -> None:
 
 
 def legend(figure: Any, axes: Iterable[Any], order: Sequence[str] = ()) -> None:
-    """Add one legend below all panels with the labels of some axes. The figure grows by its height.
+    """Add one legend below all panels. The figure grows by its height.
 
-    The labels in `order` come first, in this order.
+    Args:
+        figure: The figure.
+        axes: The panels whose labels are shown, each label once.
+        order: Labels that come first, in this order.
     """
     handles: dict[str, Any] = {}
     for axis in axes:
@@ -86,9 +105,15 @@ def legend(figure: Any, axes: Iterable[Any], order: Sequence[str] = ()) -> None:
 
 
 def save(figure: Any, file: Path, title: str = "", vector: bool = True) -> None:
-    """Write a figure as PNG for the screen and, if `vector`, beside it as PDF for print.
+    """Write a figure for screen and print.
 
     The PDF keeps text as text. It has no title, because a caption says it, and it is lower by the title's height.
+
+    Args:
+        figure: The figure.
+        file: The PNG file.
+        title: Title of the PNG; '' for none.
+        vector: True to write a PDF beside it.
     """
     from matplotlib import rc_context
 

@@ -26,6 +26,12 @@ def draw_contact_sheet(tree: Tree, rule: MaskRule, title: str, file: Path) -> li
 
     Images are resized to squares, as a model sees them. The mask of a defect is drawn as an outline.
 
+    Args:
+        tree: The files of the dataset.
+        rule: Which part of a mask is defect.
+        title: Title of the figure.
+        file: The file, whose suffix is its format.
+
     Returns:
         A line for each file that cannot be decoded. Its tile is grey.
     """

@@ -30,6 +30,12 @@ def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: 
     """Draw histograms of a run's image scores by category: normal images filled, defective ones outlined.
 
     Infinite scores are left out and counted.
+
+    Args:
+        record: Record of the run.
+        label: Label of the method.
+        evidence: Scores of each category.
+        file: The PNG file; a PDF is written beside it.
     """
     figure, axes, columns = panels(len(evidence), 5, (0.6, 0.5), (2.2, 1.35))
     for axis, data in zip(axes, evidence, strict=True):
@@ -48,7 +54,13 @@ def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: 
 
 
 def draw_curves(methods: Sequence[MethodRuns], dataset: str, file: Path) -> None:
-    """Draw a panel for each kind of curve: means over categories and seeds, with the range over the seeds shaded."""
+    """Draw a panel for each kind of curve: means over categories and seeds, with the range over the seeds shaded.
+
+    Args:
+        methods: Label and evidence of each method.
+        dataset: Name of the dataset, for the title.
+        file: The PNG file; a PDF is written beside it.
+    """
     figure, axes = canvas((WIDTH, 2.9), (1, len(KINDS)))
     for axis, (field, x_label, y_label, key) in zip(axes, KINDS, strict=True):
         for number, (label, runs) in enumerate(methods):
@@ -66,7 +78,14 @@ def draw_curves(methods: Sequence[MethodRuns], dataset: str, file: Path) -> None
 
 
 def draw_category_curves(methods: Sequence[MethodRuns], dataset: str, kind: int, file: Path) -> None:
-    """Draw one of the KINDS of curves: a panel for each category, with a line for the first run of each method."""
+    """Draw one of the KINDS of curves: a panel for each category, with a line for the first run of each method.
+
+    Args:
+        methods: Label and evidence of each method.
+        dataset: Name of the dataset, for the title.
+        kind: Index into KINDS.
+        file: The PNG file; a PDF is written beside it.
+    """
     field, x_label, y_label, key = KINDS[kind]
     categories = [data.category for data in methods[0][1][0] if np.isfinite(getattr(data, field)).all()]
     figure, axes, columns = panels(len(categories), 5, (0.6, 0.3), (2.2, 1.25), share_y=True)
@@ -85,7 +104,14 @@ def draw_category_curves(methods: Sequence[MethodRuns], dataset: str, kind: int,
 
 
 def has_curves(methods: Sequence[MethodRuns]) -> bool:
-    """Return True if any category has curves, that is, if there are masks."""
+    """Check whether any category has curves, that is, whether there are masks.
+
+    Args:
+        methods: Label and evidence of each method.
+
+    Returns:
+        True if there is something to draw.
+    """
     return any(np.isfinite(data.precision_recall).all() for _, runs in methods for run in runs for data in run)
 
 

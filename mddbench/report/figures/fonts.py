@@ -28,6 +28,9 @@ def spell_out(figure: Any) -> None:
     """Replace all characters in a figure's texts that no installed font has by their numbers in Unicode.
 
     Names stay different from each other, and matplotlib does not warn.
+
+    Args:
+        figure: The figure, complete.
     """
     from matplotlib.text import Text
 

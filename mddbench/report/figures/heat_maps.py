@@ -27,6 +27,14 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path, vector: bool
     """Draw the panels of one run, a category in each row, and for each role image, ground truth and anomaly map.
 
     All maps have one colour scale. `vector` adds a PDF beside the PNG.
+
+    All maps have one colour scale.
+
+    Args:
+        panels: The panels.
+        title: Title of the figure.
+        file: The PNG file.
+        vector: True to write a PDF beside it.
     """
     categories = sorted({panel.category for panel in panels})
     by_cell = {(panel.category, panel.role): panel for panel in panels}
@@ -54,7 +62,11 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path, vector: bool
 
 
 def draw_cell(folder: Path) -> None:
-    """Draw the gallery of a finished cell into its folder, from the record and the panels in it."""
+    """Draw the gallery of a finished cell into its folder, from the record and the panels in it.
+
+    Args:
+        folder: Folder of the cell.
+    """
     record = read_record(folder / RECORD)
     title = f"{record.label} on {record.dataset}, seed {record.seed}"
     draw_gallery(load_panels(folder / PANELS), title, folder / PICTURE, vector=False)
@@ -64,6 +76,13 @@ def draw_qualitative(methods: Sequence[tuple[str, tuple[Panel, ...]]], dataset: 
     """Draw the typical defect of each category in a column: image, ground truth, and each method's map over the image.
 
     Each method has one colour scale for all categories. Nothing is drawn if the methods (label, panels) share no image.
+
+    Each method has one colour scale for all categories. Nothing is drawn if the methods share no image.
+
+    Args:
+        methods: Label and panels of each method.
+        dataset: Name of the dataset, for the title.
+        file: The PNG file; a PDF is written beside it.
     """
     by_method = {
         label: {panel.category: panel for panel in panels if panel.role == "typical"} for label, panels in methods

@@ -21,6 +21,7 @@ TITLES = {
     "training": "Training curves",
     "per-category": "Each category",
     "cost-quality": "Quality against cost",
+    "budgets": "Quality against training time",
     "curves": "Curves of the pixels",
     "curves-precision-recall": "Precision against recall of each category",
     "curves-region-overlap": "Region overlap of each category",
@@ -35,9 +36,14 @@ TITLES = {
 
 
 def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw]:
-    """Return file name -> function that draws a figure of the sheet, or nothing if the runs did not keep its data.
+    """Choose the figures of a sheet.
 
-    `entries` maps the identity of a record to its entry.
+    Args:
+        sheet: The sheet.
+        entries: Identity of a record -> its entry.
+
+    Returns:
+        File name -> function that draws the figure, or draws nothing if the runs did not keep its data.
     """
     groups, dataset, names = sheet.groups, sheet.dataset, file_names(sheet.groups)
     first = {group.label: entries[group.first.identity] for group in groups}
@@ -75,7 +81,14 @@ def picture_title(file: Path, labels: Mapping[str, str]) -> str:
 
 
 def file_names(groups: Sequence[Group]) -> dict[str, str]:
-    """Return the label of each row of a sheet -> its name in files, different for each row."""
+    """Find names of rows for use in names of files.
+
+    Args:
+        groups: The rows of a sheet.
+
+    Returns:
+        Label -> name, different for each row.
+    """
     names = {}
     for group in groups:
         plain = "-".join("".join(sign if sign.isalnum() else " " for sign in group.label.lower()).split())

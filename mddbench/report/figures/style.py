@@ -20,13 +20,27 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def series(number: int) -> dict[str, Any]:
-    """Return a line style. Six lines differ in colour, lightness and dashes, and 36 in colour and dashes."""
+    """Choose the style of a line. Six lines differ in colour, lightness and dashes, and 36 in colour and dashes.
+
+    Args:
+        number: Number of the line, from 0.
+
+    Returns:
+        Arguments of matplotlib's `plot`.
+    """
     cycle, index = divmod(number, len(COLOURS))
     return {"color": COLOURS[index], "linestyle": LINES[(index + cycle) % len(LINES)]}
 
 
 def marks(number: int) -> dict[str, Any]:
-    """Return a marker style. Six markers differ in colour, lightness and shape, and 36 in colour and shape."""
+    """Choose the style of a marker. Six differ in colour, lightness and shape, and 36 in colour and shape.
+
+    Args:
+        number: Number of the series, from 0.
+
+    Returns:
+        Arguments of matplotlib's `plot`.
+    """
     cycle, index = divmod(number, len(COLOURS))
     return {"color": COLOURS[index], "marker": MARKERS[(index + 2 * cycle) % len(MARKERS)], "linestyle": "none"}
 

@@ -49,7 +49,15 @@ class Grid:
         return ys, [self.corner(0, column)[1] + self.side / 2 for column in range(columns)]
 
     def joined(self, rows: Sequence[Sequence[Picture | None]], columns: int) -> Picture:
-        """Join pictures into one, each resized to a tile. A place without a picture stays white."""
+        """Join pictures into one, each resized to a tile. A place without a picture stays white.
+
+        Args:
+            rows: Pictures of each row; None for a white tile.
+            columns: Number of columns.
+
+        Returns:
+            (H, W, 3) picture.
+        """
         height, width = self.corner(len(rows), columns)
         whole = np.full((height - self.line, width - self.gap, 3), 255, dtype=np.uint8)
         for row, pictures in enumerate(rows):
@@ -62,14 +70,31 @@ class Grid:
 
 
 def resized(picture: Picture, width: int, height: int, method: Literal["BILINEAR", "BOX"]) -> Picture:
-    """Resize a picture by a method of Pillow."""
+    """Resize a picture.
+
+    Args:
+        picture: (H, W) or (H, W, 3).
+        width: New width in pixels.
+        height: New height in pixels.
+        method: Filter of Pillow.
+
+    Returns:
+        The new picture.
+    """
     from PIL import Image
 
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling[method]))
 
 
 def colour_limits(panels: Sequence[Panel]) -> tuple[float, float]:
-    """Return the ends of one colour scale for all panels: the 1st and 99.9th percentile of their finite scores."""
+    """Find the ends of one colour scale for all panels.
+
+    Args:
+        panels: The panels.
+
+    Returns:
+        The 1st and the 99.9th percentile of their finite scores.
+    """
     values = np.concatenate([panel.map.astype(np.float32).reshape(-1) for panel in panels])
     values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1, dtype=np.float32)
     low, high = np.percentile(values, [1.0, 99.9])
@@ -77,7 +102,14 @@ def colour_limits(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def colour_scale(panels: Sequence[Panel]) -> Any:
-    """Return one colour scale for all panels, as matplotlib uses it."""
+    """Make one colour scale for all panels.
+
+    Args:
+        panels: The panels.
+
+    Returns:
+        The scale, as matplotlib uses it.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -85,7 +117,15 @@ def colour_scale(panels: Sequence[Panel]) -> Any:
 
 
 def coloured(panel: Panel, scale: Any) -> Picture:
-    """Draw the map of a panel in the colours of a scale."""
+    """Draw the map of a panel in colour.
+
+    Args:
+        panel: The panel.
+        scale: The colour scale, from `colour_scale`.
+
+    Returns:
+        (H, W, 3) picture.
+    """
     return np.asarray(scale.to_rgba(panel.map.astype(np.float32), bytes=True)[..., :3])
 
 
@@ -97,7 +137,15 @@ def palette() -> Picture:
 
 
 def levels(panel: Panel, limits: tuple[float, float]) -> Picture:
-    """Return the level of each pixel of a map between the limits, from 0 to 255, as an index into the palette."""
+    """Turn the scores of a map into indices of the palette.
+
+    Args:
+        panel: The panel.
+        limits: Scores of the first and of the last colour.
+
+    Returns:
+        (H, W) indices from 0 to 255.
+    """
     low, high = limits
     share = (panel.map.astype(np.float32) - low) / (high - low)
     return np.asarray(np.round(255 * np.clip(share, 0.0, 1.0)), dtype=np.uint8)
@@ -109,9 +157,16 @@ def ground_truth(panel: Panel) -> Picture:
 
 
 def outline(mask: NDArray[np.bool_], inner: int, outer: int, diagonal: bool = False) -> NDArray[np.bool_]:
-    """Return the pixels (H, W) whose distance from a mask (H, W) is above `inner`, from 1, and at most `outer`.
+    """Find the pixels around a mask.
 
-    A diagonal neighbour has distance 1 if `diagonal`, else 2.
+    Args:
+        mask: (H, W) mask.
+        inner: Distance that is excluded, from 1, in pixels.
+        outer: Greatest distance in pixels.
+        diagonal: True if a diagonal neighbour has distance 1, False for 2.
+
+    Returns:
+        (H, W) pixels whose distance from the mask is above `inner` and at most `outer`.
     """
     from scipy.ndimage import binary_dilation
 

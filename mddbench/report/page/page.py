@@ -107,7 +107,11 @@ class Gallery:
     bar: bytes = b""
 
     def choices(self) -> list[tuple[str, list[str]]]:
-        """Return the fields by which a reader can filter tiles, with their values, if a field has several values."""
+        """Find the fields by which a reader can filter tiles.
+
+        Returns:
+            Name and values of each field that has several values.
+        """
         names = ("dataset", "method", "category", "role")
         values = {name: list(dict.fromkeys(getattr(tile, name) for tile in self.tiles)) for name in names}
         ordered = {name: options if name == "role" else sorted(options) for name, options in values.items()}
@@ -153,9 +157,15 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    """Return the page as the text of one HTML file.
+    """Render a page as one HTML file.
 
     All text is escaped, and a policy in the file allows only its own style and script. A label can never run.
+
+    Args:
+        page: The page.
+
+    Returns:
+        The text of the file.
 
     Raises:
         ValueError: If two sections share an anchor, or if an anchor is not a plain word.

@@ -22,7 +22,16 @@ LINE, HALO = (70, 220, 255), (10, 20, 30)
 
 
 def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
-    """Make the gallery of one method on one dataset, with all maps on one colour scale."""
+    """Make the gallery of one method on one dataset, with all maps on one colour scale.
+
+    Args:
+        panels: Panels of one run.
+        dataset: Name of the dataset.
+        method: Label of the method.
+
+    Returns:
+        The gallery; an empty one without panels.
+    """
     if not panels:
         return Gallery()
     limits, colours = colour_limits(panels), palette()
@@ -56,7 +65,14 @@ def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
 
 
 def merged(galleries: Iterable[Gallery]) -> Gallery:
-    """Merge the galleries of several methods and datasets, worst cases first."""
+    """Merge the galleries of several methods and datasets, worst cases first.
+
+    Args:
+        galleries: The galleries.
+
+    Returns:
+        One gallery of all tiles.
+    """
     full = [gallery for gallery in galleries if gallery.tiles]
     return Gallery(
         _ordered(tile for gallery in full for tile in gallery.tiles),

@@ -59,10 +59,16 @@ class Sheet:
 
 
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
-    """Return dataset -> groups by label. Records of one protocol share a group, and no others do.
+    """Group records into rows. Records of one protocol share a group, and no others do.
 
     Two file trees that were read as one dataset have different fingerprints and are two datasets: 'folder-0123abcd'.
     Labels of one method differ in the experiment, else in the settings that `--set` changed, else in the hash.
+
+    Args:
+        records: The records.
+
+    Returns:
+        Dataset -> groups by label.
     """
     by_dataset: dict[str, dict[str, list[Record]]] = {}
     records = sorted(records, key=lambda record: (record.protocol, record.seed))
@@ -75,11 +81,18 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
 
 
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
-    """Return the sheets of each dataset: one for each set of rows whose protocol cards agree.
+    """Divide records into sheets: one for each set of rows whose protocol cards agree.
 
     Sets of unified models come first, then sets without given test labels and weights from a file, then large sets.
     A row of a single pass stands in every sheet with which it agrees in all but the epochs.
     With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
+
+    Args:
+        records: The records.
+        allow_mixed: True for one sheet of a dataset. Rows that differ from its first set are marked.
+
+    Returns:
+        The sheets of each dataset.
     """
     all_sheets = []
     for dataset, groups in group_by_protocol(records).items():
@@ -99,7 +112,14 @@ def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
 
 
 def refusals(all_sheets: list[Sheet]) -> list[str]:
-    """Return a line for each sheet that could not share the table of its dataset."""
+    """Describe the sheets that could not share the table of their dataset.
+
+    Args:
+        all_sheets: The sheets.
+
+    Returns:
+        The lines.
+    """
     return [
         f"{sheet.dataset}: another protocol, so tables of its own ({sheet.folder}); --allow-mixed puts all rows into one"
         for sheet in all_sheets
@@ -108,17 +128,30 @@ def refusals(all_sheets: list[Sheet]) -> list[str]:
 
 
 def counted_seeds(rows: Iterable[Sized]) -> str:
-    """Return in words how many seeds some rows have.
+    """Say in words how many seeds some rows have.
 
     >>> counted_seeds([(0, 1, 2), (0,)])
     '1 or 3 seeds'
+
+    Args:
+        rows: The seeds or records of each row.
+
+    Returns:
+        The words.
     """
     numbers = sorted({len(seeds) for seeds in rows})
     return " or ".join(map(str, numbers)) + (" seed" if numbers == [1] else " seeds")
 
 
 def changed_settings(record: Record) -> str:
-    """Return the settings that `--set` changed, each after a comma."""
+    """List the settings that `--set` changed.
+
+    Args:
+        record: The record.
+
+    Returns:
+        Names and values, each after a comma.
+    """
     changed = record.settings.get("overrides") or {}
     return "".join(f", {key}={value}" for key, value in changed.items())
 

@@ -51,12 +51,17 @@ class PublishedRow:
 
 
 def published_rows(record: Record, which: str, with_costs: bool) -> list[PublishedRow]:
-    """Return the published rows beside a record of one model for all of a dataset's own images; none beside others.
+    """Find the published rows that stand beside measured ones.
+
+    There are none beside a record of several models, or of other images than the dataset's own.
 
     Args:
         record: A record of the table.
         which: 'none', 'same epochs' as the record, or 'all', with the epochs in the labels.
         with_costs: True to leave out rows without costs.
+
+    Returns:
+        The rows by method and epochs, with their sources numbered.
     """
     whole = len(record.categories) == category_count(record.dataset)
     if which == "none" or not whole or not record.card.standard_setting:
@@ -72,7 +77,15 @@ def published_rows(record: Record, which: str, with_costs: bool) -> list[Publish
 
 
 def source_notes(rows: Sequence[PublishedRow], with_costs: bool) -> list[str]:
-    """Return what must be said of published rows, and their sources. `with_costs`: the table shows their costs."""
+    """Write the notes of a table with published rows.
+
+    Args:
+        rows: The published rows.
+        with_costs: True if the table shows costs.
+
+    Returns:
+        What must be said of such rows, and their sources.
+    """
     if not rows:
         return []
     sources = {row.source_number: row.source for row in rows}

@@ -12,6 +12,8 @@ from pathlib import Path
 from mddbench.errors import InputError
 from mddbench.metrics.names import MEAN, SEVEN
 
+SETTINGS = ("unified", "separate", "unified, category given", "several datasets")
+"""One model for all categories; one for each; one that is told the category at test; one for several datasets."""
 FIELDS = ("dataset", "method", "category", "setting", "epochs", *SEVEN, "source", "doubt")
 
 
@@ -28,7 +30,7 @@ class Published:
         dataset: Name of the dataset.
         method: Name of the method.
         category: Name of the category, or 'mean'.
-        setting: 'unified' or 'separate'.
+        setting: One of SETTINGS.
         epochs: Number of epochs in the words of the source; empty if it does not say.
         values: Metric -> value in [0, 1], as far as the source has them.
         source: Where the numbers come from.
@@ -46,7 +48,17 @@ class Published:
 
 
 def find(dataset: str, method: str, source: str, epochs: str, setting: str) -> dict[str, Published]:
-    """Return category, or 'mean' -> the row of a source, which is named by the start of its text; no doubtful rows.
+    """Find the rows of one source. Doubtful rows do not count.
+
+    Args:
+        dataset: Name of the dataset.
+        method: Name of the method.
+        source: Start of the source's text.
+        epochs: Number of epochs in the words of the source.
+        setting: 'unified' or 'separate'.
+
+    Returns:
+        Category, or 'mean' -> row.
 
     Raises:
         InputError: If several rows of a category fit, so that `source` does not say which is meant.
@@ -65,12 +77,27 @@ def find(dataset: str, method: str, source: str, epochs: str, setting: str) -> d
 
 
 def category_count(dataset: str) -> int:
-    """Return the number of categories that sources report for a dataset; 0 if they report means only."""
+    """Count the categories that sources report for a dataset.
+
+    Args:
+        dataset: Name of the dataset.
+
+    Returns:
+        The number; 0 if they report means only.
+    """
     return len({row.category for row in load_reported() if row.dataset == dataset and row.category != MEAN})
 
 
 def means(dataset: str, setting: str) -> list[Published]:
-    """Return the rows with a dataset's means under a setting, without doubtful rows and repeated numbers."""
+    """Find the published means of a dataset.
+
+    Args:
+        dataset: Name of the dataset.
+        setting: 'unified' or 'separate'.
+
+    Returns:
+        The rows, without doubtful rows and repeated numbers.
+    """
     rows: dict[tuple[str, str, tuple[tuple[str, float], ...]], Published] = {}
     for row in load_reported():
         if (row.dataset, row.setting, row.category) == (dataset, setting, MEAN) and not row.doubt:
@@ -95,7 +122,7 @@ def load_reported(file: Path | None = None) -> tuple[Published, ...]:
     percentage = partial(checked_number, expected="a percentage", fits=lambda value: 0 <= value <= 100)
     for line, row in csv_rows(file or paper_tables() / "reported.csv", FIELDS):
         values = {key: percentage(row[key], f"{line}: {key}") / 100 for key in SEVEN if row[key]}
-        if not row["source"] or not values or row["setting"] not in ("unified", "separate"):
+        if not row["source"] or not values or row["setting"] not in SETTINGS:
             raise InputError(f"{line}: expected a source, a value and a setting; found {row}")
         rest = {key: row[key] for key in FIELDS if key not in SEVEN}
         rows.append(Published(**rest, values=values))
@@ -103,7 +130,18 @@ def load_reported(file: Path | None = None) -> tuple[Published, ...]:
 
 
 def csv_rows(file: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the place in the file, for messages, and column -> text of each row. Other columns are an InputError."""
+    """Read a CSV file.
+
+    Args:
+        file: The file.
+        fields: The columns that it must have.
+
+    Yields:
+        The line of each row, for messages, and column -> text.
+
+    Raises:
+        InputError: If the columns are others.
+    """
     import pandas as pd
 
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -114,7 +152,20 @@ def csv_rows(file: Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str,
 
 
 def checked_number(text: str, cell: str, expected: str, fits: Callable[[float], bool]) -> float:
-    """Return the number in a text. If there is none that fits, an InputError names its cell and what was expected."""
+    """Read a number from a cell.
+
+    Args:
+        text: Text of the cell.
+        cell: Name of the cell, for the error message.
+        expected: What is expected, for the error message.
+        fits: True for an allowed number.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: If there is no number, or if it is not allowed.
+    """
     try:
         value = float(text)
     except ValueError:

@@ -51,12 +51,27 @@ class Study:
 
 
 def only_of_ablation(record: Record) -> bool:
-    """Return True if a record belongs to the table of its ablation and not to the main table."""
+    """Check whether a record belongs to the table of its ablation only.
+
+    Args:
+        record: The record.
+
+    Returns:
+        True if it does not belong to the main table.
+    """
     return record.experiment.startswith(PREFIX)
 
 
 def studies(ablations: Iterable[Ablation], by_dataset: dict[str, list[Group]]) -> list[Study]:
-    """Return all ablations of which at least two variants were run under a protocol that is otherwise the same."""
+    """Find the ablations that were run.
+
+    Args:
+        ablations: The ablations.
+        by_dataset: Dataset -> groups.
+
+    Returns:
+        All ablations of which at least two variants were run under a protocol that is otherwise the same.
+    """
     return [
         study
         for dataset, groups in by_dataset.items()

@@ -39,20 +39,43 @@ COSTS: dict[str, Cost] = {
 
 
 def mean_cost(records: Sequence[Record], key: str) -> float:
-    """Return the mean of a cost over seeds in the unit of records; NaN if a seed has no value."""
+    """Compute the mean of a cost over seeds.
+
+    Args:
+        records: The records of a row.
+        key: Key of the cost.
+
+    Returns:
+        The mean in the unit of records; NaN if a seed has no value.
+    """
     values = [record.cost.get(key) for record in records]
     measured = [value for value in values if value is not None]
     return sum(measured) / len(measured) if measured and len(measured) == len(values) else math.nan
 
 
 def shown_cost(value: float, key: str) -> str:
-    """Return a cost, given in the unit of records, as a table prints it."""
+    """Format a cost for a table.
+
+    Args:
+        value: The cost in the unit of records.
+        key: Key of the cost.
+
+    Returns:
+        The text; a dash for NaN.
+    """
     column = COSTS[key]
     return "–" if math.isnan(value) else f"{value * column.scale:.{column.digits}f}"
 
 
 def cost_note(groups: Sequence[Group]) -> str:
-    """Return a note on where and how the costs of some rows were measured."""
+    """Describe where and how the costs of some rows were measured.
+
+    Args:
+        groups: The rows.
+
+    Returns:
+        A note for the table.
+    """
     records = [record for group in groups for record in group.records]
     batches = sorted({f"{record.cost.get('inference_batch') or 0:.0f}" for record in records} - {"0"})
     shared = any((record.environment.get("cells_on_device") or 1) != 1 for record in records)
@@ -64,7 +87,14 @@ def cost_note(groups: Sequence[Group]) -> str:
 
 
 def cost_machines(records: Sequence[Record]) -> str:
-    """Return in words on which machines the costs of records were measured."""
+    """Describe the machines on which costs were measured.
+
+    Args:
+        records: The records.
+
+    Returns:
+        The words, such as 'measured on A, 2 threads'.
+    """
     machines = sorted({_machine(record) for record in records})
     if len(machines) != 1:
         return f"measured on several machines, so not to be compared ({'; '.join(machines)})"

@@ -12,9 +12,15 @@ FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that begins with on
 
 
 def csv(table: Table) -> str:
-    """Return a table as CSV: values and standard deviations in [0, 1], costs in the units of records.
+    """Write a table as CSV.
 
-    A field is empty where there is no number. A published row has 0 seeds.
+    Values and standard deviations are in [0, 1], costs in the units of records. A published row has 0 seeds.
+
+    Args:
+        table: The table.
+
+    Returns:
+        The text. A field is empty where there is no number.
     """
     heads = ["row"]
     for column in table.columns:
@@ -31,7 +37,14 @@ def csv(table: Table) -> str:
 
 
 def csv_lines(lines: Iterable[Sequence[object]]) -> str:
-    """Return lines as CSV. Texts are never formulas, and None is an empty field."""
+    """Write lines as CSV.
+
+    Args:
+        lines: The cells of each line; None for an empty field.
+
+    Returns:
+        The text. No cell of it is a formula.
+    """
     text = io.StringIO()
     writer = _csv.writer(text, lineterminator="\n")
     writer.writerows([csv_text(cell) for cell in line] for line in lines)

@@ -59,7 +59,15 @@ class Pair:
 
 
 def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
-    """Return the bootstrap intervals of means over categories, a row for each run that has any; None if no run has."""
+    """Make the table of bootstrap intervals of means over categories.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        groups: The rows, one for each method.
+
+    Returns:
+        A table with a row for each run that has intervals; None if no run has.
+    """
     rows = []
     for group in groups:
         for record in group.records:
@@ -77,7 +85,14 @@ def confidence_table(dataset: str, groups: Sequence[Group]) -> Table | None:
 
 
 def paired_differences(groups: Sequence[Group]) -> list[Pair]:
-    """Return all pairs of rows under one protocol that share seeds and categories, best rows first."""
+    """Compare all pairs of rows under one protocol that share seeds and categories.
+
+    Args:
+        groups: The rows.
+
+    Returns:
+        The pairs, best rows first.
+    """
     ranked = sorted(groups, key=_rank)
     pairs = [_pair(better, worse) for better, worse in combinations(ranked, 2) if better.differs == worse.differs]
     return [pair for pair in pairs if pair is not None]
@@ -128,7 +143,15 @@ def statement(pairs: Sequence[Pair]) -> list[str]:
 
 
 def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
-    """Return a table with a row for each pair, of which there is at least one, and the statement as notes."""
+    """Make the table of paired differences.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        pairs: The pairs, at least one.
+
+    Returns:
+        A table with a row for each pair, and the statement as notes.
+    """
     rows = []
     for pair in pairs:
         cells = (Cell(_shown(pair.differences[key])) for key in COLUMNS)
@@ -138,7 +161,14 @@ def differences_table(dataset: str, pairs: Sequence[Pair]) -> Table:
 
 
 def differences_csv(pairs: Sequence[Pair]) -> str:
-    """Return a CSV line for each pair and metric, with all digits, in [-1, 1]."""
+    """Write paired differences as CSV.
+
+    Args:
+        pairs: The pairs.
+
+    Returns:
+        A line for each pair and metric, with all digits, in [-1, 1].
+    """
     heads = ("one", "other", "metric", "seeds", "categories", "mean", "low", "high")
     lines = [
         (pair.better, pair.worse, key, len(pair.seeds), diff.categories, *map(number, (diff.mean, diff.low, diff.high)))

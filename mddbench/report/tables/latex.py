@@ -30,6 +30,9 @@ def latex(table: Table, label: str = "") -> str:
     Args:
         table: The table.
         label: Name by which a text refers to the table; none if empty.
+
+    Returns:
+        The text of a `table*` environment.
     """
     body = []
     for row in table.rows:

@@ -11,7 +11,16 @@ STYLES = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
 
 
 def markdown(table: Table) -> str:
-    """Return a table as Markdown. The best of a column is bold and the second underlined. Notes stand below."""
+    """Write a table as Markdown.
+
+    The best of a column is bold and the second underlined. Notes stand below.
+
+    Args:
+        table: The table.
+
+    Returns:
+        The text.
+    """
     heads = (table.row_head, *(column.head for column in table.columns))
     rules = "".join("--:|" if column.is_number else ":--|" for column in table.columns)
     lines = [f"### {escaped(table.title)}", "", f"| {' | '.join(heads)} |", f"|:--|{rules}"]

@@ -49,7 +49,14 @@ class Results:
         return replace(self, spec=self.spec.model_copy(update={"costs": ()})) if self.spec.columns else self
 
     def page_table(self, run_of: Callable[[Record], Run]) -> Table:
-        """Return the narrow table with the runs of each row, for a page that shows protocol and sources elsewhere."""
+        """Return the narrow table for a page, which shows protocol and sources elsewhere.
+
+        Args:
+            run_of: Run of a record.
+
+        Returns:
+            The table with the runs of each row.
+        """
         narrow = self.narrow()
         costs = [cost_note(self.groups)] if narrow.spec.costs else []
         return narrow.with_notes((*protocol_notes(self.groups)[1:], *costs), run_of)

@@ -15,7 +15,14 @@ CRITERION = "p_auroc"  # the metric by which UniAD's authors choose their epoch
 
 
 def with_curves(groups: Sequence[Group]) -> list[Group]:
-    """Return the rows with a test curve, each with those of its records that have one."""
+    """Find the rows with a test curve.
+
+    Args:
+        groups: The rows.
+
+    Returns:
+        These rows, each with those of its records that have a curve.
+    """
     tested = [Group(g.label, tuple(r for r in g.records if len(r.test_curve) > 1), g.differs) for g in groups]
     return [group for group in tested if group.records]
 
@@ -38,7 +45,15 @@ def selection_gap(record: Record, key: str, criterion: str = CRITERION) -> float
 
 
 def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
-    """Return two rows for each method: the gains at one chosen epoch, and at the best epoch of each metric."""
+    """Make the table of selection gaps.
+
+    Args:
+        dataset: Name of the dataset, for the title.
+        groups: The rows, whose records all have a test curve.
+
+    Returns:
+        Two rows for each method: the gains at one chosen epoch, and at the best epoch of each metric.
+    """
     rows = []
     for group in groups:
         for words, criterion in ((f"one epoch, best {LABELS[CRITERION]}", CRITERION), ("each metric's best epoch", "")):

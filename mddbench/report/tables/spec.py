@@ -31,7 +31,14 @@ class TableSpec(Strict):
     )
 
     def shown_for(self, records: Iterable[Record]) -> TableSpec:
-        """Return the spec with those of the optional columns that a record has."""
+        """Choose those of the optional columns that a record has.
+
+        Args:
+            records: Records of the table.
+
+        Returns:
+            The spec, without further optional columns.
+        """
         keys = {key for record in records for key in (*record.metrics[MEAN], *record.cost)}
         optional = [key for key in self.optional if key in keys]
         columns = (*self.columns, *(key for key in optional if key not in COSTS))
@@ -45,7 +52,13 @@ def table_names() -> list[str]:
 
 
 def load_table(name: str) -> TableSpec:
-    """Return a spec by its name.
+    """Load a table spec.
+
+    Args:
+        name: Name of the file without its suffix.
+
+    Returns:
+        The spec.
 
     Raises:
         InputError: If the file does not fit.

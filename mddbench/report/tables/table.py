@@ -150,12 +150,27 @@ class Table:
 
 
 def one_line(text: str) -> str:
-    """Return text from a record or a file without line breaks and control characters."""
+    """Remove line breaks and control characters from a text of a record or a file.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text with single spaces.
+    """
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def percent(value: float, deviation: float = math.nan) -> str:
-    """Return a value in [0, 1] as a percentage with one decimal, and its standard deviation unless that is NaN."""
+    """Format a value as a percentage with one decimal.
+
+    Args:
+        value: The value in [0, 1]; NaN for a dash.
+        deviation: Its standard deviation; NaN for none.
+
+    Returns:
+        The text.
+    """
     if math.isnan(value):
         return DASH
     spread = "" if math.isnan(deviation) else f"{PLUS_MINUS}{100 * deviation:.1f}"

@@ -1,0 +1,58 @@
+"""Methods as a script would have them: PyTorch's own layers, layout and attention, no tricks.
+
+The suite's own are held against them, for speed (benchmarks/steps.py) and for results (tests/methods/test_plain.py). Learnt
+values come in the order of the suite's, so that they can be copied; drawn defects and noise are the suite's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+
+from mddbench.detector import Detector
+from networks.base import Plain
+from networks.draem import PlainDRAEM
+from networks.mddnet import PlainMDDNet
+from networks.reverse import PlainRD4AD, PlainRDPlusPlus, PlainReContrast
+from networks.simplenet import PlainSimpleNet
+from networks.uniad import PlainUniAD
+
+__all__ = ["KINDS", "Plain", "plain_twin"]
+
+KINDS: dict[str, Any] = {
+    "rd4ad": PlainRD4AD,
+    "rdpp": PlainRDPlusPlus,
+    "recontrast": PlainReContrast,
+    "uniad": PlainUniAD,
+    "mddnet": PlainMDDNet,
+    "simplenet": PlainSimpleNet,
+    "draem": PlainDRAEM,
+}
+"""The plain network of each method that has one."""
+
+
+def plain_twin(name: str, detector: Detector) -> Plain:
+    """The plain network of a method in KINDS with the weights of the suite's detector, teacher and buffers included.
+
+    Raises ValueError for settings of MDD-Net that it does not have.
+    """
+    if name == "mddnet":
+        usual, given = type(detector.settings)(), detector.settings
+        for one in ("memory_at", "weights", "balanced"):
+            if getattr(given, one) != getattr(usual, one):
+                raise ValueError(f"the plain network has no other {one} than the usual")
+        free = {"memory": {"items", "temperature", "decay"}, "scoring": {"sigma"}}
+        for one, known in free.items():
+            if getattr(given, one).model_dump(exclude=known) != getattr(usual, one).model_dump(exclude=known):
+                raise ValueError(f"the plain network has only {', '.join(sorted(known))} of {one}'s settings")
+    encoder, kind = detector.encoder, KINDS[name]
+    teacher = timm.create_model(encoder.name, features_only=True, out_indices=encoder.levels)
+    teacher.load_state_dict(encoder.weights())
+    twin = kind((teacher, encoder.mean, encoder.std), encoder.channels, detector.settings, detector.categories)
+    own = {key: value for key, value in twin.state_dict().items() if not key.startswith("teacher.")}
+    for (key, value), other in zip(own.items(), detector.learned_state().values(), strict=True):
+        if value.shape != other.shape:
+            raise ValueError(f"{key}: {tuple(value.shape)} is not {tuple(other.shape)}")
+        value.copy_(other)
+    return twin

@@ -1,0 +1,34 @@
+"""What all plain networks share: the teacher, and how a training step and scores are asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """A network beside the detector that it is a plain reading of. loss: of a training batch, a scalar; maps: of images."""
+
+    def __init__(self, teacher: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.teacher = teacher.requires_grad_(False)
+        self.register_buffer("mean", mean.clone(), persistent=False)
+        self.register_buffer("std", std.clone(), persistent=False)
+
+    def train(self, mode: bool = True) -> Plain:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return list(self.teacher((images - self.mean) / self.std))
+
+    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def maps(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def scores(self, maps: Tensor) -> Tensor:
+        return maps.flatten(1).max(dim=1).values
