@@ -105,8 +105,24 @@ def folder(root: Path) -> Told:
     return told
 
 
+def elpv(root: Path) -> Told:
+    sizes = [60] * 20 + [54] + [60] * 9 + [50] + [60] * 5 + [72] + [60] * 3 + [48] + [60] * 3
+    types = "m ppppp mmm pppppp mmmmm m mmmmmm ppp p ppppp m ppp m ppp".replace(" ", "")
+    sides: list[str] = []  # of each cell
+    for place, (size, letter) in enumerate(zip(sizes, types, strict=True)):
+        sides += [("train", "test")[types[:place].count(letter) % 2]] * size
+    told: Told = {}
+    for line in (root / "labels.csv").read_text().splitlines():
+        image, probability, _ = line.split()
+        side = sides[int(image[-8:-4]) - 1]
+        if float(probability) == 0 or (side == "test" and float(probability) > 0.5):
+            told[image] = (side, float(probability) > 0, 0)
+    return told
+
+
 READERS: dict[str, Callable[[Path], Told]] = {
     "btad": btad,
+    "elpv": elpv,
     "folder": folder,
     "meta": meta,
     "mpdd": mvtec,

@@ -15,7 +15,7 @@ from mddbench.settings import packaged, read_yaml
 FILES = sorted(file for file in packaged("experiments").glob("*/*.yaml") if file.parent.name not in NO_DATASETS)
 ALL_BATCHES = ("rd4ad", "uniad", "uniad_authors", "draem", "simplenet", "rdpp")
 """Of MVTec-AD and what is run like it: after their authors' code, which keeps an epoch's last, smaller batch."""
-OWN_PROTOCOL = ("mini", "folder")
+OWN_PROTOCOL = ("mini", "folder", "elpv")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")

@@ -89,7 +89,7 @@ def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:
     assert {name for name, field in CARD_FIELDS.items() if field.role is Role.TASK} <= set(cards[0])
 
 
-@pytest.mark.parametrize("dataset", ["mini", "folder", "mvtec", "visa", "real_iad", "uni_medical"])
+@pytest.mark.parametrize("dataset", ["mini", "folder", "elpv", "mvtec", "visa", "real_iad", "uni_medical"])
 def test_the_experiments_of_a_dataset_have_one_budget(dataset: str) -> None:
     """Those that suites hold, and what a method without a file gets. A single pass has no budget."""
     names = {name for suite in suite_names() for name in load_suite(suite).experiments}

@@ -72,6 +72,8 @@ def check(
         _print(rows)
         if files is not None:
             print(f"{len(files.entries)} files, fingerprint {files.fingerprint}")
+        if source.terms:
+            print(source.terms)
         _report(dataset, faults, warnings)
         if faults and source.layout:
             print(f"{dataset} is expected as\n{source.layout.rstrip()}", file=sys.stderr)

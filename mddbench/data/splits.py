@@ -102,6 +102,28 @@ def read_csv(file: Path, root: Path, header: tuple[str, ...]) -> Iterator[dict[s
         raise SplitError(f"line {reader.line_num}: not valid CSV ({fault})") from None
 
 
+def read_columns(file: Path, root: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Read a file whose lines are texts with blanks between them. It has no header. Empty lines are skipped.
+
+    Args:
+        file: The file, which must lie below the root.
+        root: The dataset's folder.
+        columns: The names of the columns.
+
+    Yields:
+        Each line as a mapping from column to text.
+
+    Raises:
+        SplitError: If the file cannot be read, or if a line has another number of columns.
+    """
+    for number, line in enumerate(_text(file, root).splitlines(), 1):
+        texts = line.split()
+        if texts:
+            if len(texts) != len(columns):
+                raise SplitError(f"line {number}: expected {len(columns)} columns, found {len(texts)}")
+            yield dict(zip(columns, texts, strict=True))
+
+
 def text_of(entry: Any, key: str) -> str:
     """Get a text that an entry must have.
 
@@ -162,18 +184,21 @@ class SplitFile:
         summary = [f"{self.file}: {more} more entries are at fault"] if more > 0 else []
         return [*self.all_faults[:MOST_FAULTS], *summary]
 
-    def add(self, entries: Iterable[Any], sample_of: Callable[[Any], Sample]) -> None:
+    def add(self, entries: Iterable[Any], sample_of: Callable[[Any], Sample | None]) -> None:
         """Make a sample of each entry.
 
         Args:
             entries: The entries.
-            sample_of: Makes a sample of an entry. It raises SplitError for a faulty one.
+            sample_of: Makes a sample of an entry, or returns None for an entry that is not used.
+                It raises SplitError for a faulty one.
         """
         for entry in self.readable(entries):
             try:
-                self.samples.append(sample_of(entry))
+                sample = sample_of(entry)
             except SplitError as fault:
                 self.fail(fault)
+            else:
+                self.samples += [sample] if sample is not None else []
 
     def fail(self, fault: SplitError) -> None:
         """Record a fault of an entry or of the file."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from mddbench.data.fabricate import Drawing, Style, interpolated, save, write_category
 from mddbench.data.images import MaskRule
-from mddbench.data.samples import GOOD, Counts, DatasetSource, Published, Sample, SecondHand, SplitName, Tree
+from mddbench.data.samples import (
+    GOOD,
+    Counts,
+    DataPackage,
+    DatasetSource,
+    Published,
+    Sample,
+    SecondHand,
+    SplitName,
+    Tree,
+)
 from mddbench.data.splits import (
     ImageFolder,
     SplitError,
     SplitFile,
     list_of,
+    read_columns,
     read_csv,
     read_json,
     read_json_lines,
@@ -22,6 +33,7 @@ __all__ = [
     "GOOD",
     "MVTEC_LAYOUT",
     "Counts",
+    "DataPackage",
     "DatasetSource",
     "Drawing",
     "ImageFolder",
@@ -40,6 +52,7 @@ __all__ = [
     "folders",
     "interpolated",
     "list_of",
+    "read_columns",
     "read_csv",
     "read_json",
     "read_json_lines",

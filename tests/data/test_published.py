@@ -32,6 +32,7 @@ QUIET = SilentReporter()
         ("btad", 3, (1799, 451, 290)),
         ("mpdd", 6, (888, 176, 282)),
         ("mvtec_loco", 5, (2076, 575, 993)),
+        ("elpv", 2, (746, 762, 374)),
     ],
 )
 def test_published_counts(name: str, categories: int, totals: tuple[int, int, int]) -> None:

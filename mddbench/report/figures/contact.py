@@ -90,7 +90,7 @@ def _tile(sample: Sample, rule: MaskRule) -> tuple[Picture, str]:
     """The image with the outline of its defect, drawn on the pixels around it, and a note about the mask."""
     pixels, native = decode_image(sample.image, GRID.side)
     if not sample.masks:
-        return pixels, ", no mask"
+        return pixels, "" if rule.labels else ", no mask"
     mask = resize_mask(native_mask(sample.masks, native, rule), GRID.side)
     shown: Picture = pixels.copy()
     shown[outline(mask, 1, 2)] = OUTLINE
