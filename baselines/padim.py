@@ -2,12 +2,12 @@
 
 Paper:     Defard et al., PaDiM: a Patch Distribution Modeling Framework, ICPR workshops 2020.
 Code read: there is none by the authors. xiahaifeng1995/PaDiM-Anomaly-Detection-Localization-master at 616004b
-           (Apache-2.0), which most papers use.
+           (Apache-2.0), a re-implementation.
 Differs:   There is one Gaussian at each position for all categories; the authors have one for each category.
            Images have no centre crop. Any encoder and any number of levels will do.
            Sums in double precision take the place of stored features. Scores are not scaled by those of the test images.
 Variants:  The default is the paper's for WideResNet-50-2, 550 channels. For ResNet-18 it is `settings.channels: 100`.
-Unsaid:    The paper does not say how deeper levels are resized. The code repeats the nearest position, and so do we.
+Unsaid:    The code resizes deeper levels by repeating the nearest position, and so do we.
            The map is resized bilinearly without aligned corners, and then smoothed. The order is the code's.
 """
 

@@ -11,8 +11,7 @@ Variants:  The authors' is the default: AdamW at 0.0001 for the projection, twic
            8. ADer's variant has batches of 32, gradient_clip 5.0 and schedule `step` at 0.8.
            With `settings.relative_noise` the noise is in units of the features' deviation, for features of another
            scale. Without a width, channels are averaged over 3x3 positions and joined, which suits a small encoder.
-Unsaid:    The paper does not say that normal and noisy patches go through the classifier's normalisation together.
-           The code does so, and so do we.
+Unsaid:    In the code, normal and noisy patches go through the classifier's batch normalisation together, and so here.
 """
 
 from __future__ import annotations
