@@ -33,6 +33,7 @@ from mddbench.nn.precision import full_precision
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.settings import Count, Pixels, Strict
 
+FLOAT_BYTES = 4
 LARGEST_SHARE = 0.5
 """Greatest share of `most_patches` that a running coreset keeps. The rest is room for new patches."""
 
@@ -104,6 +105,20 @@ class PatchCore(Detector[PatchCoreSettings]):
             Name -> JSON value.
         """
         return settings.model_dump(mode="json", exclude={"neighbours", "sigma"})
+
+    def collected_bytes(self, images: int, image_size: int) -> int:
+        """Return the bytes of the patches that are collected at most, with their projections.
+
+        Args:
+            images: Number of training images.
+            image_size: Side of the square images in pixels.
+
+        Returns:
+            Number of bytes in float32. While a coreset is picked, the projections exist three times.
+        """
+        patches = min(images * (image_size // self.encoder.strides[0]) ** 2, self.settings.most_patches)
+        projected = 0 if self.projection is None else self.projection.shape[1]
+        return FLOAT_BYTES * patches * (self.bank.shape[1] + 3 * projected)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Collect the patches of a batch of normal images. There is no loss."""
