@@ -105,7 +105,9 @@ def result_of(search: Search, outcomes: Iterable[Outcome], datasets: Datasets, h
         The result; None if the recipe itself failed.
     """
     ended = {id(outcome.cell): outcome for outcome in outcomes}
-    trials, failed, epochs = [], {}, ""
+    trials: list[Trial] = []
+    failed: dict[str, str] = {}
+    epochs: int | str | None = None
     for point, cells in zip(search.points, search.cells, strict=True):
         ends = [ended[id(cell)] for cell in cells]
         messages = [end.message for end in ends if end.status == "failed"]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -58,7 +58,7 @@ class SearchResult(Strict):
     label: Label = Field(description="Name of the method in tables.")
     experiment: Annotated[str, Field(max_length=LONGEST_TEXT)] = Field(description="Name of the experiment.")
     judged_on: JudgedOn = Field(description="The data on which the trials were judged.")
-    epochs: Natural | Literal["one pass"] = Field(description="Number of epochs of a trial.")
+    epochs: Natural | Label | None = Field(description="Epochs of a trial, as its protocol card says it.")
     seeds: tuple[Natural, ...] = Field(description="Seeds of each trial.")
     trials: Annotated[tuple[Trial, ...], Field(min_length=1)] = Field(description="The trials in their order.")
     failed: dict[str, str] = Field(default_factory=dict, description="Settings as JSON -> why that trial failed.")
