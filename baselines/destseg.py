@@ -114,15 +114,15 @@ class DeSTSeg(Detector[DeSTSegSettings]):
             abnormal, masks = blend(batch.images, self.settings.synthesis, batch.textures)
         nothing = at_least_single(batch.images.new_zeros(()))
         if denoising:
-            student = self._checked(self.encoder(batch.images), self.student(abnormal), abnormal)
-            return {"denoising": denoising_loss(*student), "distance": nothing, "focal": nothing}
+            levels = self._both(batch.images, abnormal)
+            return {"denoising": denoising_loss(*levels), "distance": nothing, "focal": nothing}
         if len(abnormal) < 2:
             raise InputError(
                 "destseg: a training batch of one image; its head averages over whole images, which cannot be normalised "
                 "from one: give more images or another batch_size, or set drop_last=true"
             )
         with torch.no_grad():
-            products = joined(*self._checked(self.encoder(abnormal), self.student(abnormal), abnormal))
+            products = joined(*self._both(abnormal, abnormal))
         logits = at_least_single(self.head(products))
         distance, focal = segmentation_losses(logits, shrunk(masks, logits), self.settings.focal_power)
         return {"denoising": nothing, "distance": distance, "focal": focal}
@@ -136,7 +136,7 @@ class DeSTSeg(Detector[DeSTSegSettings]):
         Returns:
             (B, H, W) in [0, 1], not smoothed.
         """
-        products = joined(*self._checked(self.encoder(images), self.student(images), images))
+        products = joined(*self._both(images, images))
         probabilities = at_least_single(self.head(products)).sigmoid()
         return resized(probabilities, (images.shape[-2], images.shape[-1]))[:, 0]
 
@@ -145,12 +145,13 @@ class DeSTSeg(Detector[DeSTSegSettings]):
         flat = maps.flatten(1)
         return flat.topk(max(1, round(self.settings.top * flat.shape[1])), dim=1).values.mean(dim=1)
 
-    @staticmethod
-    def _checked(teacher: list[Tensor], student: list[Tensor], images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return both if their sizes are equal at each level."""
+    def _both(self, of_teacher: Tensor, of_student: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The features of teacher and student, each of images (B, 3, H, W); the student's images are normalised, too."""
+        teacher: list[Tensor] = self.encoder(of_teacher)
+        student: list[Tensor] = self.student((of_student - self.encoder.mean) / self.encoder.std)
         if any(t.shape != s.shape for t, s in zip(teacher, student, strict=True)):
             raise InputError(
-                f"destseg: image_size {images.shape[-1]} does not fit; teacher and student have "
+                f"destseg: image_size {of_student.shape[-1]} does not fit; teacher and student have "
                 f"{[t.shape[-1] for t in teacher]} and {[s.shape[-1] for s in student]} positions on a side; "
                 "use a multiple of 32"
             )
@@ -160,7 +161,7 @@ class DeSTSeg(Detector[DeSTSegSettings]):
 def denoising_loss(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     """Sum 1 - cos over levels and images, where each level of an image counts as the mean over its positions.
 
-    Source: the authors' code. The paper averages over the batch.
+    Source: the authors' code. Their rate depends on the sum over the batch.
 
     Args:
         teacher: (B, C_l, H_l, W_l) for each level, of clean images.
@@ -266,12 +267,12 @@ class Student(nn.Module):
             for before, width in zip((deep_first[0], *deep_first), deep_first, strict=False)
         )
         kaiming_initialise(self)
-        for block in self.encoder.modules():
-            if isinstance(block, Block):
-                nn.init.zeros_(block.body[-1].weight)
+        for name, value in self.encoder.named_parameters():
+            if name.endswith("body.4.weight"):  # a block's last norm
+                nn.init.zeros_(value)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute the features of images (B, 3, H, W), like the teacher's: one tensor for each level, shallow to deep."""
+        """Compute the features of normalised images (B, 3, H, W): one tensor for each level of the teacher, shallow to deep."""
         features = self.stem(images)
         sizes = []
         for stage in self.encoder:

@@ -10,8 +10,8 @@ Differs:   There is one model for all categories; the authors train one per cate
 Variants:  The authors' is the default, but for its textures, which come from a folder of pictures (DTD):
            `settings.synthesis.textures: [folder]`.
            The ADer benchmark's DRAEM is none: its training never draws a defect, so no variant follows it.
-Unsaid:    The paper does not say that half of the images get no defect, that three in ten are rotated as a whole, and
-           that the focal loss smooths its labels. Images are not normalised; the encoder of the experiment is not used.
+Unsaid:    That half of the images get no defect, that three in ten are rotated as a whole, and that the focal loss smooths
+           its labels was read in the code. Images are not normalised. There is no encoder.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class DRAEM(Detector[DRAEMSettings]):
 
     label = "DRAEM"
     version = 1
-    network = "two networks trained from scratch; the encoder is not used"
+    uses_encoder = False
 
     def __init__(self, encoder: FrozenEncoder, settings: DRAEMSettings, categories: int) -> None:
         super().__init__(encoder, settings, categories)

@@ -2,12 +2,12 @@
 
 Paper:     Defard et al., PaDiM: a Patch Distribution Modeling Framework, ICPR workshops 2020.
 Code read: there is none by the authors. xiahaifeng1995/PaDiM-Anomaly-Detection-Localization-master at 616004b
-           (Apache-2.0), which most papers use.
+           (Apache-2.0), a re-implementation.
 Differs:   There is one Gaussian at each position for all categories; the authors have one for each category.
            Images have no centre crop. Any encoder and any number of levels will do.
            Sums in double precision take the place of stored features. Scores are not scaled by those of the test images.
 Variants:  The default is the paper's for WideResNet-50-2, 550 channels. For ResNet-18 it is `settings.channels: 100`.
-Unsaid:    The paper does not say how deeper levels are resized. The code repeats the nearest position, and so do we.
+Unsaid:    The code resizes deeper levels by repeating the nearest position, and so do we.
            The map is resized bilinearly without aligned corners, and then smoothed. The order is the code's.
 """
 
@@ -28,6 +28,7 @@ from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.settings import Count, Pixels, Positive, Strict
 
+FLOAT_BYTES, DOUBLE_BYTES = 4, 8
 POSITIONS_AT_ONCE = 256
 """Number of positions whose Gaussians are built at once, in double precision."""
 
@@ -96,6 +97,19 @@ class PaDiM(Detector[PaDiMSettings]):
         """
         return settings.model_dump(mode="json", exclude={"sigma"})
 
+    def collected_bytes(self, images: int, image_size: int) -> int:  # noqa: ARG002
+        """Return the bytes of the sums in double precision and of the Gaussians in single precision.
+
+        Args:
+            images: Number of training images, on which they do not depend.
+            image_size: Side of the square images in pixels.
+
+        Returns:
+            Number of bytes.
+        """
+        positions = (image_size // self.encoder.strides[0]) ** 2
+        return (DOUBLE_BYTES + FLOAT_BYTES) * positions * len(self.chosen) ** 2
+
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Add a batch of normal images to the sums. There is no loss."""
         self._add(self._features(batch.images).flatten(2))
@@ -159,7 +173,7 @@ class PaDiM(Detector[PaDiMSettings]):
         joined = [F.interpolate(at_least_single(level), grid, mode="nearest") for level in levels]
         return torch.cat(joined, dim=1).index_select(1, self.chosen)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _add(self, features: Tensor) -> None:
         """Add features (B, d, P) to the sums over images, of themselves and of their products, in double precision."""
         vectors = features.permute(2, 0, 1).double()

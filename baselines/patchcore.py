@@ -33,6 +33,7 @@ from mddbench.nn.precision import full_precision
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.settings import Count, Pixels, Strict
 
+FLOAT_BYTES = 4
 LARGEST_SHARE = 0.5
 """Greatest share of `most_patches` that a running coreset keeps. The rest is room for new patches."""
 
@@ -105,6 +106,20 @@ class PatchCore(Detector[PatchCoreSettings]):
         """
         return settings.model_dump(mode="json", exclude={"neighbours", "sigma"})
 
+    def collected_bytes(self, images: int, image_size: int) -> int:
+        """Return the bytes of the patches that are collected at most, with their projections.
+
+        Args:
+            images: Number of training images.
+            image_size: Side of the square images in pixels.
+
+        Returns:
+            Number of bytes in float32. While a coreset is picked, the projections exist three times.
+        """
+        patches = min(images * (image_size // self.encoder.strides[0]) ** 2, self.settings.most_patches)
+        projected = 0 if self.projection is None else self.projection.shape[1]
+        return FLOAT_BYTES * patches * (self.bank.shape[1] + 3 * projected)
+
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Collect the patches of a batch of normal images. There is no loss."""
         self._collect(self._embedded(batch.images).flatten(0, 2))
@@ -126,9 +141,9 @@ class PatchCore(Detector[PatchCoreSettings]):
             (B, H, W), smoothed.
         """
         patches = self._embedded(images)
-        scores = self._scores(patches.flatten(0, 2)).unflatten(0, patches.shape[:3])
+        scores = self._scores(patches.flatten(0, 2)).reshape(len(images), 1, *patches.shape[1:3])
         size = (images.shape[-2], images.shape[-1])
-        maps = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        maps = F.interpolate(scores, size, mode="bilinear", align_corners=False)[:, 0]
         return gaussian_smooth(maps, self.settings.sigma)
 
     def _embedded(self, images: Tensor) -> Tensor:
@@ -146,7 +161,7 @@ class PatchCore(Detector[PatchCoreSettings]):
         weights = 1.0 - torch.exp(squared[:, 0].sqrt() - distances.logsumexp(dim=1))
         return weights.clamp(min=0.0) * squared[:, 0]
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _collect(self, patches: Tensor) -> None:
         """Keep patches (N, D), and thin the collection if it is too large."""
         self._patches.append(patches)

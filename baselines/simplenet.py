@@ -11,8 +11,7 @@ Variants:  The authors' is the default: AdamW at 0.0001 for the projection, twic
            8. ADer's variant has batches of 32, gradient_clip 5.0 and schedule `step` at 0.8.
            With `settings.relative_noise` the noise is in units of the features' deviation, for features of another
            scale. Without a width, channels are averaged over 3x3 positions and joined, which suits a small encoder.
-Unsaid:    The paper does not say that normal and noisy patches go through the classifier's normalisation together.
-           The code does so, and so do we.
+Unsaid:    In the code, normal and noisy patches go through the classifier's batch normalisation together, and so here.
 """
 
 from __future__ import annotations
@@ -135,6 +134,6 @@ class SimpleNet(Detector[SimpleNetSettings]):
         """
         patches = patch_embeddings(self.encoder(images), self.settings.width)
         scores = at_least_single(self.classifier(self.projection(patches.flatten(0, 2))))
-        grids = -scores.unflatten(0, patches.shape[:3]).movedim(-1, 1)
+        grids = -scores.reshape(len(images), 1, *patches.shape[1:3])
         maps = F.interpolate(grids, (images.shape[-2], images.shape[-1]), mode="bilinear", align_corners=False)[:, 0]
         return gaussian_smooth(maps, self.settings.sigma)

@@ -183,3 +183,17 @@ def die_at_seed_1(folder: Path) -> None:
 def overflow(file: Path) -> None:
     """A picture that cannot be drawn."""
     raise OverflowError("beyond all axes")
+
+
+def template_of_a_method() -> str:
+    """The method of CONTRIBUTING.md, word for word."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.split("```python\n")[1].split("```\n")[0]
+
+
+def plugin_folder(root: Path, name: str = "patch_bank") -> Path:
+    """A plug-in folder with the method of CONTRIBUTING.md under a name."""
+    file = root / "methods" / f"{name}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(template_of_a_method(), encoding="utf-8")
+    return root

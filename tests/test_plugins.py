@@ -14,7 +14,7 @@ from tempfile import gettempdir
 import pytest
 
 from mddbench.runs.records import read_record
-from support import ROOT, write_tree
+from support import ROOT, mddbench, plugin_folder, template_of_a_method, write_tree
 
 METHOD = '''\
 """Foo: how far each place is from the mean feature of all training images.
@@ -254,3 +254,20 @@ def _put(file: Path) -> None:
 def test_this_process_knows_no_plugin() -> None:
     """The tests above add folders in processes of their own only."""
     assert len(list(import_module("mddbench.baselines").__path__)) == 1
+
+
+def test_the_method_of_contributing_stands_in_the_table(tmp_path: Path) -> None:
+    """Forty lines suffice, and a method of one pass stands beside one with epochs."""
+    lines = [line for line in template_of_a_method().partition('"""\n\n')[2].splitlines() if line]
+    assert len(lines) <= 40
+    folder, tree, out = plugin_folder(tmp_path / "plugins"), write_tree(tmp_path / "tree"), tmp_path / "out"
+    short = tmp_path / "rd4ad.yaml"
+    short.write_text((ROOT / "mddbench/experiments/folder/rd4ad.yaml").read_text().replace("epochs: 20", "epochs: 1"))
+    names = ("folder/patch_bank", short, "--set", "image_size=64", "--set", "batch_size=4", "--tracking", "none")
+    done = mddbench("run", *names, "--plugins", folder, "--data-root", tree, "--out", out, "-q")
+    assert done.returncode == 0, done.stderr
+    (table,) = (out / "report").glob("*/main.md")
+    text = table.read_text(encoding="utf-8")
+    assert "| Patch bank | 1 |" in text
+    assert "| RD4AD | 1 |" in text
+    assert "Patch bank: epochs one pass" in text

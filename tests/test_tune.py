@@ -17,7 +17,7 @@ from mddbench.report.tables.markdown import markdown
 from mddbench.report.tables.tuning import search_table
 from mddbench.runs.search import SearchResult, read_search, write_search
 from mddbench.runs.store import CELL, TRIAL, existing_store
-from support import mddbench, write_tree
+from support import mddbench, plugin_folder, write_tree
 
 SPACE = SearchSpace(vary={"optimizer.lr": [0.1, 0.2, 0.3], "settings.sigma": [1.0, 2.0]})
 RECIPE = {"optimizer.lr": 0.2, "settings.sigma": 1.0}
@@ -63,9 +63,7 @@ def test_no_space_and_unknown_settings_are_named(tmp_path: Path) -> None:
     (tmp_path / "experiments" / "search").mkdir(parents=True)
     space = "vary: {settings.radius: [1, 2]}"
     (tmp_path / "experiments" / "search" / "own.yaml").write_text(space, encoding="utf-8")
-    (tmp_path / "methods").mkdir()
-    method = Path(__file__).with_name("memory_method.py").read_text(encoding="utf-8")
-    (tmp_path / "methods" / "own.py").write_text(method, encoding="utf-8")
+    plugin_folder(tmp_path, "own")
     done = mddbench("tune", "folder/own", "--plugins", tmp_path, "--dry-run")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "the search space of own: 'settings.radius' is no setting of folder/own" in done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 import timm
 
 from mddbench.detector import Detector
+from mddbench.nn.encoder import NO_ENCODER
 from networks.base import Plain
 from networks.draem import PlainDRAEM
 from networks.mddnet import PlainMDDNet
@@ -47,8 +48,10 @@ def plain_twin(name: str, detector: Detector) -> Plain:
             if getattr(given, one).model_dump(exclude=known) != getattr(usual, one).model_dump(exclude=known):
                 raise ValueError(f"the plain network has only {', '.join(sorted(known))} of {one}'s settings")
     encoder, kind = detector.encoder, KINDS[name]
-    teacher = timm.create_model(encoder.name, features_only=True, out_indices=encoder.levels)
-    teacher.load_state_dict(encoder.weights())
+    teacher = None
+    if encoder.name != NO_ENCODER:
+        teacher = timm.create_model(encoder.name, features_only=True, out_indices=encoder.levels)
+        teacher.load_state_dict(encoder.weights())
     twin = kind((teacher, encoder.mean, encoder.std), encoder.channels, detector.settings, detector.categories)
     own = {key: value for key, value in twin.state_dict().items() if not key.startswith("teacher.")}
     for (key, value), other in zip(own.items(), detector.learned_state().values(), strict=True):

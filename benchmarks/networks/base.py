@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class Plain(nn.Module):
     """A network beside the detector that it is a plain reading of. loss: of a training batch, a scalar; maps: of images."""
 
-    def __init__(self, teacher: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, teacher: nn.Module | None, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.teacher = teacher.requires_grad_(False)
+        self.teacher = (teacher or nn.Identity()).requires_grad_(False)
         self.register_buffer("mean", mean.clone(), persistent=False)
         self.register_buffer("std", std.clone(), persistent=False)
 

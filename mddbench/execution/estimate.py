@@ -14,6 +14,7 @@ import torch
 
 from mddbench.detector import load_method, method_settings
 from mddbench.engine.cost import inference_seconds, median_seconds, step_seconds
+from mddbench.engine.memory import demand_memory
 from mddbench.engine.step import TrainingStep
 from mddbench.engine.train import TrainingImages, batches_per_epoch, bytes_per_image, epoch_batches, with_features
 from mddbench.execution.cells import Cell
@@ -119,6 +120,8 @@ def _timed(experiment: Experiment, options: RunOptions) -> _Times:
     settings = method_settings(method, experiment.settings, experiment.name)
     detector = method(encoder, settings, CATEGORIES).to(options.device).to(memory_format=torch.channels_last)
     size = experiment.image_size
+    kept = "what the method keeps of a batch of images"
+    demand_memory(detector.collected_bytes(experiment.batch_size, size), options.device, experiment.name, kept)
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)
     step = TrainingStep(detector, experiment)

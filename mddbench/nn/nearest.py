@@ -32,14 +32,31 @@ def nearest(
     queries, bank = at_least_single(queries), at_least_single(bank)
     with full_precision(queries):
         squares = bank.square().sum(dim=1)
-        indices = torch.cat([
-            _search(part, bank, squares, count, vectors_at_once) for part in queries.split(queries_at_once)
-        ])
-        distances = torch.cat([
-            torch.stack([(part - bank[each]).square().sum(dim=1) for each in found.T], dim=1)
-            for part, found in zip(queries.split(queries_at_once), indices.split(queries_at_once), strict=True)
-        ])
-    return distances, indices
+        found = [
+            _nearest_of(queries[start : start + queries_at_once], bank, squares, count, vectors_at_once)
+            for start in range(0, len(queries), queries_at_once)
+        ]
+    return torch.cat([distances for distances, _ in found]), torch.cat([indices for _, indices in found])
+
+
+def _nearest_of(
+    queries: Tensor, bank: Tensor, squares: Tensor, count: int, vectors_at_once: int
+) -> tuple[Tensor, Tensor]:
+    """Find the nearest vectors of queries (Q, D) as `nearest` does, all queries at once.
+
+    Args:
+        queries: (Q, D).
+        bank: (N, D).
+        squares: (N,) squared lengths of the vectors of the bank.
+        count: Number of vectors to find.
+        vectors_at_once: Number of vectors of the bank that are compared at once.
+
+    Returns:
+        (Q, count) squared distances and (Q, count) indices of the bank, near to far.
+    """
+    indices = _search(queries, bank, squares, count, vectors_at_once)
+    distances = [(queries - bank[indices[:, place]]).square().sum(dim=1) for place in range(indices.shape[1])]
+    return torch.stack(distances, dim=1), indices
 
 
 def _search(queries: Tensor, bank: Tensor, squares: Tensor, count: int, vectors_at_once: int) -> Tensor:

@@ -61,12 +61,12 @@ def _neighbourhoods(level: Tensor, width: int | None) -> Tensor:
         return F.avg_pool2d(level, SIDE, stride=1, padding=SIDE // 2, count_include_pad=True)
     height, columns = level.shape[-2:]
     numbers = F.unfold(level, SIDE, padding=SIDE // 2).transpose(1, 2)
-    return _averaged(numbers, width).transpose(1, 2).unflatten(2, (height, columns))
+    return _averaged(numbers, width).transpose(1, 2).reshape(len(level), width, height, columns)
 
 
 def _averaged(vectors: Tensor, width: int) -> Tensor:
     """Average the last dimension (..., C) in `width` equal ranges: (..., width)."""
-    return F.adaptive_avg_pool1d(vectors.flatten(0, -2), width).unflatten(0, vectors.shape[:-1])
+    return F.adaptive_avg_pool1d(vectors.flatten(0, -2), width).reshape(*vectors.shape[:-1], width)
 
 
 def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:

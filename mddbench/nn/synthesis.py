@@ -164,7 +164,7 @@ def _pasted(images: Tensor, settings: SynthesisSettings, thin: bool) -> tuple[Te
 def _fields(count: int, images: Tensor) -> Tensor:
     """Return (count, H, W) noise in GROUPS groups, each with its own numbers of cells, drawn on the host."""
     size = (images.shape[-2], images.shape[-1])
-    groups = torch.randint(len(SCALES), (GROUPS, 2)).tolist()
+    groups = _drawn_pairs(len(SCALES), GROUPS)
     sizes = [len(members) for members in torch.arange(count).tensor_split(GROUPS)]
     fields = [
         perlin(number, size, (SCALES[down], SCALES[across]), images.device)
@@ -172,6 +172,12 @@ def _fields(count: int, images: Tensor) -> Tensor:
         if number
     ]
     return torch.cat(fields)[torch.randperm(count).to(images.device)]
+
+
+def _drawn_pairs(end: int, count: int) -> list[list[int]]:
+    """Return `count` pairs of random integers from 0 to `end` - 1, drawn on the host."""
+    # Each is read by itself: up to torch 2.9 at least, compiling takes what `tolist` gives for unknown sizes, and fails.
+    return [[int(number) for number in pair] for pair in torch.randint(end, (count, 2))]
 
 
 def _areas(count: int, settings: SynthesisSettings, device: torch.device) -> Tensor:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from mddbench.batch import Batch
 from mddbench.detector import Detector
 from mddbench.errors import InputError
+from mddbench.nn.coreset import greedy_coreset
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.nearest import nearest
+from mddbench.nn.patches import patch_embeddings
 from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.reverse_distillation import Bottleneck, Decoder, flat_cosine_distance, require_halving_levels
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
@@ -36,6 +39,9 @@ __all__ = [
     "flat_cosine_distance",
     "full_precision",
     "gaussian_smooth",
+    "greedy_coreset",
+    "nearest",
+    "patch_embeddings",
     "require_halving_levels",
     "synthesise",
 ]

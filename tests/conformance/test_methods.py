@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from copy import deepcopy
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NoReturn
 
-import memory_method
 import numpy as np
 import pytest
 import torch
@@ -25,15 +26,28 @@ from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
 from mddbench.settings import Strict
-from support import experiment
+from support import experiment, plugin_folder
 
-MEMORY = "a method of a single pass"
+MEMORY = "the method of CONTRIBUTING.md"
 NAMES = [*modules(METHODS), MEMORY]
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> type[Detector]:
+    """The method of CONTRIBUTING.md."""
+    file = plugin_folder(tmp_path_factory.mktemp("plugins")) / "methods" / "patch_bank.py"
+    specification = spec_from_file_location("patch_bank", file)
+    assert specification is not None
+    assert specification.loader is not None
+    sys.modules["patch_bank"] = module = module_from_spec(specification)
+    specification.loader.exec_module(module)
+    found: type[Detector] = module.PatchBank
+    return found
+
+
 @pytest.fixture(params=NAMES)
-def method(request: pytest.FixtureRequest) -> type[Detector]:
-    return memory_method.Nearest if request.param == MEMORY else load_method(request.param)
+def method(request: pytest.FixtureRequest, template: type[Detector]) -> type[Detector]:
+    return template if request.param == MEMORY else load_method(request.param)
 
 
 @pytest.fixture

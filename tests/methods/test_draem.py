@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mddbench.baselines.draem import AutoEncoder, SkipNetwork, focal_loss
 from mddbench.batch import Batch
@@ -66,8 +67,29 @@ def test_parameters_match_the_published_counts() -> None:
     assert counts[0] == layers(down + up) + 9 * w * 3 + 3
 
 
-def test_it_is_trained_without_any_weights_of_an_encoder(detector: Detector, images: Tensor) -> None:
+def test_multiply_adds_are_the_published() -> None:
+    """198.0 G at 256 px; source: ADer's logs."""
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"), counter:
+        images = torch.rand(1, 3, 256, 256)
+        SkipNetwork(64)(torch.cat([AutoEncoder(128)(images), images], dim=1))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(198.0, abs=0.05)
+
+
+def test_weights_start_around_what_the_authors_say(detector: Detector) -> None:
+    """Convolutions around 0 and norms around 1, both with deviation 0.02."""
+    found: dict[int, list[Tensor]] = {1: [], 4: []}
+    for name, value in detector.named_parameters():
+        if name.endswith("weight") and not name.startswith("encoder."):
+            found[value.ndim].append(value.detach().flatten())
+    norms, convolutions = (torch.cat(values) for values in found.values())
+    assert [float(norms.mean()), float(convolutions.mean())] == pytest.approx([1.0, 0.0], abs=2e-3)
+    assert [float(norms.std()), float(convolutions.std())] == pytest.approx([0.02, 0.02], abs=2e-3)
+
+
+def test_it_is_trained_without_any_weights_of_an_encoder(images: Tensor) -> None:
     """Not even its features are asked for, and images come as they are, in [0, 1]."""
+    detector = METHOD(FrozenEncoder("resnet10t", (1,)), METHOD.Settings(**SMALL), 2)
     seen: list[Tensor] = []
     detector.reconstruction.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     detector.encoder.backbone = None

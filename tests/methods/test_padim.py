@@ -169,3 +169,8 @@ def test_any_encoder_and_size_will_do(name: str, levels: tuple[int, ...], size: 
         maps = detector.eval().anomaly_maps(images)
     assert maps.shape == (2, size, size)
     assert torch.isfinite(maps).all()
+
+
+def test_the_memory_of_the_sums_is_known_before(encoder: FrozenEncoder) -> None:
+    detector = METHOD(encoder, METHOD.Settings(channels=8), 2)
+    assert detector.collected_bytes(10, 64) == 12 * (64 // encoder.strides[0]) ** 2 * 8**2

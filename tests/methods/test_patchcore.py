@@ -164,3 +164,10 @@ def test_any_encoder_and_size_will_do(name: str, levels: tuple[int, ...], size: 
         maps = trained(detector, [Batch(images, CATEGORIES[:2])]).anomaly_maps(images)
     assert maps.shape == (2, size, size)
     assert torch.isfinite(maps).all()
+
+
+def test_the_memory_of_the_collection_is_known_before(encoder: FrozenEncoder) -> None:
+    detector = METHOD(encoder, METHOD.Settings(width=64, projection=16), 2)
+    grid = 64 // encoder.strides[0]
+    assert detector.collected_bytes(10, 64) == 4 * 10 * grid**2 * (64 + 3 * 16)
+    assert detector.collected_bytes(10**9, 64) == 4 * 1_000_000 * (64 + 3 * 16)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from authors_networks import students, unlike
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method
 from mddbench.engine.optimizer import make_optimizer
@@ -224,6 +225,39 @@ def test_narrow_levels_have_projections_of_a_least_width(detector: Detector) -> 
     """24 channels would leave 6 in the middle; at the published widths the setting changes nothing."""
     widths = [[layer.out_channels for layer in projection.body[::3]] for projection in detector.projections]
     assert widths == [[12, 8, 12, 24], [20, 10, 20, 40], [56, 28, 56, 112]]
+
+
+def test_a_file_of_the_authors_is_read() -> None:
+    """Its names: `bn` and `decoder` as RD4AD's, and `proj_a` to `proj_c` for the levels, each a sequence called `proj`."""
+    seed_everything(0)
+    bn, decoder = (unlike(part.double().eval()) for part in students("resnet18"))
+    proj = nn.Module()
+    for letter, width in zip("abc", (64, 128, 256), strict=True):
+        part = nn.Module()
+        part.proj = nn.Sequential(*[
+            layer
+            for channels, out in (
+                (width, width // 2),
+                (width // 2, width // 4),
+                (width // 4, width // 2),
+                (width // 2, width),
+            )
+            for layer in (nn.Conv2d(channels, out, 3, 1, 1), nn.InstanceNorm2d(out), nn.LeakyReLU())
+        ])
+        proj.add_module(f"proj_{letter}", part.double())
+    detector = METHOD(FrozenEncoder("resnet18", (1, 2, 3)), METHOD.Settings(), 2).double().eval()
+    content = {"proj": proj.state_dict(), "decoder": decoder.state_dict(), "bn": bn.state_dict()}
+    detector.load_authors_state(content, "file.pth")
+    levels = [torch.rand(2, c, s, s, dtype=torch.float64) for c, s in ((64, 8), (128, 4), (256, 2))]
+    with torch.inference_mode():
+        own = detector.decoder(detector.bottleneck(detector._projected(levels)))
+        parts = (proj.proj_a, proj.proj_b, proj.proj_c)
+        theirs = decoder(bn([part.proj(level) for part, level in zip(parts, levels, strict=True)]))
+    for one, other in zip(own, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
+    del content["proj"]
+    with pytest.raises(InputError, match=r"lacks 'proj\.proj_a\.proj\.0\.weight'"):
+        detector.load_authors_state(content, "file.pth")
 
 
 @pytest.mark.parametrize(("name", "levels"), [("resnet18", (1, 2)), ("resnet18", (1, 2, 4))])
