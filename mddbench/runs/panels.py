@@ -31,7 +31,8 @@ class Panel:
     Attributes:
         category: Name of the category.
         role: 'best' or 'worst' for the defects that were found best and worst.
-            'typical' for the defect of median area, which does not depend on the method.
+            'typical' for the defect of median area, or the middle one if there are no masks. It does not depend on the
+            method.
             'normal' for the normal image with the highest score.
         defect: Kind of defect.
         name: File name of the image.

@@ -12,8 +12,8 @@ import pandas as pd
 
 from mddbench.metrics.names import COLUMNS, LABELS, MEAN
 from mddbench.report.figures.canvas import canvas, legend, panels, save
-from mddbench.report.figures.style import ACCENT, INK, SHOWN, TEXT, TICK, WIDTH, folded, series
-from mddbench.report.rows.groups import Group, counted_seeds
+from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded, series, shown_metrics
+from mddbench.report.rows.groups import Group, counted_seeds, defined_metrics
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS, Pair
 
@@ -32,21 +32,23 @@ def draw_ablation(study: Study, file: Path) -> None:
         study: The ablation.
         file: The PNG file; a PDF is written beside it.
     """
-    frame = _values(study)
+    keys = shown_metrics(defined_metrics(study.groups))
+    frame = _values(study, keys)
     label = study.groups[0].first.label
     seeds = counted_seeds(group.records for group in study.groups)
     title = f"{study.title}: {label} on {study.dataset}, {seeds} a variant"
     if study.values is None:
         names = [folded(group.label, 1.5, TICK) for group in study.groups]
         lines = sum(max(1, name.count("\n") + 1) for name in names)
-        figure, axes = canvas((WIDTH, 1.1 + 0.2 * len(names) + 0.24 * lines), (2, len(SHOWN) // 2), share_y=True)
+        grid = (2, len(keys) // 2) if len(keys) % 2 == 0 else (1, len(keys))
+        figure, axes = canvas((WIDTH, 1.1 + 0.2 * len(names) + 0.24 * lines), grid, share_y=True)
         draw: Callable[[Any, pd.DataFrame], None] = partial(_bars, labels=names)
     else:
-        figure, axes = canvas((WIDTH, 2.0), (1, len(SHOWN)))
+        figure, axes = canvas((WIDTH, 2.0), (1, len(keys)))
         draw = _curve
         figure.supxlabel(study.ablation.axis_name, fontsize=TEXT, parse_math=False)
         title += " (axes do not start at 0)"
-    for axis, key in zip(axes, SHOWN, strict=True):
+    for axis, key in zip(axes, keys, strict=True):
         draw(axis, frame[frame.metric == key])
         axis.set_title(f"{LABELS[key]} [%]", fontsize=TEXT)
     save(figure, file, title)
@@ -97,9 +99,10 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
         file: The PNG file; a PDF is written beside it.
     """
     shown = pairs[:MOST_PAIRS]
+    keys = [key for key in COLUMNS if any(pair.differences[key].categories for pair in shown)] or COLUMNS
     figure, axes, columns = panels(len(shown), 3, (1.0, 0.4), (2.0, 1.9), share_y=True)
     for axis, pair in zip(axes, shown, strict=True):
-        for row, key in enumerate(COLUMNS):
+        for row, key in enumerate(keys):
             difference = pair.differences[key]
             ends = [100 * difference.low, 100 * difference.high]
             axis.plot(ends, [row, row], color=INK, linewidth=2.0, solid_capstyle="butt")
@@ -108,8 +111,8 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
         axis.set_title(folded(f"{pair.better} {MINUS} {pair.worse}", 1.9, TEXT), fontsize=TEXT, parse_math=False)
     for axis in axes[-columns:]:
         axis.set_xlabel("percent points", fontsize=TEXT)
-    axes[0].set_yticks(range(len(COLUMNS)), [LABELS[key] for key in COLUMNS])
-    axes[0].set_ylim(len(COLUMNS) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(keys)), [LABELS[key] for key in keys])
+    axes[0].set_ylim(len(keys) - 0.5, -0.5)
     seeds = counted_seeds(pair.seeds for pair in shown)
     most = f", first {len(shown)} of {len(pairs)} pairs" if len(pairs) > len(shown) else ""
     save(figure, file, f"{dataset}: paired differences over {seeds}, 95 % bootstrap intervals{most}")
@@ -123,8 +126,9 @@ def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
         groups: The rows, whose records all have a test curve.
         file: The PNG file; a PDF is written beside it.
     """
-    figure, axes = canvas((WIDTH, 2.1), (1, len(SHOWN)))
-    for axis, key in zip(axes, SHOWN, strict=True):
+    keys = shown_metrics(defined_metrics(groups))
+    figure, axes = canvas((WIDTH, 2.1), (1, len(keys)))
+    for axis, key in zip(axes, keys, strict=True):
         for index, group in enumerate(groups):
             style = series(index)
             for number, record in enumerate(group.records):
@@ -145,14 +149,14 @@ def has_diagnostics(group: Group) -> bool:
     return any(log.diagnostics for log in group.first.history)
 
 
-def _values(study: Study) -> pd.DataFrame:
+def _values(study: Study, keys: Sequence[str]) -> pd.DataFrame:
     """A row for each variant, metric and seed: x (the variant's number or index), metric, value in percent."""
     xs = study.values or [float(index) for index in range(len(study.groups))]
     rows = [
         {"x": x, "metric": key, "value": 100 * record.value(MEAN, key)}
         for x, group in zip(xs, study.groups, strict=True)
         for record in group.records
-        for key in SHOWN
+        for key in keys
     ]
     frame: pd.DataFrame = pd.DataFrame(rows)
     return frame

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from mddbench.metrics.names import LABELS, MAD, MEAN
+from mddbench.metrics.names import LABELS, MEAN
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, save
 from mddbench.report.figures.style import COLOURS, TEXT, TICK, marks, series
-from mddbench.report.rows.groups import Group
+from mddbench.report.rows.groups import Group, quality_metric
 from mddbench.report.tables.costs import COSTS, cost_machines, mean_cost
 
 TIME = "train_seconds"
@@ -48,11 +48,12 @@ def draw_budgets(budgets: Budgets, dataset: str, file: Path) -> None:
         dataset: Name of the dataset.
         file: The PNG file. A PDF is written beside it.
     """
+    key = quality_metric(group for rows in budgets.values() for group in rows)
     figure, axes = canvas((5.5, 3.2))
     axis = axes[0]
     times = []
     for number, (label, rows) in enumerate(budgets.items()):
-        points = [(mean_cost(group.records, TIME) * COSTS[TIME].scale, _quality(group), group) for group in rows]
+        points = [(mean_cost(group.records, TIME) * COSTS[TIME].scale, _quality(group, key), group) for group in rows]
         points = [point for point in points if not math.isnan(point[0]) and not math.isnan(point[1])]
         if not points:
             continue
@@ -69,12 +70,12 @@ def draw_budgets(budgets: Budgets, dataset: str, file: Path) -> None:
     if times and min(times) > 0:
         logarithmic(axis, "x")
     axis.set_xlabel(COSTS[TIME].label, fontsize=TEXT)
-    axis.set_ylabel(f"{LABELS[MAD.key]} [%]", fontsize=TEXT)
+    axis.set_ylabel(f"{LABELS[key]} [%]", fontsize=TEXT)
     legend(figure, axes, list(budgets))
     machines = cost_machines([record for rows in budgets.values() for group in rows for record in group.records])
     save(figure, file, f"{dataset}: quality against training time, {machines}; numbers are epochs")
 
 
-def _quality(group: Group) -> float:
-    """The mAD in percent, as the mean over the seeds; NaN if a seed has none."""
-    return 100 * mean(record.value(MEAN, MAD.key) for record in group.records)
+def _quality(group: Group, key: str) -> float:
+    """A metric in percent, as the mean over the seeds; NaN if a seed has none."""
+    return 100 * mean(record.value(MEAN, key) for record in group.records)

@@ -10,7 +10,17 @@ import numpy as np
 
 from mddbench.report.figures.canvas import canvas, save
 from mddbench.report.figures.style import ACCENT, LETTER, TEXT, TICK, WIDTH, balanced, folded
-from mddbench.report.figures.tiles import FALSE_ALARM, ROLES, Grid, Picture, bare, colour_scale, coloured, ground_truth
+from mddbench.report.figures.tiles import (
+    FALSE_ALARM,
+    ROLES,
+    Grid,
+    Picture,
+    bare,
+    colour_scale,
+    coloured,
+    ground_truth,
+    with_masks,
+)
 from mddbench.runs.panels import PANELS, PICTURE, Panel, load_panels
 from mddbench.runs.records import RECORD, read_record
 
@@ -26,9 +36,7 @@ MAP_SHARE = 0.55  # weight of a map's colours where it lies over the grey image
 def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path, vector: bool = True) -> None:
     """Draw the panels of one run, a category in each row, and for each role image, ground truth and anomaly map.
 
-    All maps have one colour scale. `vector` adds a PDF beside the PNG.
-
-    All maps have one colour scale.
+    All maps have one colour scale. Without any mask the ground truth is left out.
 
     Args:
         panels: The panels.
@@ -40,17 +48,23 @@ def draw_gallery(panels: tuple[Panel, ...], title: str, file: Path, vector: bool
     by_cell = {(panel.category, panel.role): panel for panel in panels}
     scale = colour_scale(panels)
     names = [folded(category.replace("_", " "), 1.2, TICK) for category in categories]
+    known = with_masks(panels)
+    parts = ["image", *(["ground truth"] if known else []), "map"]
     strip = (WIDTH - _width(names, TICK) - BAR_WIDTH) / len(COLUMNS)
-    height = strip * len(names) * (GALLERY.side + GALLERY.line) / (3 * GALLERY.side + 2 * GALLERY.gap)
+    height = strip * len(names) * (GALLERY.side + GALLERY.line) / (GALLERY.corner(0, len(parts))[1] - GALLERY.gap)
     figure, axes = canvas((WIDTH, TITLES_HEIGHT + height), (1, len(COLUMNS)))
     for column, (axis, (role, name)) in enumerate(zip(axes, COLUMNS.items(), strict=True)):
         shown = [by_cell.get((category, role)) for category in categories]
-        rows = [[panel.image, ground_truth(panel), coloured(panel, scale)] if panel else [] for panel in shown]
-        _show(axis, GALLERY.joined(rows, 3))
-        axis.set_title(f"{name}\nimage · ground truth · map", fontsize=TEXT)
+        truths = [[ground_truth(panel, panel.category in known)] if panel and known else [] for panel in shown]
+        rows = [
+            [panel.image, *truth, coloured(panel, scale)] if panel else []
+            for panel, truth in zip(shown, truths, strict=True)
+        ]
+        _show(axis, GALLERY.joined(rows, len(parts)))
+        axis.set_title(f"{name}\n{' · '.join(parts)}", fontsize=TEXT)
         axis.set_xticks([])
         labels = names if column == 0 else [""] * len(names)
-        axis.set_yticks(GALLERY.centres(len(shown), 3)[0], labels, parse_math=False)
+        axis.set_yticks(GALLERY.centres(len(shown), len(parts))[0], labels, parse_math=False)
         for row, panel in enumerate(shown):
             if panel is not None:
                 words = f"{panel.defect.replace('_', ' ')}  {panel.score:.3g}"
@@ -75,9 +89,8 @@ def draw_cell(folder: Path) -> None:
 def draw_qualitative(methods: Sequence[tuple[str, tuple[Panel, ...]]], dataset: str, file: Path) -> None:
     """Draw the typical defect of each category in a column: image, ground truth, and each method's map over the image.
 
-    Each method has one colour scale for all categories. Nothing is drawn if the methods (label, panels) share no image.
-
     Each method has one colour scale for all categories. Nothing is drawn if the methods share no image.
+    Without any mask the ground truth is left out.
 
     Args:
         methods: Label and panels of each method.
@@ -97,7 +110,8 @@ def draw_qualitative(methods: Sequence[tuple[str, tuple[Panel, ...]]], dataset: 
         return
     scales = {label: colour_scale(panels) for label, panels in methods}
     blocks, columns = balanced(len(categories), MOST_COLUMNS)
-    names = ["image", "ground truth", *(folded(label, NAMES_WIDTH, TEXT) for label in by_method)]
+    known = with_masks(panel for _, panels in methods for panel in panels)
+    names = ["image", *(["ground truth"] if known else []), *(folded(label, NAMES_WIDTH, TEXT) for label in by_method)]
     left = 0.1 + _width(names, TEXT)
     side = min((WIDTH - left) / columns, 1.1)
     heads = [folded(name.replace("_", " "), side + 0.06, TICK) for name in categories]
@@ -106,14 +120,16 @@ def draw_qualitative(methods: Sequence[tuple[str, tuple[Panel, ...]]], dataset: 
     for block, axis in enumerate(axes):
         in_block = slice(block * columns, (block + 1) * columns)
         shown = categories[in_block]
-        rows = [[first[name].image for name in shown], [ground_truth(first[name]) for name in shown]]
+        rows = [[first[name].image for name in shown]]
+        rows += [[ground_truth(first[name], name in known) for name in shown]] if known else []
         rows += [[_overlay(by_method[label][name], scales[label]) for name in shown] for label in by_method]
         _show(axis, COMPARISON.joined(rows, columns))
         axis.xaxis.tick_top()
         ys, xs = COMPARISON.centres(len(names), len(shown))
         axis.set_xticks(xs, heads[in_block], fontsize=TICK, parse_math=False)
         axis.set_yticks(ys, names, fontsize=TEXT, parse_math=False)
-    save(figure, file, f"{dataset}: the defect of median area of each category")
+    chosen = "the defect of median area" if known else "a defect"
+    save(figure, file, f"{dataset}: {chosen} of each category")
 
 
 def _overlay(panel: Panel, scale: Any) -> Picture:

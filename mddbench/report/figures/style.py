@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from mddbench.metrics.names import MAD
 
 SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
-"""The metrics that a figure shows, one panel each. The tables have all."""
+"""The metrics that a figure shows, one panel each, where all are defined. The tables have all."""
 INK, ACCENT = "#3b6ea5", "#1b1b1b"
 WIDTH = 7.0  # of a page's text in inches; no figure is wider, so that its letters keep their size in print
 TICK, TEXT, KEY, HEAD = 7.0, 8.0, 7.5, 9.0  # points: tick labels, names of axes and panels, legends, titles
@@ -17,6 +18,21 @@ LETTER, IN_LINES = 0.6, 0.56  # width of a letter per point: in a single word, a
 COLOURS = ("#12355b", "#b5471b", "#74b058", "#e0b000", "#6a2c70", "#6c7a89")
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def shown_metrics(defined: Sequence[str]) -> tuple[str, ...]:
+    """Choose the metrics that a figure shows, one panel each.
+
+    >>> shown_metrics(["i_auroc", "i_ap", "i_f1max"])
+    ('i_auroc', 'i_ap', 'i_f1max')
+
+    Args:
+        defined: Keys of the metrics that are defined.
+
+    Returns:
+        SHOWN if there is a mAD, else as many of the defined metrics at most.
+    """
+    return SHOWN if MAD.key in defined or not defined else tuple(defined[: len(SHOWN)])
 
 
 def series(number: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ ROLES = {
 }
 """Role of a panel -> its name, in the order in which the page shows them."""
 PALETTE = "inferno"
+UNKNOWN = 200
+"""Grey value of a tile without ground truth."""
 Picture = NDArray[np.uint8]  # (H, W, 3) in colour, or (H, W)
 
 
@@ -151,8 +153,15 @@ def levels(panel: Panel, limits: tuple[float, float]) -> Picture:
     return np.asarray(np.round(255 * np.clip(share, 0.0, 1.0)), dtype=np.uint8)
 
 
-def ground_truth(panel: Panel) -> Picture:
-    """Draw the mask of a panel in white on black."""
+def with_masks(panels: Iterable[Panel]) -> set[str]:
+    """Return the categories in which a panel has a mask. Elsewhere only images are labelled, and masks are empty."""
+    return {panel.category for panel in panels if panel.mask.any()}
+
+
+def ground_truth(panel: Panel, known: bool) -> Picture:
+    """Draw the mask of a panel in white on black, or a grey tile if it is not known where the defects are."""
+    if not known:
+        return np.full_like(panel.image, UNKNOWN)
     return np.repeat(panel.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from mddbench.metrics.names import LABELS, MAD, MEAN
+from mddbench.metrics.names import LABELS, MEAN
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save
-from mddbench.report.figures.style import ACCENT, SHOWN, TEXT, TICK, WIDTH, folded, marks, series
-from mddbench.report.rows.groups import Group, counted_seeds
+from mddbench.report.figures.style import ACCENT, TEXT, TICK, WIDTH, folded, marks, series, shown_metrics
+from mddbench.report.rows.groups import Group, counted_seeds, defined_metrics, quality_metric
 from mddbench.report.tables.costs import COSTS, cost_machines, mean_cost
 
 PRICES = ("inference_ms_per_image", "train_seconds", "parameters_total")
@@ -58,9 +58,10 @@ def draw_dots(groups: Sequence[Group], dataset: str, file: Path) -> None:
     """
     categories = [*groups[0].first.categories, MEAN]
     height = max(0.2, min(0.1 + 0.05 * max(len(groups), 2), 8.0 / len(categories)))
-    figure, axes = canvas((WIDTH, 0.75 + height * len(categories)), (1, len(SHOWN)), share_y=True)
+    keys = shown_metrics(defined_metrics(groups))
+    figure, axes = canvas((WIDTH, 0.75 + height * len(categories)), (1, len(keys)), share_y=True)
     step = 0.7 / max(len(groups), 2)
-    for axis, key in zip(axes, SHOWN, strict=True):
+    for axis, key in zip(axes, keys, strict=True):
         for number, group in enumerate(groups):
             rows = {row: _values(group, category, key) for row, category in enumerate(categories)}
             defined = {row: values for row, values in rows.items() if not any(map(math.isnan, values))}
@@ -88,12 +89,13 @@ def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
 
     Rows that stand apart in tables (another protocol, test labels given) are not on the line and beat no other row.
     """
+    quality = quality_metric(groups)
     figure, axes = canvas((WIDTH, 2.2), (1, len(PRICES)), share_y=True)
     for axis, key in zip(axes, PRICES, strict=True):
         prices, ranked = [], []
         for number, group in enumerate(groups):
             price = mean_cost(group.records, key) * COSTS[key].scale
-            values = [100 * value for value in _values(group, MEAN, MAD.key)]
+            values = [100 * value for value in _values(group, MEAN, quality)]
             if math.isnan(price) or any(map(math.isnan, values)):
                 continue
             error, label = _deviation(values) or None, group.marked_label
@@ -108,7 +110,7 @@ def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
         if prices and min(prices) > 0 and max(prices) / min(prices) > LOGARITHMIC:
             logarithmic(axis, "x")
         axis.set_xlabel(COSTS[key].label, fontsize=TEXT)
-    axes[0].set_ylabel(f"{LABELS[MAD.key]} [%]", fontsize=TEXT)
+    axes[0].set_ylabel(f"{LABELS[quality]} [%]", fontsize=TEXT)
     legend(figure, axes, [group.marked_label for group in groups])
     machines = cost_machines([record for group in groups for record in group.records])
     save(figure, file, f"{dataset}: quality against cost, {machines}; grey line: no other method is better in both")

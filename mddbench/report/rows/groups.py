@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 
+from mddbench.metrics.names import COLUMNS, MAD, MEAN
 from mddbench.runs.card import ProtocolCard
 from mddbench.runs.records import Record
 
@@ -125,6 +126,32 @@ def refusals(all_sheets: list[Sheet]) -> list[str]:
         for sheet in all_sheets
         if sheet.difference
     ]
+
+
+def defined_metrics(groups: Iterable[Group]) -> tuple[str, ...]:
+    """List the metrics, mAD included, whose mean over the categories is defined in some record.
+
+    Args:
+        groups: The rows.
+
+    Returns:
+        Keys of metrics in the order of a table. Without masks these are the image-level metrics.
+    """
+    means = [record.metrics.get(MEAN, {}) for group in groups for record in group.records]
+    return tuple(key for key in COLUMNS if any(mean.get(key) is not None for mean in means))
+
+
+def quality_metric(groups: Iterable[Group]) -> str:
+    """Choose the metric that stands for quality where a figure or a ranking needs one.
+
+    Args:
+        groups: The rows.
+
+    Returns:
+        The mAD. If no row has one, the first metric that is defined: the image AUROC where there are no masks.
+    """
+    defined = defined_metrics(groups)
+    return next(iter(defined), MAD.key) if MAD.key not in defined else MAD.key
 
 
 def counted_seeds(rows: Iterable[Sized]) -> str:

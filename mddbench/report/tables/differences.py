@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.metrics.names import COLUMNS, MAD, MEAN
-from mddbench.report.rows.groups import Group
+from mddbench.metrics.names import COLUMNS, MEAN
+from mddbench.report.rows.groups import Group, quality_metric
 from mddbench.report.tables.csv import csv_lines
 from mddbench.report.tables.table import DASH, METRIC_COLUMNS, Cell, Column, Row, Table, number, percent
 
@@ -93,7 +93,8 @@ def paired_differences(groups: Sequence[Group]) -> list[Pair]:
     Returns:
         The pairs, best rows first.
     """
-    ranked = sorted(groups, key=_rank)
+    quality = quality_metric(groups)
+    ranked = sorted(groups, key=lambda group: _rank(group, quality))
     pairs = [_pair(better, worse) for better, worse in combinations(ranked, 2) if better.differs == worse.differs]
     return [pair for pair in pairs if pair is not None]
 
@@ -196,9 +197,9 @@ def _pair(better: Group, worse: Group) -> Pair | None:
     return Pair(better.marked_label, worse.marked_label, seeds, differences)
 
 
-def _rank(group: Group) -> float:
-    """Sorts rows by their mean mAD, best first and NaN last."""
-    level = float(np.mean([record.value(MEAN, MAD.key) for record in group.records]))
+def _rank(group: Group, key: str) -> float:
+    """Sorts rows by the mean of a metric, best first and NaN last."""
+    level = float(np.mean([record.value(MEAN, key) for record in group.records]))
     return math.inf if math.isnan(level) else -level
 
 
