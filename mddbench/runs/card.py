@@ -117,7 +117,7 @@ class ProtocolCard(Strict):
     interpolation: Annotated[Text | None, _TASK("interpolation", outside_settings=True)] = None
     mask_rule: Annotated[Text | None, _TASK("mask rule", outside_settings=True)] = None
     augmentation: Annotated[Text | None, _TASK("augmentation")] = None
-    textures: Annotated[Text | None, _TASK("textures", outside_settings=True)] = None
+    textures: Annotated[Text | None, _RECIPE("textures", outside_settings=True)] = None
     test_labels: Annotated[Text | None, _TASK("test labels", evaluation=True)] = None
     encoder: Annotated[Text | None, _RECIPE("encoder")] = None
     encoder_levels: Annotated[tuple[Natural, ...] | None, _RECIPE("encoder levels")] = None
