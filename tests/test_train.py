@@ -16,6 +16,7 @@ from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method
 from mddbench.engine.checkpoint import digest_of
 from mddbench.engine.cost import training_speed
+from mddbench.engine.loss_watch import LossWatch
 from mddbench.engine.optimizer import make_optimizer, rate_factor
 from mddbench.engine.step import for_method
 from mddbench.engine.train import Conditions, Trainer, TrainingImages, batches_per_epoch
@@ -214,6 +215,17 @@ def test_settings_of_the_optimiser_reach_it_and_change_no_identity_unless_set(en
     optimizer = make_optimizer(toy(encoder), own)
     assert optimizer is not None
     assert (optimizer.defaults["eps"], optimizer.defaults["amsgrad"]) == (1e-10, True)
+
+
+def test_losses_of_phases_keep_their_names() -> None:
+    watch = LossWatch(0)
+    for terms in ({"student": 1.0, "norm": 4.0}, {"student": 3.0, "norm": 4.0}, {"head": 7.0}, {"head": 9.0}):
+        watch.add({name: torch.tensor(value) for name, value in terms.items()})
+    assert watch.means() == {"student": 2.0, "norm": 4.0, "head": 8.0}
+    assert watch.latest == 9.0
+    watch.add({"head": torch.tensor(float("nan"))})
+    with pytest.raises(CellError, match=r"step 5: loss is nan \(head=nan\)"):
+        watch.check()
 
 
 def test_a_state_that_does_not_fit_changes_nothing(encoder: FrozenEncoder) -> None:

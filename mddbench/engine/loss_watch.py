@@ -18,8 +18,8 @@ class LossWatch:
     Attributes:
         step: Number of the last checked step, counted from the start of the training.
         waiting: (T,) losses of each step that was not checked yet, on their device, for T loss terms.
-        names: Names of the T loss terms.
-        rows: The T losses of each checked step.
+        names: Names of the T loss terms. They may change between two steps, as in a method with phases.
+        rows: Name -> loss of each checked step.
     """
 
     def __init__(self, first_step: int) -> None:
@@ -31,7 +31,7 @@ class LossWatch:
         self.step = first_step
         self.waiting: list[Tensor] = []
         self.names: tuple[str, ...] = ()
-        self.rows: list[list[float]] = []
+        self.rows: list[dict[str, float]] = []
 
     @property
     def latest(self) -> float | None:
@@ -39,7 +39,7 @@ class LossWatch:
 
         None before the first check, and for a method that only collects.
         """
-        return sum(self.rows[-1]) if self.rows else None
+        return sum(self.rows[-1].values()) if self.rows else None
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add the losses of a step, and check them if it is time for it.
@@ -48,7 +48,9 @@ class LossWatch:
             terms: Name -> scalar loss. {} for a method that only collects.
         """
         if terms:
-            self.names = tuple(terms)
+            if tuple(terms) != self.names:
+                self.check()
+                self.names = tuple(terms)
             self.waiting.append(torch.stack([term.detach().float() for term in terms.values()]))
             if len(self.waiting) == CHECK_EVERY or not self.rows:
                 self.check()
@@ -68,10 +70,12 @@ class LossWatch:
                 raise CellError(
                     f"step {self.step}: loss is {sum(row)} ({terms}); try a lower optimizer.lr or gradient_clip"
                 )
-            self.rows.append(row)
+            self.rows.append(dict(zip(self.names, row, strict=True)))
         self.waiting.clear()
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each loss term over the epoch; {} for a method that only collects."""
+        """Return the mean of each loss term over the steps that have it; {} for a method that only collects."""
         self.check()
-        return dict(zip(self.names, np.mean(self.rows, axis=0).tolist(), strict=True)) if self.rows else {}
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        table = np.array([[row.get(name, np.nan) for name in names] for row in self.rows])
+        return dict(zip(names, np.nanmean(table, axis=0).tolist(), strict=True)) if self.rows else {}
