@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +129,7 @@ def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) ->
 
     words = ["mddbench", *map(str, arguments)]
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True) for errors in ("strict", "replace"))
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch, _plugins_put_back(), redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", words)
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -137,6 +139,26 @@ def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) ->
             main()
     texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(words, int(ended.value.code or 0), *texts)
+
+
+@contextmanager
+def _plugins_put_back() -> Iterator[None]:
+    """Forget the plug-ins that a command has added, as the end of a process does."""
+    from mddbench import plugins
+
+    packages = [import_module(name) for name in plugins.FOLDERS.values()]
+    paths, added = [list(package.__path__) for package in packages], list(plugins._added_folders)
+    try:
+        yield
+    finally:
+        plugins._added_folders[:] = added
+        for package, path in zip(packages, paths, strict=True):
+            package.__path__ = path
+            for name, module in list(sys.modules.items()):
+                file = getattr(module, "__file__", None)
+                if name.startswith(f"{package.__name__}.") and file and str(Path(file).parent) not in path:
+                    del sys.modules[name]
+                    vars(package).pop(name.rpartition(".")[2], None)
 
 
 def mddbench_process(

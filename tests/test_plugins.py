@@ -140,12 +140,12 @@ def test_a_dropped_file_is_in_the_conformance_suite(checkout: Path) -> None:
 def test_a_folder_of_plugins(folder: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree")
     arguments = ("run", "bar/foo", "--plugins", folder, "--data-root", tree, "--out", tmp_path / "out", *SHORT)
-    ran = call(*MAIN, *arguments)
+    ran = mddbench(*arguments)
     assert ran.returncode == 0, ran.stderr
     assert "| Foo | 1 |" in ran.stdout
-    listed = call(*MAIN, "list", "methods", MDDBENCH_PLUGINS=str(folder)).stdout.split()
+    listed = mddbench("list", "methods", MDDBENCH_PLUGINS=str(folder)).stdout.split()
     assert "foo" in listed
-    assert "foo" not in call(*MAIN, "list", "methods").stdout.split()
+    assert "foo" not in mddbench("list", "methods").stdout.split()
 
 
 def test_experiments_of_a_plugin_folder(folder: Path) -> None:
@@ -153,10 +153,10 @@ def test_experiments_of_a_plugin_folder(folder: Path) -> None:
     file.parent.mkdir(parents=True)
     shutil.copy(ROOT / "mddbench/experiments/folder/protocol.yaml", file)
     file.write_text(f"method: foo\ndataset: bar\nsettings: {{scale: 2}}\n{file.read_text()}")
-    assert "bar/mine" in call(*MAIN, "list", "experiments", "--plugins", folder).stdout.split()
-    assert call(*MAIN, "check", "--plugins", folder).returncode == 0
+    assert "bar/mine" in mddbench("list", "experiments", "--plugins", folder).stdout.split()
+    assert mddbench("check", "--plugins", folder).returncode == 0
     file.write_text(file.read_text().replace("scale", "scalar"))
-    checked = call(*MAIN, "check", "--plugins", folder)
+    checked = mddbench("check", "--plugins", folder)
     assert checked.returncode == 1
     assert "did you mean 'scale'?" in checked.stdout
 
@@ -185,7 +185,7 @@ def test_an_installed_package_brings_a_method(tmp_path: Path) -> None:
 def test_a_folder_that_is_none_is_one_line(prepare: object, message: str, tmp_path: Path) -> None:
     assert callable(prepare)
     prepare(tmp_path / "x")
-    listed = call(*MAIN, "list", "--plugins", tmp_path / "x")
+    listed = mddbench("list", "--plugins", tmp_path / "x")
     assert listed.returncode == 2
     assert message in listed.stderr
     assert listed.stderr.count("\n") == 1
@@ -195,7 +195,7 @@ def test_a_known_experiment_is_not_replaced(folder: Path) -> None:
     file = folder / "experiments/mini/rd4ad.yaml"
     file.parent.mkdir(parents=True)
     shutil.copy(ROOT / "mddbench/experiments/mini/rd4ad.yaml", file)
-    listed = call(*MAIN, "list", "--plugins", folder)
+    listed = mddbench("list", "--plugins", folder)
     assert listed.returncode == 2
     assert "'mini/rd4ad' is known already; rename the file" in listed.stderr
 
@@ -223,7 +223,7 @@ def test_a_known_experiment_is_not_replaced(folder: Path) -> None:
 )
 def test_a_broken_plugin_is_one_line(folder: Path, name: str, text: str, message: str, tmp_path: Path) -> None:
     (folder / name).write_text(text)
-    ran = call(*MAIN, "run", "bar/foo", "--plugins", folder, "--data-root", tmp_path, "--out", tmp_path / "out", *SHORT)
+    ran = mddbench("run", "bar/foo", "--plugins", folder, "--data-root", tmp_path, "--out", tmp_path / "out", *SHORT)
     assert ran.returncode == 2
     assert message in ran.stderr
     assert ran.stderr.count("\n") == 1
