@@ -10,8 +10,9 @@ import pkgutil
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -89,12 +90,18 @@ def modules(packages: tuple[str, ...]) -> dict[str, str]:
         paths = import_module(package).__path__
         module_names.update({module.name: f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)})
     group = "mddbench.methods" if packages == METHODS else "mddbench.datasets"
-    for point in entry_points(group=group):
+    for point in _entry_points(group):
         if module_names.setdefault(point.name, point.value) != point.value:
             raise InputError(
                 f"entry point {group}: '{point.name}' is both {module_names[point.name]} and {point.value}; rename one"
             )
     return dict(sorted(module_names.items()))
+
+
+@cache
+def _entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of the installed packages. To look for them takes long, and they stay while a process runs."""
+    return tuple(entry_points(group=group))
 
 
 def module_of(name: str, packages: tuple[str, ...]) -> str:

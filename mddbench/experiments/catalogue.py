@@ -136,7 +136,8 @@ def _named(name: str) -> tuple[Path, dict[str, Any]]:
         return files[name], read_yaml(files[name])
     dataset, _, method = name.partition("/")
     protocols = protocol_files()
-    borrowed = files.get(f"{_model_datasets().get(dataset) if dataset in protocols else 'folder'}/{method}")
+    model_dataset = read_yaml(protocols[dataset]).get(LIKE) if dataset in protocols else "folder"
+    borrowed = files.get(f"{model_dataset}/{method}")
     if dataset in modules(DATASETS) and borrowed is not None:
         return borrowed, {**read_yaml(borrowed), "dataset": dataset}
     if dataset in modules(DATASETS) and method in modules(METHODS):
