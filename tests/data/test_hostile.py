@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
+from packaging.version import Version
 from PIL import Image
 
 from mddbench.data.cache import decode_faults
@@ -559,7 +560,8 @@ def test_palettes_of_masks_are_decided_by_their_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    PIL.__version__ < "13", reason="Pillow below 13 reads four bytes for three of an uncompressed YCbCr TIFF"
+    Version(PIL.__version__) < Version("13"),
+    reason="Pillow below 13 reads four bytes for three of an uncompressed YCbCr TIFF",
 )
 def test_a_mask_of_luma_and_chroma(tmp_path: Path) -> None:
     values = np.zeros((8, 8), dtype=np.uint8)
