@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mddbench.cli.inspect import all_settings
 from mddbench.data.dataset import load_source, open_dataset, read_dataset
 from mddbench.data.samples import SecondHand
 from mddbench.execution.holdout import hold_out
-from mddbench.execution.protocol import all_settings
 from mddbench.metrics import conventions
 from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.names import LABELS, PIXEL_LEVEL

@@ -50,8 +50,6 @@ def list_names(
 
 def _print_settings(as_json: bool) -> None:
     """The settings of all experiments, then those of each method."""
-    from mddbench.execution.protocol import all_settings
-
     tables = all_settings()
     if as_json:
         rows = {
@@ -155,3 +153,20 @@ def _names(kind: str) -> list[str]:
         "tables": table_names,
     }
     return listing[kind]()
+
+
+def all_settings() -> dict[str, list[tuple[str, str, str]]]:
+    """List all settings.
+
+    Returns:
+        'every experiment' and each method -> name, default and description of each setting, as `described` gives them.
+    """
+    from mddbench.detector import load_method
+    from mddbench.experiments.schema import Experiment
+    from mddbench.plugins import METHODS, modules
+    from mddbench.settings import described
+
+    tables = {"every experiment": list(described(Experiment))}
+    for name in modules(METHODS):
+        tables[name] = list(described(load_method(name).Settings, "settings."))
+    return tables

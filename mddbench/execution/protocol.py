@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION
-from mddbench.detector import Detector, load_method
+from mddbench.detector import Detector
 from mddbench.engine.evaluate import choose_engine
 from mddbench.engine.foreign import UNKNOWN
 from mddbench.engine.train import batches_per_epoch
@@ -19,9 +19,8 @@ from mddbench.errors import InputError
 from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
-from mddbench.plugins import METHODS, modules
 from mddbench.runs.card import CARD_FIELDS, SEEN_ONCE, UPPER_BOUND, ProtocolCard, Setting
-from mddbench.settings import Strict, described
+from mddbench.settings import Strict
 
 
 def protocol_card(experiment: Experiment, detector: Detector, dataset: Dataset) -> ProtocolCard:
@@ -140,18 +139,6 @@ def resolved_settings(experiment: Experiment, method_settings: Strict) -> dict[s
     )
     settings["settings"] = method_settings.model_dump(mode="json")
     return settings
-
-
-def all_settings() -> dict[str, list[tuple[str, str, str]]]:
-    """List all settings.
-
-    Returns:
-        'every experiment' and each method -> name, default and description of each setting, as `described` gives them.
-    """
-    tables = {"every experiment": list(described(Experiment))}
-    for name in modules(METHODS):
-        tables[name] = list(described(load_method(name).Settings, "settings."))
-    return tables
 
 
 def training_settings(settings: dict[str, Any], method: type[Detector], own: Strict) -> dict[str, Any]:
