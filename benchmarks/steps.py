@@ -1,13 +1,15 @@
-"""Seconds and memory per training step, per image of a single pass, or per image of inference: the suite's way, and a plain script's.
+"""Seconds and memory of a training step, of a single pass, or of inference: the suite's way, and a plain script's.
 
 Run: python benchmarks/steps.py EXPERIMENT ours|plain|ours-inference|plain-inference [--images N] [--epochs N] [--device D]
-Prints JSON with the median seconds over epochs or passes after the first, the peak of the memory, and the losses, or the images'
-scores. A process measures one of them. A single pass includes what is built at its end. Memory is the process's greatest resident
-set beside what it was with the model and the images in it.
+[--set K=V] [--process-time]
+Prints JSON: the median seconds of a step, or of an image in a pass or in inference, from the second epoch or pass on; the
+peak of the memory in MiB; and the losses, or the images' scores. A process measures one of them. A single pass includes what
+is built at its end. Memory is the greatest resident set, less what it was with the model and the images in it; on a GPU, that
+of tensors. With --process-time, seconds are those of the processor. With one thread, other processes then disturb less.
 
 Plain is what a script does: the networks of networks/, floats in PyTorch's own memory layout from a DataLoader, the teacher
 asked in each step, a loss and an optimiser stepped, the host's allocator as it is; maps smoothed one by one by SciPy. Both have
-decoded images. Initial weights, batches, the optimiser's groups and settings, and drawn defects and noise are those of the suite.
+decoded images. Initial weights, batches, the optimiser's groups and settings, drawn defects and noise are those of the suite.
 """
 
 from __future__ import annotations
@@ -217,7 +219,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--process-time", action="store_true")
     asked = parser.parse_args()
+    if asked.process_time:
+        time.perf_counter = time.process_time  # the suite's own times, too
     changes = dict(map(parse_override, asked.changes))
     experiment = load_experiment(asked.experiment, changes)
     single = load_method(experiment.method).single_pass
