@@ -1,4 +1,4 @@
-"""Training steps, single passes and inference beside plain scripts of the same networks, each in a process of its own, by turns.
+"""Training, single passes and inference beside plain scripts of the same networks, each in a process of its own, by turns.
 
 Run: tox -e bench
 """
@@ -32,7 +32,7 @@ TRAINING = [
     ("patchcore", 1.0, ("--images", "192")),
     ("padim", 1.0, ("--images", "192")),
 ]
-"""Method, least ratio, and options: of DeSTSeg the head's steps and the student's; as many images as *mini* has for a single pass."""
+"""Method, least ratio, and options: DeSTSeg's head and its student; for a single pass as many images as *mini* has."""
 INFERENCE = [
     ("rd4ad", 2.0, 1.4),
     ("mddnet", 1.7, 1.4),
@@ -93,7 +93,7 @@ def test_a_training_step_beside_a_plain_one(
 def test_inference_beside_plain_inference(
     method: str, least: float, room: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same scores, and as fast as it should be. PatchCore's banks differ, as last bits decide what is the farthest patch."""
+    """The same scores, and as fast as it should be. PatchCore's banks differ: last bits decide which patch is the farthest."""
     ratio, share, (plain, ours), told = compared(method, "-inference")
     with capsys.disabled():
         print(told)
