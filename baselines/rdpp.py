@@ -134,10 +134,9 @@ class RDPlusPlus(Detector[RDPlusPlusSettings]):
         """Compute the losses of a batch of normal images: distillation, reconstruction and contrast, weighted scalars."""
         teacher = self.teacher(batch)
         noisy = self.encoder(with_noise_patch(batch.images, self.settings.noise))
-        count = len(batch.images)
         # Both are projected at once: a projection treats each image alone.
         both = self._projected([torch.cat(levels) for levels in zip(teacher, noisy, strict=True)])
-        projected, projected_noisy = [level[:count] for level in both], [level[count:] for level in both]
+        projected, projected_noisy = map(list, zip(*(level.chunk(2) for level in both), strict=True))
         settings = self.settings
         weights = settings.transport_weight + settings.reconstruction_weight + settings.contrast_weight
         share = settings.projection_weight / weights

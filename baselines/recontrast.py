@@ -171,9 +171,10 @@ class ReContrast(Detector[ReContrastSettings]):
         if any(d.shape != b.shape for d, b in zip(decoded, both, strict=True)):
             multiple = 2 * self.encoder.strides[-1]
             raise InputError(f"recontrast: image_size {images.shape[-1]} does not fit; use a multiple of {multiple}")
-        count = len(images)
-        to_frozen = [layer(level[:count]) for layer, level in zip(self.to_frozen, decoded, strict=True)]
-        to_trained = [layer(level[count:]) for layer, level in zip(self.to_trained, decoded, strict=True)]
+        # In the backward pass, halves of one split are joined at once; slices would each be filled up with zeros.
+        halves = [level.chunk(2) for level in decoded]
+        to_frozen = [layer(half) for layer, (half, _) in zip(self.to_frozen, halves, strict=True)]
+        to_trained = [layer(half) for layer, (_, half) in zip(self.to_trained, halves, strict=True)]
         return to_frozen, to_trained
 
 

@@ -12,7 +12,9 @@ import timm
 
 from mddbench.detector import Detector
 from mddbench.nn.encoder import NO_ENCODER
+from networks.banks import PlainPaDiM, PlainPatchCore
 from networks.base import Plain
+from networks.destseg import PlainDeSTSeg
 from networks.draem import PlainDRAEM
 from networks.mddnet import PlainMDDNet
 from networks.reverse import PlainRD4AD, PlainRDPlusPlus, PlainReContrast
@@ -29,6 +31,9 @@ KINDS: dict[str, Any] = {
     "mddnet": PlainMDDNet,
     "simplenet": PlainSimpleNet,
     "draem": PlainDRAEM,
+    "destseg": PlainDeSTSeg,
+    "patchcore": PlainPatchCore,
+    "padim": PlainPaDiM,
 }
 """The plain network of each method that has one."""
 
@@ -58,4 +63,6 @@ def plain_twin(name: str, detector: Detector) -> Plain:
         if value.shape != other.shape:
             raise ValueError(f"{key}: {tuple(value.shape)} is not {tuple(other.shape)}")
         value.copy_(other)
+    for name in twin.drawn:
+        twin.register_buffer(name, getattr(detector, name).clone(), persistent=False)
     return twin

@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 
 class Plain(nn.Module):
-    """A network beside the detector that it is a plain reading of. loss: of a training batch, a scalar; maps: of images."""
+    """A network beside the detector that it is a plain reading of.
+
+    loss: of a training batch, a scalar, at a share of the training; maps: of images. What learns in a single pass has
+    collect, for each batch, and finish in place of a loss. drawn: names of what the detector draws and does not save.
+    """
+
+    drawn: tuple[str, ...] = ()
 
     def __init__(self, teacher: nn.Module | None, mean: Tensor, std: Tensor) -> None:
         super().__init__()
@@ -24,7 +30,13 @@ class Plain(nn.Module):
         with torch.no_grad():
             return list(self.teacher((images - self.mean) / self.std))
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
+        raise NotImplementedError
+
+    def collect(self, images: Tensor) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
         raise NotImplementedError
 
     def maps(self, images: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class PlainDRAEM(Plain):
         lightness = (2 * mean * mean_other + 0.01**2) / (mean**2 + mean_other**2 + 0.01**2)
         return (lightness * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean()
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         drawn = self.settings.synthesis
         images = turned(images, drawn.turn_probability, drawn.turn_angle)
         abnormal, masks = blend(images, drawn)

@@ -69,7 +69,7 @@ class PlainMDDNet(Plain):
         filtered = [memory(level) for memory, level in zip(self.memories, features, strict=True)]
         return self.restoring(self.embedding(filtered)), kept
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         abnormal, masks = synthesise(images, categories, self.synthesis)
         normal_features, features = self.features(images), self.features(abnormal)
         restored, kept = self.both(features)

@@ -94,7 +94,7 @@ class PlainRD4AD(Plain):
         self.embedding = Embedding(channels, settings.bottleneck_width)
         self.student = Student(channels, settings.decoder_blocks)
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         features = self.features(images)
         return cosine_loss(features, self.student(self.embedding(features)))
 
@@ -122,7 +122,7 @@ class PlainRDPlusPlus(Plain):
     def projected(self, features: list[Tensor]) -> list[Tensor]:
         return [project(level) for project, level in zip(self.projections, features, strict=True)]
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         features = self.features(images)
         noisy = self.features(with_noise_patch(images, self.settings.noise))
         projected, from_noisy = self.projected(features), self.projected(noisy)
@@ -144,8 +144,6 @@ class PlainRDPlusPlus(Plain):
 
 
 class PlainReContrast(Plain):
-    """At the first step of a training, when alpha is -3."""
-
     def __init__(self, teacher: Any, channels: tuple[int, ...], settings: Any, categories: int) -> None:
         super().__init__(*teacher)
         self.settings = settings
@@ -171,11 +169,13 @@ class PlainReContrast(Plain):
         rebuilt += [layer(level).chunk(2)[1] for layer, level in zip(self.to_copy, decoded, strict=True)]
         return [*frozen, *(level.detach() for level in copied)], rebuilt
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         targets, rebuilt = self.pairs(images)
+        first, last = self.settings.easy_first, self.settings.easy_last
+        alpha = first + (last - first) * min(progress / self.settings.ramp, 1)
         for target, level in zip(targets, rebuilt, strict=True):
             distance = 1 - F.cosine_similarity(target, level.detach())[:, None]
-            hard = distance >= distance.mean() + self.settings.easy_first * distance.std()
+            hard = distance >= distance.mean() + alpha * distance.std()
             level.register_hook(lambda gradient, hard=hard: gradient * hard)
         return cosine_loss(targets, rebuilt) / 2
 

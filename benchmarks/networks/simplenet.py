@@ -12,6 +12,23 @@ from networks.base import Plain
 from networks.reverse import smoothed
 
 
+def neighbourhoods(levels: list[Tensor], width: int | None) -> Tensor:
+    """(B, H, W, D). The neighbourhoods themselves are resized, and only then averaged."""
+    height, columns = levels[0].shape[2:]
+    parts = []
+    for level in levels:
+        nine = F.unfold(level, 3, padding=1).reshape(len(level), -1, *level.shape[2:])
+        nine = F.interpolate(nine, (height, columns), mode="bilinear").permute(0, 2, 3, 1)
+        if width is None:
+            parts.append(nine.unflatten(3, (-1, 9)).mean(dim=4))
+        else:
+            parts.append(F.adaptive_avg_pool1d(nine.flatten(1, 2), width).reshape(-1, height, columns, width))
+    joined = torch.cat(parts, dim=3)
+    if width is None:
+        return joined
+    return F.adaptive_avg_pool1d(joined.flatten(1, 2), width).reshape(-1, height, columns, width)
+
+
 class PlainSimpleNet(Plain):
     def __init__(self, teacher: Any, channels: tuple[int, ...], settings: Any, categories: int) -> None:
         super().__init__(*teacher)
@@ -22,26 +39,12 @@ class PlainSimpleNet(Plain):
         self.last = nn.Linear(settings.hidden, 1, bias=False)
 
     def patches(self, images: Tensor) -> Tensor:
-        """(B, H, W, D). The neighbourhoods themselves are resized, and only then averaged."""
-        levels, width = self.features(images), self.settings.width
-        height, columns = levels[0].shape[2:]
-        parts = []
-        for level in levels:
-            nine = F.unfold(level, 3, padding=1).reshape(len(level), -1, *level.shape[2:])
-            nine = F.interpolate(nine, (height, columns), mode="bilinear").permute(0, 2, 3, 1)
-            if width is None:
-                parts.append(nine.unflatten(3, (-1, 9)).mean(dim=4))
-            else:
-                parts.append(F.adaptive_avg_pool1d(nine.flatten(1, 2), width).reshape(-1, height, columns, width))
-        joined = torch.cat(parts, dim=3)
-        if width is None:
-            return joined
-        return F.adaptive_avg_pool1d(joined.flatten(1, 2), width).reshape(-1, height, columns, width)
+        return neighbourhoods(self.features(images), self.settings.width)
 
     def judged(self, vectors: Tensor) -> Tensor:
         return self.last(F.leaky_relu(self.norm(self.first(vectors)), 0.2))[:, 0]
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         patches, settings = self.patches(images).flatten(0, 2), self.settings
         deviation = settings.noise * (patches.std() if settings.relative_noise else 1.0)
         normal = self.adapt(patches)

@@ -84,7 +84,7 @@ class PlainUniAD(Plain):
             out = layer.feed(layer.second(answer, out, position, self.hidden))
         return self.widen(self.norm(out))
 
-    def loss(self, images: Tensor, categories: Tensor) -> Tensor:
+    def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         tokens = noisy = self.tokens(images)
         if torch.rand(()) < self.settings.jitter_probability:
             deviation = tokens.norm(dim=2, keepdim=True) / tokens.shape[2] * self.settings.jitter

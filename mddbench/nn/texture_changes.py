@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from mddbench.nn.perlin import rotated
 
+SHADES = 256
+"""Number of values of a channel."""
+
 
 def changed(textures: Tensor, number: int) -> Tensor:
     """Apply some of the changes to each texture, in random order, each at most once.
@@ -108,9 +111,10 @@ def _autocontrast(images: Tensor) -> Tensor:
 
 def _equalize(images: Tensor) -> Tensor:
     """Replace each value of a channel by the share of darker pixels, so that all shades are equally frequent."""
-    flat = (images * 255).round().flatten(2).contiguous()
-    ordered = flat.sort(dim=2).values
-    darker = torch.searchsorted(ordered, flat).to(images)
+    flat = (images * 255).round().long().flatten(0, 1).flatten(1)
+    rows = torch.arange(len(flat), device=images.device)[:, None]
+    counts = torch.bincount((SHADES * rows + flat).flatten(), minlength=SHADES * len(flat)).view(-1, SHADES)
+    darker = (counts.cumsum(dim=1) - counts).gather(1, flat).view(*images.shape[:2], -1).to(images)
     most = darker.amax(dim=2, keepdim=True)
     return torch.where(most > 0, darker / most.clamp_min(1), images.flatten(2)).view(images.shape)
 
