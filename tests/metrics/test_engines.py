@@ -187,7 +187,7 @@ def test_a_histogram_of_many_pixels_is_off_by_less_than_1e_5(scale: str) -> None
 def test_bounds_hold_on_anything(seed: int, kind: str, pages: int) -> None:
     generator = np.random.default_rng(seed)
     maps = generator.normal(size=(3, 6, 6)).astype(np.float32)
-    maps = {"normal": maps, "ties": np.round(maps), "decades": np.exp(20 * maps)}[kind]
+    maps = {"normal": maps, "ties": np.round(maps), "decades": np.exp(np.minimum(20 * maps, 80))}[kind]
     masks = generator.random(maps.shape) < 0.3
     masks.flat[0], masks.flat[-1] = True, False
     case = {"maps": maps, "masks": masks, "image_scores": np.zeros(3), "image_labels": np.zeros(3, bool)}
