@@ -57,8 +57,8 @@ class DeSTSegSettings(Strict):
     dilations: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = Field(
         default=(6, 12, 18), description="The dilations of the head's parallel convolutions, in positions of its grid."
     )
-    focal_power: Annotated[float, Field(ge=0, le=16)] = Field(
-        default=4.0, description="The power of the focal loss. 0: the cross-entropy."
+    focal_power: Annotated[float, Field(ge=1, le=16)] = Field(
+        default=4.0, description="The power of the focal loss. Below 1 its gradient would have no limit."
     )
     top: Annotated[float, Field(gt=0, le=1)] = Field(
         default=100 / 256**2,

@@ -47,7 +47,7 @@ class PatchCoreSettings(Strict):
         "null: all channels' means over 3x3 positions, side by side.",
     )
     coreset: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.1, description="The share of all patches that the bank keeps. 1: all."
+        default=0.1, description="The share of all patches that the bank keeps. 1: all, up to `most_patches`."
     )
     projection: Count | None = Field(
         default=128,

@@ -58,8 +58,9 @@ class SimpleNetSettings(Strict):
     rate_ratio: Positive = Field(
         default=2.0, description="The classifier's learning rate, relative to the projection's."
     )
-    projection_decay: Decay = Field(default=0.01, description="The weight decay of the projection.")
-    classifier_decay: Decay = Field(default=1e-5, description="The weight decay of the classifier.")
+    classifier_decay: Decay = Field(
+        default=1e-5, description="The weight decay of the classifier. The projection has the optimiser's."
+    )
     sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
 
 
@@ -101,7 +102,7 @@ class SimpleNet(Detector[SimpleNetSettings]):
         """
         settings = self.settings
         return [
-            {"params": list(self.projection.parameters()), "lr": lr, "weight_decay": settings.projection_decay},
+            {"params": list(self.projection.parameters()), "lr": lr},
             {
                 "params": list(self.classifier.parameters()),
                 "lr": lr * settings.rate_ratio,

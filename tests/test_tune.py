@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mddbench.cli.tune import _keep
 from mddbench.errors import InputError
+from mddbench.execution.plan import plan
 from mddbench.execution.tune import plan_searches
 from mddbench.experiments.catalogue import experiment_names
 from mddbench.experiments.search import SearchSpace, draw_points, load_space
@@ -92,13 +94,42 @@ def test_a_search_is_kept_goes_on_and_is_in_no_report(tmp_path: Path) -> None:
     assert result.judged_on.categories == ("bolt", "nut")
     assert not result.judged_on.held_out
     assert result.epochs == 1
-    assert result.winner.score == max(trial.score for trial in result.trials)
+    assert result.metric == "mad"
+    assert result.score(result.winner) == max(map(result.score, result.trials))
     assert (out / "tuning.png").exists()
     assert "so they are no test results" in (out / "tuning.md").read_text(encoding="utf-8")
     store = existing_store(None, out)
     assert (len(store.finished(kind=TRIAL)), len(store.finished(kind=CELL))) == (2, 0)
     report = mddbench("report", "--out", out)
     assert (report.returncode, "no finished run there" in report.stderr) == (2, True)
+
+
+def test_a_kept_search_is_not_replaced_by_a_smaller_one_or_one_on_other_images(tmp_path: Path) -> None:
+    _keep(result(), tmp_path / "rd4ad.json")
+    with pytest.raises(InputError, match=r"rd4ad.json: holds a search of 3 trials; give as many by --trials"):
+        _keep(result(trials=TRIALS[:1]), tmp_path / "rd4ad.json")
+    other = {**result().judged_on.model_dump(mode="json"), "fingerprint": "e" * 64}
+    with pytest.raises(InputError, match=r"rd4ad.json: holds a search on other images .*; give another --out"):
+        _keep(result(judged_on=other), tmp_path / "rd4ad.json")
+
+
+def test_without_masks_the_image_auroc_judges() -> None:
+    values = zip(TRIALS, (0.1, 0.9, 0.5), strict=True)
+    found = result(
+        trials=[{**trial, "metrics": {"i_auroc": score, "mad": None}} for trial, score in values], metric="i_auroc"
+    )
+    assert found.winner == found.trials[1]
+    assert "I-AUROC of the best" in markdown(search_table([found]))
+
+
+def test_a_setting_that_some_methods_do_not_use_is_left_out_for_those() -> None:
+    one, other = plan_searches(["folder/rd4ad", "folder/patchcore"], "", 1, (0,), {"epochs": 7})
+    assert (one.experiment.epochs, other.experiment.epochs) == (7, 1)
+    assert (one.experiment.overrides, other.experiment.overrides) == ({"epochs": 7}, {})
+    with pytest.raises(InputError, match=r"--set epochs: patchcore sees each image once"):
+        plan(["folder/patchcore", "folder/padim"], "named", (0,), {"epochs": 7})
+    with pytest.raises(InputError, match=r"--set encoder.name: draem uses no encoder; leave it out"):
+        plan(["folder/draem"], "named", (0,), {"encoder.name": "resnet18"})
 
 
 def test_held_out_images_are_said_to_be(tmp_path: Path) -> None:
@@ -110,11 +141,13 @@ def test_held_out_images_are_said_to_be(tmp_path: Path) -> None:
     assert "drawn defects on held-out training images" in done.stdout
 
 
+TRIALS: list[dict[str, object]] = [
+    {"settings": {"optimizer.lr": rate}, "identities": ["0" * 16], "metrics": {"mad": score}, "train_seconds": 1.0}
+    for rate, score in ((0.1, 0.5), (0.2, 0.75), (0.3, None))
+]
+
+
 def result(**changes: object) -> SearchResult:
-    trials = [
-        {"settings": {"optimizer.lr": rate}, "identities": ["0" * 16], "metrics": {"mad": score}, "train_seconds": 1.0}
-        for rate, score in ((0.1, 0.5), (0.2, 0.75), (0.3, None))
-    ]
     judged_on = {
         "dataset": "folder",
         "fingerprint": "f" * 64,
@@ -127,9 +160,10 @@ def result(**changes: object) -> SearchResult:
         "label": "RD4AD",
         "experiment": "folder/rd4ad",
         "judged_on": judged_on,
+        "metric": "mad",
         "epochs": 20,
         "seeds": [0],
-        "trials": trials,
+        "trials": TRIALS,
         "failed": {'{"optimizer.lr": 9.0}': "loss is not finite"},
     }
     return SearchResult.model_validate_json(json.dumps({**content, **changes}))

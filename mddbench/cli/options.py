@@ -35,6 +35,10 @@ FeatureCache = Annotated[
         min=0, help="GiB for cached features of the frozen teacher, which all epochs then share; 0 for no cache."
     ),
 ]
+TexturesFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of pictures to draw defects with, such as DTD's images/, for textures 'folder'."),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(help="Folder with methods/, datasets/ or experiments/ of your own.", envvar="MDDBENCH_PLUGINS"),

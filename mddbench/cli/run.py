@@ -23,6 +23,7 @@ from mddbench.cli.options import (
     Out,
     Plugins,
     Quiet,
+    TexturesFolder,
     Tracking,
     TrackingUri,
     WeightsDir,
@@ -72,10 +73,6 @@ JobCount = Annotated[
 FromCheckpoint = Annotated[
     Path | None,
     typer.Option(help="File of weights that the method's authors trained (RD4AD, UniAD). Nothing is trained."),
-]
-TexturesFolder = Annotated[
-    Path | None,
-    typer.Option(help="Folder of pictures to draw defects with, such as DTD's images/, for textures 'folder'."),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting, such as optimizer.lr=0.001; may be repeated.")

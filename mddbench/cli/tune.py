@@ -18,6 +18,7 @@ from mddbench.cli.options import (
     Json,
     Plugins,
     Quiet,
+    TexturesFolder,
     Tracking,
     TrackingUri,
     WeightsDir,
@@ -60,8 +61,10 @@ def tune(
     tracking: Tracking = "mlflow",
     tracking_uri: TrackingUri = None,
     feature_cache: FeatureCache = 2.0,
+    textures: TexturesFolder = None,
     plugins: Plugins = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of trials at once, which share the processors.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Run finished trials again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -78,6 +81,7 @@ def tune(
     from mddbench.execution.tune import result_of
 
     searches = _searches(names, trials, seeds, set_ or [])
+    _demand_development_data(searches, held_out)
     if dry_run:
         _show_plan(searches, as_json)
         return
@@ -89,11 +93,12 @@ def tune(
         data_root=data_root,
         weights_dir=weights_dir,
         held_out=held_out,
+        force=force,
+        textures=textures,
         feature_room=feature_cache,
     )
-    _demand_development_data(searches, held_out)
     cells = [cell for search in searches for cell in search.all_cells()]
-    with reported_interruptions(force=False):
+    with reported_interruptions(force):
         outcomes, datasets = run_cells(cells, options, jobs, Logging(uri, "tune", are_trials=True), progress)
         results = [result_of(search, outcomes, datasets, held_out) for search in searches]
         _conclude(searches, results, out, progress, as_json)
@@ -138,15 +143,16 @@ def _conclude(
     from mddbench.report.figures.tuning import draw_searches
     from mddbench.report.tables.markdown import markdown
     from mddbench.report.tables.tuning import search_table
-    from mddbench.runs.search import write_search
+    from mddbench.runs.search import read_search
 
     complete = [result for result in results if result is not None]
     for result in complete:
-        write_search(result, out / f"{result.method}.json")
+        _keep(result, out / f"{result.method}.json")
     if complete:
-        text = markdown(search_table(complete))
+        kept = [read_search(file) for file in sorted(out.glob("*.json"))]
+        text = markdown(search_table(kept))
         (out / "tuning.md").write_text(text, encoding="utf-8")
-        draw_searches(complete, out / "tuning.png")
+        draw_searches(kept, out / "tuning.png")
         progress.say(f"Results    {out}: a JSON file for each method, tuning.md, tuning.png")
         print(json.dumps([result.model_dump(mode="json") for result in complete], indent=1) if as_json else text)
     failures = [f"{result.experiment} at {point}: {why}" for result in complete for point, why in result.failed.items()]
@@ -159,3 +165,16 @@ def _conclude(
         print(f"mddbench: {line}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)
+
+
+def _keep(result: SearchResult, file: Path) -> None:
+    """Write a result, unless the file holds one of more trials or on other images, which is an InputError."""
+    from mddbench.runs.search import read_search, write_search
+
+    if file.exists():
+        earlier = read_search(file)
+        if earlier.judged_on.fingerprint != result.judged_on.fingerprint:
+            raise InputError(f"{file}: holds a search on other images ({earlier.judged_on}); give another --out")
+        if len(earlier.trials) > len(result.trials) and earlier.seeds == result.seeds:
+            raise InputError(f"{file}: holds a search of {len(earlier.trials)} trials; give as many by --trials")
+    write_search(result, file)

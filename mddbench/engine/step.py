@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,14 +38,11 @@ def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
         InputError: If the command line overrides a setting that the method does not use, or if there is no encoder
             for a method that needs one.
     """
-    overridden = [name for name in experiment.overrides if name.partition(".")[0] in UNUSED_BY_SINGLE_PASS]
-    if method.single_pass and overridden:
-        raise InputError(
-            f"--set {overridden[0]}: {experiment.method} sees each image once, without an optimiser; leave it out"
+    for name in unused_overrides(experiment.overrides, method):
+        reason = (
+            "sees each image once, without an optimiser" if name.partition(".")[0] != "encoder" else "uses no encoder"
         )
-    overridden = [name for name in experiment.overrides if name.partition(".")[0] == "encoder"]
-    if not method.uses_encoder and overridden:
-        raise InputError(f"--set {overridden[0]}: {experiment.method} uses no encoder; leave it out")
+        raise InputError(f"--set {name}: {experiment.method} {reason}; leave it out")
     if method.uses_encoder and experiment.encoder.name == NO_ENCODER:
         raise InputError(f"{experiment.name}: {experiment.method} needs an encoder, found '{NO_ENCODER}'")
     changes: dict[str, Any] = {}
@@ -54,6 +52,21 @@ def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
     if not method.uses_encoder:
         changes["encoder"] = EncoderSettings(name=NO_ENCODER, levels=())
     return experiment.model_copy(update=changes) if changes else experiment
+
+
+def unused_overrides(overrides: Iterable[str], method: type[Detector]) -> list[str]:
+    """Find the overrides of the command line that a method does not use.
+
+    Args:
+        overrides: Dotted settings.
+        method: Class of the method.
+
+    Returns:
+        Those that a single pass, or a method without an encoder, does not use.
+    """
+    unused = UNUSED_BY_SINGLE_PASS if method.single_pass else ()
+    unused = unused if method.uses_encoder else (*unused, "encoder")
+    return [name for name in overrides if name.partition(".")[0] in unused]
 
 
 class TrainingStep:

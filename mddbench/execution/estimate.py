@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.feature_cache import GIB
 from mddbench.progress import Reporter
 
+MIDDLE = 0.5
+"""Share of the training that is done when a step is timed. A method with phases is in its longest one then."""
 CATEGORIES = 15
 """Number of categories of the timed model. Hardly anything depends on it."""
 
@@ -125,7 +127,7 @@ def _timed(experiment: Experiment, options: RunOptions) -> _Times:
     noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)
     step = TrainingStep(detector, experiment)
-    batch = next(epoch_batches(data, step.experiment, 0, step.device))
+    batch = replace(next(epoch_batches(data, step.experiment, 0, step.device)), progress=MIDDLE)
     first = later = median_seconds(lambda: step_seconds(step, batch))
     if detector.asks_teacher:
         cached = with_features(batch, detector, experiment.precision)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +21,7 @@ from mddbench.engine.evaluate import BATCH_SIZE
 from mddbench.engine.foreign import ALL_CATEGORIES, OPTION, load_authors_models
 from mddbench.engine.memory import SavedForBackward, bytes_of_batch, bytes_of_model, demand_memory
 from mddbench.engine.optimizer import make_optimizer
-from mddbench.engine.step import for_method
+from mddbench.engine.step import for_method, unused_overrides
 from mddbench.engine.train import FEATURE_ROOM
 from mddbench.errors import InputError
 from mddbench.execution.cells import Cell
@@ -32,6 +34,9 @@ from mddbench.nn.encoder import load_encoder
 from mddbench.progress import Reporter
 from mddbench.seeding import derived_seed, seed_everything
 from mddbench.settings import Strict
+
+LAST = 0.999
+"""Share of the training that is done when a step of the last phase is tried."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,12 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
     cells: dict[str, Cell] = {}
     chosen = Suite(description="", experiments=tuple(names)) if names else load_suite(suite)
     seeds = seeds or chosen.seeds
+    overrides_of = used_overrides(chosen.experiments, overrides)
     for name in chosen.experiments:
         if is_ablation(name):
             base, experiments = expand(load_ablation(name), overrides)
         else:
-            base = load_experiment(name, overrides)
+            base = load_experiment(name, overrides_of[name])
             experiments = [base]
         base, *experiments = (
             for_method(experiment, load_method(experiment.method)) for experiment in (base, *experiments)
@@ -107,6 +113,27 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
                 if key not in cells or is_ablation(cells[key].experiment.name):  # an experiment's own name wins
                     cells[key] = cell
     return list(cells.values())
+
+
+def used_overrides(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Leave out overrides for the experiments whose methods do not use them, where others do.
+
+    So a budget of epochs can be given for a suite that holds a method of a single pass.
+
+    Args:
+        names: Names or files of experiments and ablations.
+        overrides: Dotted setting -> value, from the command line.
+
+    Returns:
+        Name -> overrides. What no method uses is kept for all, so that it is refused.
+    """
+    methods = {name: load_method(load_experiment(name).method) for name in names if not is_ablation(name)}
+    unused = {name: set(unused_overrides(overrides, method)) for name, method in methods.items()}
+    useless = set.intersection(*unused.values()) if len(unused) == len(list(names)) and unused else set()
+    return {
+        name: {key: value for key, value in overrides.items() if key in useless or key not in unused.get(name, ())}
+        for name in names
+    }
 
 
 Datasets = dict[tuple[str, int], Dataset]
@@ -342,6 +369,9 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
             with SavedForBackward(detector) as saved:
                 if options.from_checkpoint is None:
                     _one_step(detector, Batch(images, categories, images), experiment)
+            with SavedForBackward(detector) as saved_later:  # a method with phases is in its last one then
+                if options.from_checkpoint is None and not detector.single_pass:
+                    _one_step(detector, Batch(images, categories, images, progress=LAST), experiment)
             if not detector.single_pass:  # such a method cannot score before it has seen all its images
                 detector.eval()
                 by_category = detector.wants_test_labels
@@ -353,7 +383,8 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
     except (RuntimeError, ValueError, AssertionError, AttributeError, MemoryError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"{experiment.name}: the method cannot be trained with these settings ({reason})") from None
-    demand_memory(saved.bytes * full // len(images), options.device, experiment.name, purpose)
+    most = max(saved.bytes, saved_later.bytes)
+    demand_memory(most * full // len(images), options.device, experiment.name, purpose)
 
 
 def _one_step(detector: Detector, batch: Batch, experiment: Experiment) -> None:

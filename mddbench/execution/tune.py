@@ -15,7 +15,7 @@ from mddbench.detector import load_method, method_settings
 from mddbench.engine.step import UNUSED_BY_SINGLE_PASS, for_method
 from mddbench.errors import InputError
 from mddbench.execution.cells import Cell
-from mddbench.execution.plan import Datasets
+from mddbench.execution.plan import Datasets, used_overrides
 from mddbench.execution.runner import Outcome
 from mddbench.experiments.ablation import is_ablation
 from mddbench.experiments.catalogue import load_experiment, load_suite
@@ -23,7 +23,7 @@ from mddbench.experiments.schema import Experiment
 from mddbench.experiments.search import Point, at_point, draw_points, load_space, point_of
 from mddbench.metrics.names import COLUMNS, MEAN
 from mddbench.runs.records import RECORD, Record, read_record
-from mddbench.runs.search import JudgedOn, SearchResult, Trial
+from mddbench.runs.search import METRICS, JudgedOn, SearchResult, Trial
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,12 @@ def plan_searches(
         InputError: If an experiment is an ablation, two are of one method, or a setting is given that a space varies.
     """
     searches: list[Search] = []
-    for name in names or load_suite(suite).experiments:
+    names = names or load_suite(suite).experiments
+    overrides_of = used_overrides(names, overrides)
+    for name in names:
         if is_ablation(name):
             raise InputError(f"tune: {name} is an ablation; expected experiments, as in folder/rd4ad")
-        searches.append(_planned(name, trials, seeds, overrides))
+        searches.append(_planned(name, trials, seeds, overrides_of[name]))
         method = searches[-1].experiment.method
         if [search.experiment.method for search in searches].count(method) > 1:
             raise InputError(f"tune: {name} is a second experiment of {method}; search one at a time")
@@ -103,6 +105,9 @@ def result_of(search: Search, outcomes: Iterable[Outcome], datasets: Datasets, h
 
     Returns:
         The result; None if the recipe itself failed.
+
+    Raises:
+        InputError: If no metric is defined on the data, which then cannot tell trials apart.
     """
     ended = {id(outcome.cell): outcome for outcome in outcomes}
     trials: list[Trial] = []
@@ -120,7 +125,13 @@ def result_of(search: Search, outcomes: Iterable[Outcome], datasets: Datasets, h
     if json.dumps(search.points[0]) in failed:
         return None
     dataset = datasets[search.experiment.dataset, search.experiment.image_size]
+    defined = [key for key in METRICS if trials[0].metrics[key] is not None]
+    if not defined:
+        raise InputError(
+            f"tune: {search.experiment.name}: no metric is defined on {dataset.name}; it needs defects and masks"
+        )
     return SearchResult(
+        metric=defined[0],
         method=search.experiment.method,
         label=load_method(search.experiment.method).label,
         experiment=search.experiment.name,

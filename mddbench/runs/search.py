@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -16,8 +16,14 @@ from mddbench.runs.bounds import LONGEST_TEXT, Natural, small_value
 from mddbench.runs.records import Category, CostValue, Hash, Label, Name, Value
 from mddbench.settings import Strict, validated
 
-METRIC = MAD.key
-"""The metric by which trials are compared: the mean over the categories, then over the seeds."""
+METRICS = (MAD.key, "i_auroc")
+"""The metric by which trials are compared, as a mean over the categories, then over the seeds.
+
+Without masks the mAD is not defined, and the second one counts.
+"""
+
+
+MOST_TRIALS = 1000
 
 
 class JudgedOn(Strict):
@@ -44,10 +50,9 @@ class Trial(Strict):
     metrics: dict[Label, Value] = Field(description="Metric -> mean over categories and seeds.")
     train_seconds: CostValue | None = Field(description="Mean time of a training; null if it was not measured.")
 
-    @property
-    def score(self) -> float:
-        """The value by which trials are compared; minus infinity if it is not defined."""
-        value = self.metrics.get(METRIC)
+    def value(self, metric: str) -> float:
+        """Return the mean of a metric; minus infinity if it is not defined."""
+        value = self.metrics.get(metric)
         return -math.inf if value is None else value
 
 
@@ -58,10 +63,15 @@ class SearchResult(Strict):
     label: Label = Field(description="Name of the method in tables.")
     experiment: Annotated[str, Field(max_length=LONGEST_TEXT)] = Field(description="Name of the experiment.")
     judged_on: JudgedOn = Field(description="The data on which the trials were judged.")
+    metric: Literal["mad", "i_auroc"] = Field(description="The metric by which the trials were compared.")
     epochs: Natural | Label | None = Field(description="Epochs of a trial, as its protocol card says it.")
     seeds: tuple[Natural, ...] = Field(description="Seeds of each trial.")
-    trials: Annotated[tuple[Trial, ...], Field(min_length=1)] = Field(description="The trials in their order.")
-    failed: dict[str, str] = Field(default_factory=dict, description="Settings as JSON -> why that trial failed.")
+    trials: Annotated[tuple[Trial, ...], Field(min_length=1, max_length=MOST_TRIALS)] = Field(
+        description="The trials in their order."
+    )
+    failed: Annotated[dict[str, str], AfterValidator(small_value)] = Field(
+        default_factory=dict, description="Settings as JSON -> why that trial failed."
+    )
 
     @property
     def recipe(self) -> Trial:
@@ -71,7 +81,11 @@ class SearchResult(Strict):
     @property
     def winner(self) -> Trial:
         """The best trial; of equal ones the first."""
-        return max(self.trials, key=lambda trial: trial.score)
+        return max(self.trials, key=self.score)
+
+    def score(self, trial: Trial) -> float:
+        """Return the value by which a trial is compared; minus infinity if it is not defined."""
+        return trial.value(self.metric)
 
 
 def write_search(result: SearchResult, file: Path) -> None:

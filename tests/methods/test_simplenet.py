@@ -60,7 +60,7 @@ def test_losses_and_maps_equal_the_plain_ones(encoder: FrozenEncoder, batch: Bat
     try:
         twin = plain_twin("simplenet", detector)
         seed_everything(1)
-        expected = twin.train().loss(batch.images, batch.categories)
+        expected = twin.train().loss(batch.images, batch.categories, batch.progress)
         seed_everything(1)
         terms = detector.train().training_step(batch)
         torch.testing.assert_close(terms["normal"] + terms["noisy"], expected, rtol=1e-9, atol=1e-9)
@@ -109,7 +109,7 @@ def test_noise_has_the_deviation_it_should(encoder: FrozenEncoder, batch: Batch,
 
 def test_the_two_parts_have_a_rate_and_a_weight_decay_each(encoder: FrozenEncoder) -> None:
     detector = detector_of(encoder, rate_ratio=3.0)
-    optimizer = make_optimizer(detector, OptimizerSettings(name="adamw", lr=1e-4))
+    optimizer = make_optimizer(detector, OptimizerSettings(name="adamw", lr=1e-4, weight_decay=0.01))
     assert optimizer is not None
     first, second = optimizer.param_groups
     assert (first["lr"], first["weight_decay"]) == pytest.approx((1e-4, 0.01))

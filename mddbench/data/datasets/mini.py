@@ -1,7 +1,7 @@
 """mini: eight categories cut from photographs that come with scikit-image, with synthetic defects. No download.
 
 Training and test windows come from disjoint parts of each photograph. The defects are drawn by `mddbench.data.drawing`.
-Results on mini compare methods with each other and say nothing about real inspection.
+It is for smoke tests, speed and regressions. Nothing may be concluded from it about methods: some train on drawn defects.
 
 The files are BMP files that are written here. Their bytes, and with them the fingerprint, therefore depend neither on a
 compressor nor on the version of a library.

@@ -37,7 +37,11 @@ def several_budgets(groups: Sequence[Group]) -> Budgets:
         return {}
     shown = [rows for rows in alike.values() if len(rows) > 1 or rows[0].first.card.one_pass]
     ordered = [sorted(rows, key=lambda group: len(group.first.history)) for rows in shown]
-    return {rows[0].label if len(rows) == 1 else rows[0].first.label: rows for rows in ordered}
+    labels = [rows[0].first.label for rows in ordered]
+    return {
+        label if labels.count(label) == 1 else f"{label} ({rows[0].first.experiment})": rows
+        for label, rows in zip(labels, ordered, strict=True)
+    }
 
 
 def draw_budgets(budgets: Budgets, dataset: str, file: Path) -> None:

@@ -12,6 +12,7 @@ from mddbench.errors import InputError
 from mddbench.metrics.names import MAD, SEVEN
 from mddbench.report.rows.groups import PUBLISHED
 from mddbench.report.rows.reported import Published, category_count, checked_number, csv_rows, means, paper_tables
+from mddbench.runs.card import SEEN_ONCE
 from mddbench.runs.records import Record
 
 FIELDS = ("dataset", "method", "epochs", "parameters_million", "multiply_adds_billion", "train_seconds", "source")
@@ -57,7 +58,7 @@ def published_rows(record: Record, which: str, with_costs: bool) -> list[Publish
 
     Args:
         record: A record of the table.
-        which: 'none', 'same epochs' as the record, or 'all', with the epochs in the labels.
+        which: 'none', 'same epochs' as the record (or a single pass), or 'all', with the epochs in the labels.
         with_costs: True to leave out rows without costs.
 
     Returns:
@@ -68,7 +69,7 @@ def published_rows(record: Record, which: str, with_costs: bool) -> list[Publish
         return []
     reported = means(record.dataset, "unified")
     if which == "same epochs":
-        reported = [row for row in reported if row.epochs == str(record.card.epochs)]
+        reported = [row for row in reported if row.epochs in (str(record.card.epochs), SEEN_ONCE)]
     reported = sorted(reported, key=lambda row: (row.method.lower(), len(row.epochs), row.epochs, row.source))
     rows = [_row(row, which == "all") for row in reported]
     rows = [row for row in rows if row.costs or not with_costs]

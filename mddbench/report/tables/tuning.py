@@ -9,7 +9,7 @@ from typing import Any
 
 from mddbench.metrics.names import LABELS
 from mddbench.report.tables.table import DASH, Cell, Column, Row, Table
-from mddbench.runs.search import METRIC, SearchResult, Trial
+from mddbench.runs.search import METRICS, SearchResult, Trial
 
 
 def search_table(results: Sequence[SearchResult]) -> Table:
@@ -21,7 +21,7 @@ def search_table(results: Sequence[SearchResult]) -> Table:
     Returns:
         The table. Its notes say on which data the trials were judged.
     """
-    metric = LABELS[METRIC]
+    metric = " or ".join(LABELS[key] for key in METRICS if key in {result.metric for result in results})
     columns = (
         Column("Trials", "trials", "count"),
         Column(f"{metric} of the recipe", "recipe"),
@@ -33,8 +33,8 @@ def search_table(results: Sequence[SearchResult]) -> Table:
             result.label,
             (
                 Cell(str(len(result.trials)), len(result.trials)),
-                _score(result.recipe),
-                _score(result.winner),
+                _score(result, result.recipe),
+                _score(result, result.winner),
                 Cell(settings_in_words(result.winner.settings)),
             ),
         )
@@ -55,8 +55,8 @@ def settings_in_words(settings: dict[str, Any]) -> str:
     )
 
 
-def _score(trial: Trial) -> Cell:
-    score = trial.score
+def _score(result: SearchResult, trial: Trial) -> Cell:
+    score = result.score(trial)
     return Cell(f"{100 * score:.1f}", score) if math.isfinite(score) else Cell(DASH)
 
 
