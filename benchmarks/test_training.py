@@ -77,8 +77,9 @@ def compared(method: str, suffix: str, options: Sequence[str] = ()) -> tuple[flo
 def test_a_training_step_beside_a_plain_one(
     method: str, least: float, options: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As fast as it should be, and the same losses: last bits differ, which grow from epoch to epoch, most in DeSTSeg's student,
-    and so does what UniAD's dropout draws. tests/methods/test_plain.py compares both exactly. A single pass is timed by the image.
+    """As fast as it should be, and the same losses: last bits differ, which grow from epoch to epoch, most in DeSTSeg's
+    student, and so does what UniAD's dropout draws. tests/methods/test_plain.py compares both exactly. A single pass is
+    timed by the image.
     """
     ratio, share, (plain, ours), told = compared(method, "", options)
     with capsys.disabled():
