@@ -17,15 +17,15 @@ import pytest
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 ROUNDS = 3
-ROOM = 1.1
-"""What memory may be of the plain script's. A resident set varies by some percent."""
+ROOM = 1.25
+"""What memory may be of the plain script's: no more, but the same script's resident set varies by a quarter."""
 TRAINING = [
     ("rd4ad", 1.7, ()),
     ("mddnet", 1.5, ()),
     ("uniad", 1.7, ()),
     ("simplenet", 1.5, ()),
     ("rdpp", 1.5, ()),
-    ("recontrast", 1.0, ()),
+    ("recontrast", 1.5, ()),
     ("destseg", 1.0, ()),
     ("destseg", 1.0, ("--set", "settings.denoising_share=0.99")),
     ("draem", 1.0, ()),
@@ -77,14 +77,15 @@ def compared(method: str, suffix: str, options: Sequence[str] = ()) -> tuple[flo
 def test_a_training_step_beside_a_plain_one(
     method: str, least: float, options: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As fast as it should be, and the same losses: last bits differ, which grow from epoch to epoch, and so does what UniAD's
-    dropout draws. tests/methods/test_plain.py compares both exactly. A single pass is timed by the image.
+    """As fast as it should be, and the same losses: last bits differ, which grow from epoch to epoch, most in DeSTSeg's
+    student, and so does what UniAD's dropout draws. tests/methods/test_plain.py compares both exactly. A single pass is
+    timed by the image.
     """
     ratio, share, (plain, ours), told = compared(method, "", options)
     with capsys.disabled():
         print(told)
     for epoch, (one, other) in enumerate(zip(ours["losses"], plain["losses"], strict=True)):
-        assert one == pytest.approx(other, rel=0.01 * 2.0**epoch)
+        assert one == pytest.approx(other, rel=(0.03 if options else 0.01) * 2.0**epoch)
     assert ratio > least
     assert share < ROOM
 
