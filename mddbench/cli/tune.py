@@ -30,6 +30,7 @@ from mddbench.cli.running import Logging, device_of, run_cells, set_up_process, 
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
+    from mddbench.execution.plan import RunOptions
     from mddbench.execution.tune import Search
     from mddbench.progress import Reporter
     from mddbench.runs.search import SearchResult
@@ -78,7 +79,6 @@ def tune(
     add_plugins(plugins)
     uri = store_uri(tracking, tracking_uri, out)
     from mddbench.execution.plan import RunOptions
-    from mddbench.execution.tune import result_of
 
     searches = _searches(names, trials, seeds, set_ or [])
     _demand_development_data(searches, held_out)
@@ -97,10 +97,8 @@ def tune(
         textures=textures,
         feature_room=feature_cache,
     )
-    cells = [cell for search in searches for cell in search.all_cells()]
     with reported_interruptions(force):
-        outcomes, datasets = run_cells(cells, options, jobs, Logging(uri, "tune", are_trials=True), progress)
-        results = [result_of(search, outcomes, datasets, held_out) for search in searches]
+        results = _run(searches, options, jobs, Logging(uri, "tune", are_trials=True), progress)
         _conclude(searches, results, out, progress, as_json)
 
 
@@ -113,6 +111,17 @@ def _searches(names: list[str], trials: int, seeds: str | None, overrides: list[
     suite = names[0] if len(names) == 1 and names[0] in suite_names() else ""
     changes = dict(map(parse_override, overrides))
     return plan_searches([] if suite else names, suite, trials, parse_seeds(seeds) or (0,), changes)
+
+
+def _run(
+    searches: list[Search], options: RunOptions, jobs: int, logging: Logging, progress: Reporter
+) -> list[SearchResult | None]:
+    """Run all trials, and collect the result of each search; None where the recipe itself failed."""
+    from mddbench.execution.tune import result_of
+
+    cells = [cell for search in searches for cell in search.all_cells()]
+    outcomes, datasets = run_cells(cells, options, jobs, logging, progress)
+    return [result_of(search, outcomes, datasets, options.held_out) for search in searches]
 
 
 def _demand_development_data(searches: list[Search], held_out: bool) -> None:

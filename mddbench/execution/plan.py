@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,11 +19,12 @@ from mddbench.engine.evaluate import BATCH_SIZE
 from mddbench.engine.foreign import ALL_CATEGORIES, OPTION, load_authors_models
 from mddbench.engine.memory import SavedForBackward, bytes_of_batch, bytes_of_model, demand_memory
 from mddbench.engine.optimizer import make_optimizer
-from mddbench.engine.step import for_method, unused_overrides
+from mddbench.engine.step import for_method
 from mddbench.engine.train import FEATURE_ROOM
 from mddbench.errors import InputError
 from mddbench.execution.cells import Cell
 from mddbench.execution.holdout import hold_out
+from mddbench.execution.overrides import used_overrides
 from mddbench.execution.protocol import protocol_card, resolved_settings, training_settings
 from mddbench.experiments.ablation import expand, is_ablation, load_ablation
 from mddbench.experiments.catalogue import load_experiment, load_suite
@@ -113,27 +112,6 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
                 if key not in cells or is_ablation(cells[key].experiment.name):  # an experiment's own name wins
                     cells[key] = cell
     return list(cells.values())
-
-
-def used_overrides(names: Iterable[str], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Leave out overrides for the experiments whose methods do not use them, where others do.
-
-    So a budget of epochs can be given for a suite that holds a method of a single pass.
-
-    Args:
-        names: Names or files of experiments and ablations.
-        overrides: Dotted setting -> value, from the command line.
-
-    Returns:
-        Name -> overrides. What no method uses is kept for all, so that it is refused.
-    """
-    methods = {name: load_method(load_experiment(name).method) for name in names if not is_ablation(name)}
-    unused = {name: set(unused_overrides(overrides, method)) for name, method in methods.items()}
-    useless = set.intersection(*unused.values()) if len(unused) == len(list(names)) and unused else set()
-    return {
-        name: {key: value for key, value in overrides.items() if key in useless or key not in unused.get(name, ())}
-        for name in names
-    }
 
 
 Datasets = dict[tuple[str, int], Dataset]

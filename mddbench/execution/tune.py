@@ -15,7 +15,8 @@ from mddbench.detector import load_method, method_settings
 from mddbench.engine.step import UNUSED_BY_SINGLE_PASS, for_method
 from mddbench.errors import InputError
 from mddbench.execution.cells import Cell
-from mddbench.execution.plan import Datasets, used_overrides
+from mddbench.execution.overrides import used_overrides
+from mddbench.execution.plan import Datasets
 from mddbench.execution.runner import Outcome
 from mddbench.experiments.ablation import is_ablation
 from mddbench.experiments.catalogue import load_experiment, load_suite
