@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from mddbench.errors import InputError
-from mddbench.metrics.names import MAD
 from mddbench.runs.bounds import LONGEST_TEXT, Natural, small_value
 from mddbench.runs.records import Category, CostValue, Hash, Label, Name, Value
 from mddbench.settings import Strict, validated
 
-METRICS = (MAD.key, "i_auroc")
+METRICS: tuple[Literal["mad", "i_auroc"], ...] = ("mad", "i_auroc")
 """The metric by which trials are compared, as a mean over the categories, then over the seeds.
 
 Without masks the mAD is not defined, and the second one counts.
