@@ -24,8 +24,9 @@ from mddbench.execution.runner import Runner
 from mddbench.experiments.catalogue import load_experiment, load_protocol, load_suite, suite_names
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
+from mddbench.report.rows.groups import sheets
 from mddbench.runs.card import CARD_FIELDS, Role
-from mddbench.runs.records import Record, read_record
+from mddbench.runs.records import Record, as_json, parse_record, read_record
 from mddbench.runs.store import MlflowStore
 from mddbench.runs.tracking import NoTracker
 from support import ROOT, mddbench, write_tree
@@ -134,6 +135,19 @@ def test_training_cannot_reach_test_images(name: str, root: Path, tmp_path: Path
     assert len(trained.history) == (1 if single_pass else 2)
     with pytest.raises(AssertionError, match="test images"):
         fit.evaluate(trained)  # the seal holds: whoever does ask is found out
+
+
+def test_numbers_on_development_data_say_so_and_stand_apart(root: Path, tmp_path: Path) -> None:
+    usual = run(options(root, tmp_path / "usual"), epochs=1)
+    chosen = run(options(root, tmp_path / "chosen", development=True), epochs=1)
+    assert str(chosen.card.setting) == f"{usual.card.setting}, development data"
+    assert usual.card.standard_setting
+    assert not chosen.card.standard_setting
+    assert "development" not in json.dumps(usual.model_dump())
+    assert chosen.identity != usual.identity
+    assert chosen.metrics == usual.metrics
+    assert len(sheets([usual, chosen])) == 2
+    assert parse_record(as_json(chosen), "test") == chosen
 
 
 def test_looking_at_the_test_set_changes_nothing(root: Path, tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ HeldOut = Annotated[
         "--held-out", help="Evaluate on held-out normal training images with drawn defects, to choose settings."
     ),
 ]
+Development = Annotated[
+    bool,
+    typer.Option("--development", help="Settings are chosen on these test images, so tables say 'development data'."),
+]
 WithReport = Annotated[bool, typer.Option(help="Render the report of all runs in the store at the end.")]
 TestCurve = Annotated[
     int,
@@ -95,6 +99,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its estimated cost.")] = False,
     bootstrap: Bootstrap = 0,
     held_out: HeldOut = False,
+    development: Development = False,
     textures: TexturesFolder = None,
     test_curve: TestCurve = 0,
     keep_maps: KeepMaps = False,
@@ -113,10 +118,10 @@ def run(
     Finished cells are skipped, and interrupted ones are resumed. A failed cell does not stop the others.
     """
     add_plugins(plugins)
-    chosen, uri = _chosen_suite(names, everything, suite), store_uri(tracking, tracking_uri, out)
-    from mddbench.execution.plan import RunOptions  # imported here, so that --help is fast
+    logging = Logging(store_uri(tracking, tracking_uri, out), _chosen_suite(names, everything, suite))
+    from mddbench.execution.plan import RunOptions  # so that --help is fast
 
-    cells, progress = _cells(names, chosen, seeds, set_), set_up_process(quiet)
+    cells, progress = _cells(names, logging.suite, seeds, set_), set_up_process(quiet)
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
@@ -126,6 +131,7 @@ def run(
         force=force,
         resamples=bootstrap,
         held_out=held_out,
+        development=development,
         textures=textures,
         test_curve=test_curve,
         keep_maps=keep_maps,
@@ -136,25 +142,26 @@ def run(
     if dry_run:
         show_plan(cells, options, progress, as_json)
         return
-    with reported_interruptions(force):
-        outcomes = _run(names or [], cells, options, jobs, Logging(uri, chosen), progress, report)
-        _conclude(outcomes, partial(_render, outcomes, options, uri, progress) if report else list, as_json)
+    _run(names, cells, options, jobs, logging, progress, report, as_json)
 
 
 def _run(
-    names: list[str],
+    names: list[str] | None,
     cells: list[Cell],
     options: RunOptions,
     jobs: int,
     logging: Logging,
     progress: Reporter,
     report: bool,
-) -> list[Outcome]:
-    """Run all cells, and keep the user's own ablations. A report that could not be written is an error at once."""
-    if report:
-        _check_report_folder(options.out / "report")
+    as_json: bool,
+) -> None:
+    """Run all cells, keep the user's own ablations, and conclude. A report that could not be written is an error at once."""
     keep = partial(_keep_ablations, names, options.out)
-    return run_cells(cells, options, jobs, logging, progress, keep)[0]
+    with reported_interruptions(options.force):
+        if report:
+            _check_report_folder(options.out / "report")
+        outcomes, _ = run_cells(cells, options, jobs, logging, progress, keep)
+        _conclude(outcomes, partial(_render, outcomes, options, logging.uri, progress) if report else list, as_json)
 
 
 def _check_report_folder(folder: Path) -> None:
@@ -172,11 +179,11 @@ def _cells(names: list[str] | None, suite: str, seeds: str | None, overrides: li
     return plan(names or [], suite, parse_seeds(seeds), dict(map(parse_override, overrides or [])))
 
 
-def _keep_ablations(names: list[str], out: Path) -> None:
+def _keep_ablations(names: list[str] | None, out: Path) -> None:
     """Copy a user's own ablation files beside their cells, so that the report finds them."""
     from mddbench.experiments.ablation import is_ablation, is_path, keep_ablations
 
-    keep_ablations([name for name in names if is_path(name) and is_ablation(name)], out)
+    keep_ablations([name for name in names or [] if is_path(name) and is_ablation(name)], out)
 
 
 def _conclude(outcomes: list[Outcome], render: Callable[[], list[str]], as_json: bool) -> None:

@@ -93,6 +93,7 @@ def tune(
         data_root=data_root,
         weights_dir=weights_dir,
         held_out=held_out,
+        development=not held_out,
         force=force,
         textures=textures,
         feature_room=feature_cache,

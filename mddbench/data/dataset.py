@@ -92,6 +92,7 @@ class Dataset:
         mask_rule: The rule that says which mask pixels are defects, as text.
         textures: Pictures to draw defects with, or None.
         fabricated: True if the images are drawn.
+        development: True if settings are chosen on its test images, so that numbers on them are no test results.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Dataset:
     mask_rule: str
     textures: Textures | None = None
     fabricated: bool = False
+    development: bool = False
 
     @property
     def train_categories(self) -> NDArray[np.int64]:

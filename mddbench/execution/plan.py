@@ -51,6 +51,7 @@ class RunOptions:
         force: True to run finished cells again.
         resamples: Number of bootstrap samples for confidence intervals, 0 for none.
         held_out: True to train and evaluate on training images only.
+        development: True if settings are chosen on the test images, which the protocol card then says.
         textures: Folder of pictures for methods that draw defects with them; None if there is none.
         test_curve: Number of epochs between two evaluations on the test split, 0 for none.
         keep_maps: True to keep the anomaly maps of the test split in the cell's folder.
@@ -68,6 +69,7 @@ class RunOptions:
     force: bool = False
     resamples: int = 0
     held_out: bool = False
+    development: bool = False
     textures: Path | None = None
     test_curve: int = 0
     keep_maps: bool = False
@@ -179,7 +181,8 @@ def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: 
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter)
         if options.textures is not None and size in textured:
             opened = replace(opened, textures=open_textures(options.textures, size, options.cache, reporter))
-        datasets[name, size] = hold_out(opened) if options.held_out else opened
+        opened = hold_out(opened) if options.held_out else opened
+        datasets[name, size] = replace(opened, development=options.development)
     return datasets
 
 

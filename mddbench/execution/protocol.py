@@ -63,6 +63,7 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
             categories=len(dataset.categories),
             held_out=is_held_out(dataset),
             fabricated=bool(dataset.fabricated),
+            development=dataset.development,
         ),
         epochs=SEEN_ONCE if single_pass else experiment.epochs,
         iterations=experiment.epochs * _steps(experiment, dataset),

@@ -65,18 +65,28 @@ class Setting(Strict):
     categories: Natural = Field(description="Number of categories.")
     held_out: bool = Field(default=False, description="Judged on training images that were held out.")
     fabricated: bool = Field(default=False, description="Images are fabricated, as in a dry run.")
+    development: bool = Field(
+        default=False,
+        description="Settings were chosen on the test images. It is left out of what is written if false.",
+    )
 
     @property
     def standard(self) -> bool:
         """True for one model for all categories on the dataset's own images, as the field reports it."""
-        return self.models == "unified" and not self.held_out and not self.fabricated
+        return self.models == "unified" and not (self.held_out or self.fabricated or self.development)
 
     def __str__(self) -> str:
         models = "one model" if self.models == "unified" else "a separate model for each of"
         categories = f"for {self.categories}" if self.models == "unified" else f"{self.categories}"
         held_out = ", held out" if self.held_out else ""
         fabricated = ", fabricated images" if self.fabricated else ""
-        return f"{models} {categories} categories{held_out}{fabricated}"
+        development = ", development data" if self.development else ""
+        return f"{models} {categories} categories{held_out}{fabricated}{development}"
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name != "development" or value}
 
 
 def _setting_of_old_records(value: Any) -> Any:
