@@ -156,7 +156,8 @@ class PatchCore(Detector[PatchCoreSettings]):
         neighbours = min(self.settings.neighbours, len(self.bank))
         if neighbours == 1:
             return squared[:, 0]
-        around = nearest(self.bank[indices[:, 0]], self.bank, neighbours)[1]
+        found, place = indices[:, 0].unique(return_inverse=True)
+        around = nearest(self.bank[found], self.bank, neighbours)[1][place]
         distances = torch.stack([(patches - self.bank[each]).norm(dim=1) for each in around.T], dim=1)
         weights = 1.0 - torch.exp(squared[:, 0].sqrt() - distances.logsumexp(dim=1))
         return weights.clamp(min=0.0) * squared[:, 0]

@@ -31,7 +31,7 @@ def nearest(
     """
     queries, bank = at_least_single(queries), at_least_single(bank)
     with full_precision(queries):
-        squares = bank.square().sum(dim=1)
+        squares = torch.einsum("nd,nd->n", bank, bank)  # without a copy of the bank
         found = [
             _nearest_of(queries[start : start + queries_at_once], bank, squares, count, vectors_at_once)
             for start in range(0, len(queries), queries_at_once)
