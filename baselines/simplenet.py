@@ -30,7 +30,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.patches import embedding_width, patch_embeddings
 from mddbench.nn.precision import at_least_single
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
-from mddbench.settings import Count, Pixels, Positive, Strict
+from mddbench.settings import Count, Fraction, Pixels, Positive, Strict
 
 Decay = Annotated[float, Field(ge=0, le=10)]
 
@@ -61,6 +61,7 @@ class SimpleNetSettings(Strict):
     classifier_decay: Decay = Field(
         default=1e-5, description="The weight decay of the classifier. The projection has the optimiser's."
     )
+    slope: Fraction = Field(default=0.2, description="The slope of the classifier's activation for negative values.")
     sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
 
 
@@ -84,7 +85,7 @@ class SimpleNet(Detector[SimpleNetSettings]):
         self.classifier = nn.Sequential(
             nn.Linear(width, settings.hidden),
             nn.BatchNorm1d(settings.hidden),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(settings.slope),
             nn.Linear(settings.hidden, 1, bias=False),
         )
         for layer in (self.projection, *self.classifier):

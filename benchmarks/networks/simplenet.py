@@ -42,7 +42,7 @@ class PlainSimpleNet(Plain):
         return neighbourhoods(self.features(images), self.settings.width)
 
     def judged(self, vectors: Tensor) -> Tensor:
-        return self.last(F.leaky_relu(self.norm(self.first(vectors)), 0.2))[:, 0]
+        return self.last(F.leaky_relu(self.norm(self.first(vectors)), self.settings.slope))[:, 0]
 
     def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         patches, settings = self.patches(images).flatten(0, 2), self.settings
