@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
+from mddbench.cli import tune as module
 from mddbench.cli.tune import _keep
 from mddbench.errors import InputError
 from mddbench.execution.plan import plan
@@ -132,12 +134,18 @@ def test_a_setting_that_some_methods_do_not_use_is_left_out_for_those() -> None:
         plan(["folder/draem"], "named", (0,), {"encoder.name": "resnet18"})
 
 
-def test_held_out_images_are_said_to_be(tmp_path: Path) -> None:
+def test_held_out_images_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two searches, whose outcomes are copies as those of child processes are."""
+    run_cells = module.run_cells
+    monkeypatch.setattr(module, "run_cells", lambda *given: deepcopy(run_cells(*given)))
     root = write_tree(tmp_path / "tree")
     held_out = ("--held-out", "--trials", 1, "--tracking", "none")
-    done = mddbench("tune", "folder/rd4ad", "--data-root", root, "--out", tmp_path / "out", *held_out, *SMALL)
+    names = ("folder/rd4ad", "folder/padim")
+    done = mddbench("tune", *names, "--data-root", root, "--out", tmp_path / "out", *held_out, *SMALL)
     assert done.returncode == 0, done.stderr
-    assert read_search(tmp_path / "out" / "rd4ad.json").judged_on.held_out
+    results = [read_search(tmp_path / "out" / f"{method}.json") for method in ("rd4ad", "padim")]
+    assert all(each.judged_on.held_out for each in results)
+    assert [each.epochs for each in results] == [1, "one pass"]
     assert "drawn defects on held-out training images" in done.stdout
 
 

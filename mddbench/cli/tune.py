@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,9 +121,11 @@ def _run(
     """Run all trials, and collect the result of each search; None where the recipe itself failed."""
     from mddbench.execution.tune import result_of
 
-    cells = [cell for search in searches for cell in search.all_cells()]
-    outcomes, datasets = run_cells(cells, options, jobs, logging, progress)
-    return [result_of(search, outcomes, datasets, options.held_out) for search in searches]
+    cells = [search.all_cells() for search in searches]
+    outcomes, datasets = run_cells(list(chain(*cells)), options, jobs, logging, progress)
+    ends = list(accumulate(map(len, cells)))
+    parts = [outcomes[end - len(own) : end] for own, end in zip(cells, ends, strict=True)]
+    return [result_of(search, part, datasets, options.held_out) for search, part in zip(searches, parts, strict=True)]
 
 
 def _demand_development_data(searches: list[Search], held_out: bool) -> None:

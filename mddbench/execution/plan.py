@@ -289,32 +289,19 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     return detector
 
 
-def fewest_images(experiment: Experiment, dataset: Dataset) -> int:
-    """Count the images of the smallest training set.
+def training_sets(experiment: Experiment, dataset: Dataset) -> list[int]:
+    """Count the training images of each model.
 
     Args:
         experiment: The experiment.
         dataset: Its opened dataset.
 
     Returns:
-        Number of training images of the model; of separate models, the number of the model with the fewest images.
+        One number for a unified model; one for each category for separate models.
     """
-    splits = [dataset.train.of(category) for category in dataset.categories]
-    return min(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
-
-
-def most_images(experiment: Experiment, dataset: Dataset) -> int:
-    """Count the images of the largest training set.
-
-    Args:
-        experiment: The experiment.
-        dataset: Its opened dataset.
-
-    Returns:
-        Number of training images of the model; of separate models, the number of the model with the most images.
-    """
-    splits = [dataset.train.of(category) for category in dataset.categories]
-    return max(map(len, splits)) if experiment.setting == "separate" else len(dataset.train)
+    if experiment.setting == "unified":
+        return [len(dataset.train)]
+    return [len(dataset.train.of(category)) for category in dataset.categories]
 
 
 def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions) -> None:
@@ -330,7 +317,8 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
     Raises:
         InputError: If this fails, or if the memory it takes shows that a full batch cannot fit.
     """
-    total, size, side = fewest_images(experiment, dataset), experiment.batch_size, experiment.image_size
+    totals, size, side = training_sets(experiment, dataset), experiment.batch_size, experiment.image_size
+    total = min(totals)
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
     full = min(size, len(dataset.train))
     purpose = f"a batch of {full} images of {side}x{side} pixels"
@@ -341,8 +329,8 @@ def _try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions
         evaluating = f"evaluating {min(BATCH_SIZE, len(dataset.test))} images of {side}x{side} pixels at once"
         needed = bytes_of_batch(detector.encoder, min(BATCH_SIZE, len(dataset.test)), side)
         demand_memory(needed, options.device, experiment.name, evaluating)
-        collecting = f"what the method keeps of {most_images(experiment, dataset)} images"
-        needed = detector.collected_bytes(most_images(experiment, dataset), side)
+        collecting = f"what the method keeps of {max(totals)} images"
+        needed = detector.collected_bytes(max(totals), side)
         demand_memory(needed, options.device, experiment.name, collecting)
         images = torch.zeros(min(smallest, 2), 3, side, side, device=options.device)
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)

@@ -6,7 +6,7 @@ A trial is an ordinary cell in an output folder of its own. So a search can be i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -95,12 +95,12 @@ def _planned(name: str, trials: int, seeds: tuple[int, ...] | None, overrides: M
     return Search(experiments[0], tuple(points), cells)
 
 
-def result_of(search: Search, outcomes: Iterable[Outcome], datasets: Datasets, held_out: bool) -> SearchResult | None:
+def result_of(search: Search, outcomes: Sequence[Outcome], datasets: Datasets, held_out: bool) -> SearchResult | None:
     """Collect the result of a search.
 
     Args:
         search: The search.
-        outcomes: How its cells ended; cells of other searches are ignored.
+        outcomes: How its cells ended, in the order of `all_cells`.
         datasets: The opened datasets.
         held_out: True if the trials were judged on held-out training images with drawn defects.
 
@@ -110,12 +110,12 @@ def result_of(search: Search, outcomes: Iterable[Outcome], datasets: Datasets, h
     Raises:
         InputError: If no metric is defined on the data, which then cannot tell trials apart.
     """
-    ended = {id(outcome.cell): outcome for outcome in outcomes}
+    following = iter(outcomes)
     trials: list[Trial] = []
     failed: dict[str, str] = {}
     epochs: int | str | None = None
     for point, cells in zip(search.points, search.cells, strict=True):
-        ends = [ended[id(cell)] for cell in cells]
+        ends = [next(following) for _ in cells]
         messages = [end.message for end in ends if end.status == "failed"]
         if messages:
             failed[json.dumps(point)] = messages[0]

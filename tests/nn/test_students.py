@@ -71,6 +71,8 @@ def test_blocks_that_are_asked_for_go_before_the_authors() -> None:
 def test_the_card_tells_another_network_and_so_does_the_identity(teacher: str, told: str | None) -> None:
     detector = RD4AD(FrozenEncoder(teacher, (1, 2, 3)), RD4AD.Settings(), 8)
     splits = {"train": range(20), "test": SimpleNamespace(samples=())}
-    dataset = SimpleNamespace(categories=("a",), mask_rule="none", textures=None, fabricated=False, development=False, **splits)
+    dataset = SimpleNamespace(
+        categories=("a",), mask_rule="none", textures=None, fabricated=False, development=False, **splits
+    )
     card = protocol_card(experiment(metrics="exact"), detector, dataset)  # type: ignore[arg-type]
     assert card.network == told
