@@ -156,7 +156,7 @@ class PatchCore(Detector[PatchCoreSettings]):
         neighbours = min(self.settings.neighbours, len(self.bank))
         if neighbours == 1:
             return squared[:, 0]
-        found, place = indices[:, 0].unique(return_inverse=True)
+        found, place = indices[:, 0].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         around = nearest(self.bank[found], self.bank, neighbours)[1][place]
         distances = torch.stack([(patches - self.bank[each]).norm(dim=1) for each in around.T], dim=1)
         weights = 1.0 - torch.exp(squared[:, 0].sqrt() - distances.logsumexp(dim=1))
