@@ -10,13 +10,18 @@ Differs:   There is one bank for all categories; the authors have one for each.
            In the paper this concerns the image's score alone, and distances are plain. The authors' code has no weights.
 Variants:  The authors' is the default, and ADer's: width 1024, a coreset of 10 % after a projection to 128 dimensions.
            Without a width, channels are averaged over 3x3 positions and joined, which suits a small encoder.
+           Nearest neighbours among the tokens of a vision transformer, as AnomalyDINO and RAD have them:
+           `settings.width: null`, `neighbourhood: 1`, `unit: true`, `coreset: 1.0`, `highest: 0.01`. AnomalyDINO
+           (Damm et al., WACV 2025) takes the last block after the final normalisation (`encoder.normed: true`). RAD
+           takes several blocks. It looks for the nearest neighbour of each block alone, near the same position, in
+           images like the one that is tested; here all blocks have one nearest neighbour, anywhere in the bank.
 Unsaid:    The paper's distances are plain. The code's are squared, in scores and maps, and so are ours.
            The coreset begins with the mean distance to ten random points, which the paper does not mention.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -30,21 +35,24 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.nearest import nearest
 from mddbench.nn.patches import embedding_width, patch_embeddings
 from mddbench.nn.precision import full_precision
+from mddbench.nn.scores import describe_highest, mean_of_highest
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
-from mddbench.settings import Count, Pixels, Strict
+from mddbench.settings import Count, Extended, OddCount, Pixels
 
 FLOAT_BYTES = 4
 LARGEST_SHARE = 0.5
 """Greatest share of `most_patches` that a running coreset keeps. The rest is room for new patches."""
 
 
-class PatchCoreSettings(Strict):
+class PatchCoreSettings(Extended):
     """The settings of PatchCore."""
+
+    added: ClassVar[tuple[str, ...]] = ("neighbourhood", "unit", "highest")
 
     width: Count | None = Field(
         default=1024,
         description="The number of channels of a patch's vector, for each level and in the end. "
-        "null: all channels' means over 3x3 positions, side by side.",
+        "null: all channels' means over the neighbourhood, side by side.",
     )
     coreset: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.1, description="The share of all patches that the bank keeps. 1: all, up to `most_patches`."
@@ -66,6 +74,17 @@ class PatchCoreSettings(Strict):
         "(paper: 9). 1: no weights, as in the authors' code.",
     )
     sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
+    neighbourhood: OddCount = Field(
+        default=3, description="The side of the neighbourhood of a position that its vector describes; 1 for tokens."
+    )
+    unit: bool = Field(
+        default=False,
+        description="True if each level's part of a vector has length 1. Squared distances are then sums of 2 (1 - cos).",
+    )
+    highest: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="The share of a map's pixels, the highest ones, whose mean is the image's score; null: the maximum.",
+    )
 
 
 class PatchCore(Detector[PatchCoreSettings]):
@@ -83,6 +102,8 @@ class PatchCore(Detector[PatchCoreSettings]):
     def __init__(self, encoder: FrozenEncoder, settings: PatchCoreSettings, categories: int) -> None:
         super().__init__(encoder, settings, categories)
         self.smoothing = describe_smoothing(settings.sigma)
+        if settings.highest is not None:
+            self.image_score_rule = describe_highest(settings.highest)
         width = embedding_width(encoder.channels, settings.width)
         self.register_buffer("bank", torch.zeros(1, width))
         self.bank: Tensor
@@ -104,7 +125,7 @@ class PatchCore(Detector[PatchCoreSettings]):
         Returns:
             Name -> JSON value.
         """
-        return settings.model_dump(mode="json", exclude={"neighbours", "sigma"})
+        return settings.model_dump(mode="json", exclude={"neighbours", "sigma", "highest"})
 
     def collected_bytes(self, images: int, image_size: int) -> int:
         """Return the bytes of the patches that are collected at most, with their projections.
@@ -114,11 +135,31 @@ class PatchCore(Detector[PatchCoreSettings]):
             image_size: Side of the square images in pixels.
 
         Returns:
-            Number of bytes in float32. While a coreset is picked, the projections exist three times.
+            Number of bytes in float32. While a coreset is picked, the projections exist three times. If all patches are
+            kept, the vectors exist twice while they are joined.
         """
         patches = min(images * (image_size // self.encoder.strides[0]) ** 2, self.settings.most_patches)
         projected = 0 if self.projection is None else self.projection.shape[1]
-        return FLOAT_BYTES * patches * (self.bank.shape[1] + 3 * projected)
+        vectors = 2 if self.settings.coreset == 1 else 1
+        return FLOAT_BYTES * patches * (vectors * self.bank.shape[1] + 3 * projected)
+
+    def growing_work(self, images: int, image_size: int) -> tuple[float, float]:
+        """Return the distances to all picks that the coresets need, and the size of the bank.
+
+        Args:
+            images: Number of training images.
+            image_size: Side of the square images in pixels.
+
+        Returns:
+            Number of distances, and number of vectors.
+        """
+        share, most = self.settings.coreset, self.settings.most_patches
+        patches = images * (image_size // self.encoder.strides[0]) ** 2
+        if patches <= most:
+            return (share * patches**2 if share < 1 else 0.0), share * patches
+        share = min(share, LARGEST_SHARE)
+        thinned = (patches - share * most) / ((1 - share) * most)
+        return thinned * share * most**2, share * most
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Collect the patches of a batch of normal images. There is no loss."""
@@ -146,9 +187,15 @@ class PatchCore(Detector[PatchCoreSettings]):
         maps = F.interpolate(scores, size, mode="bilinear", align_corners=False)[:, 0]
         return gaussian_smooth(maps, self.settings.sigma)
 
+    def image_scores(self, maps: Tensor) -> Tensor:
+        """Compute the image scores (B,) of maps (B, H, W): the maximum, or the mean of the highest pixels."""
+        highest = self.settings.highest
+        return super().image_scores(maps) if highest is None else mean_of_highest(maps, highest)
+
     def _embedded(self, images: Tensor) -> Tensor:
         """The vectors (B, H, W, D) of all patches of images."""
-        return patch_embeddings(self.encoder(images), self.settings.width)
+        settings = self.settings
+        return patch_embeddings(self.encoder(images), settings.width, settings.neighbourhood, settings.unit)
 
     def _scores(self, patches: Tensor) -> Tensor:
         """The scores (N,) of patches (N, D): squared distances, weighted with more than one neighbour."""

@@ -20,11 +20,9 @@ from torch import Tensor
 
 from mddbench.batch import Batch
 from mddbench.detector import Detector
-from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.foreign_names import REVERSE_DISTILLATION, renamed
 from mddbench.nn.reverse_distillation import (
-    WIDE,
     Bottleneck,
     Decoder,
     distance_map,
@@ -33,21 +31,13 @@ from mddbench.nn.reverse_distillation import (
     student_of,
 )
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
-from mddbench.settings import Count, Depth, Pixels, Strict
+from mddbench.nn.student import StudentSettings, describe_student, require_equal_shapes
+from mddbench.settings import Pixels
 
 
-class RD4ADSettings(Strict):
+class RD4ADSettings(StudentSettings):
     """The settings of RD4AD."""
 
-    bottleneck_width: Count = Field(
-        default=128,
-        description="The inner width of the bottleneck's blocks: 128 (authors) or 64 (ADer, half of it).",
-    )
-    decoder_blocks: tuple[Depth, Depth, Depth] | None = Field(
-        default=None,
-        description="The number of blocks in each decoder stage, deep to shallow. "
-        "null: the authors' numbers for this encoder.",
-    )
     sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
 
 
@@ -62,9 +52,7 @@ class RD4AD(Detector[RD4ADSettings]):
         super().__init__(encoder, settings, categories)
         require_halving_levels(encoder, "rd4ad")
         self.smoothing = describe_smoothing(settings.sigma)
-        self.multiple = 2 * encoder.strides[-1]
-        student = student_of(encoder.name)
-        self.network = "" if student == WIDE else student.described(settings.decoder_blocks)
+        self.network, student = describe_student(encoder, settings), student_of(encoder.name)
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width, student)
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks, student)
 
@@ -100,6 +88,5 @@ class RD4AD(Detector[RD4ADSettings]):
     def _student(self, teacher: list[Tensor], images: Tensor) -> list[Tensor]:
         """The student's features, rebuilt from the teacher's features of the images."""
         student: list[Tensor] = self.decoder(self.bottleneck(teacher))
-        if any(t.shape != s.shape for t, s in zip(teacher, student, strict=True)):
-            raise InputError(f"rd4ad: image_size {images.shape[-1]} does not fit; use a multiple of {self.multiple}")
+        require_equal_shapes(teacher, student, self.encoder, images.shape[-1], "rd4ad")
         return student

@@ -37,7 +37,6 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.foreign_names import PROJECTED_DISTILLATION, renamed
 from mddbench.nn.precision import at_least_single
 from mddbench.nn.reverse_distillation import (
-    WIDE,
     Bottleneck,
     Decoder,
     distance_map,
@@ -47,23 +46,15 @@ from mddbench.nn.reverse_distillation import (
 )
 from mddbench.nn.simplex import NoiseSettings, with_noise_patch
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
-from mddbench.settings import Count, Depth, Pixels, Positive, Strict
+from mddbench.nn.student import StudentSettings, describe_student, require_equal_shapes
+from mddbench.settings import Count, Pixels, Positive
 
 Weight = Annotated[float, Field(ge=0, le=1e4)]
 
 
-class RDPlusPlusSettings(Strict):
+class RDPlusPlusSettings(StudentSettings):
     """The settings of RD++."""
 
-    bottleneck_width: Count = Field(
-        default=128,
-        description="The inner width of the bottleneck's blocks: 128 (authors) or 64 (ADer, half of it).",
-    )
-    decoder_blocks: tuple[Depth, Depth, Depth] | None = Field(
-        default=None,
-        description="The number of blocks in each decoder stage, deep to shallow. "
-        "null: the authors' numbers for this encoder.",
-    )
     narrowest: Count = Field(
         default=8,
         description="The least number of channels inside a projection. Else it has a half and a quarter of its level's.",
@@ -106,8 +97,7 @@ class RDPlusPlus(Detector[RDPlusPlusSettings]):
         if settings.transport_weight + settings.reconstruction_weight + settings.contrast_weight == 0:
             raise InputError("rdpp: the weights of the projections' terms are all 0; expected one above 0")
         self.smoothing = describe_smoothing(settings.sigma)
-        student = student_of(encoder.name)
-        self.network = "" if student == WIDE else student.described(settings.decoder_blocks)
+        self.network, student = describe_student(encoder, settings), student_of(encoder.name)
         self.projections = nn.ModuleList(Projection(width, settings.narrowest) for width in encoder.channels)
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width, student)
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks, student)
@@ -169,9 +159,7 @@ class RDPlusPlus(Detector[RDPlusPlusSettings]):
     def _rebuilt(self, projected: list[Tensor], images: Tensor) -> list[Tensor]:
         """The student's features, rebuilt from the projected levels of the images."""
         student: list[Tensor] = self.decoder(self.bottleneck(projected))
-        if any(p.shape != s.shape for p, s in zip(projected, student, strict=True)):
-            multiple = 2 * self.encoder.strides[-1]
-            raise InputError(f"rdpp: image_size {images.shape[-1]} does not fit; use a multiple of {multiple}")
+        require_equal_shapes(projected, student, self.encoder, images.shape[-1], "rdpp")
         return student
 
 

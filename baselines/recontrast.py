@@ -11,7 +11,7 @@ Differs:   The share of steps counts over the whole training, whose length is in
            Any encoder with three levels works, as for RD4AD.
 Variants:  The authors' own script is the default: AdamW with AMSGrad, and a decoder of 3, 4 and 6 blocks, deep to shallow.
            The script in Dinomaly's repository, whose results are published, has StableAdamW and 6, 4 and 3 blocks
-           (`settings.decoder_blocks`). StableAdamW is not here, AdamW with AMSGrad takes its place.
+           (`settings.decoder_blocks`, `optimizer.name`).
 Unsaid:    The paper writes the loss per position. The code flattens each level to one vector, and so do we.
            The code keeps BatchNorm of the trained encoder in evaluation mode for several categories at once, and so do we.
 """
@@ -28,11 +28,9 @@ from torch.nn import functional as F
 
 from mddbench.batch import Batch
 from mddbench.detector import Detector
-from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single
 from mddbench.nn.reverse_distillation import (
-    WIDE,
     Bottleneck,
     Decoder,
     distance_map,
@@ -41,24 +39,18 @@ from mddbench.nn.reverse_distillation import (
     require_halving_levels,
     student_of,
 )
-from mddbench.nn.smoothing import window_smooth
+from mddbench.nn.scores import WindowScoreSettings, describe_highest, mean_of_highest
+from mddbench.nn.smoothing import describe_window, window_smooth
+from mddbench.nn.student import StudentSettings, describe_student, require_equal_shapes
 from mddbench.nn.trained_encoder import TrainedEncoder
-from mddbench.settings import Count, Depth, Fraction, Positive, Strict
+from mddbench.settings import Fraction, Positive
 
 Deviations = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
-class ReContrastSettings(Strict):
+class ReContrastSettings(StudentSettings, WindowScoreSettings):
     """The settings of ReContrast."""
 
-    bottleneck_width: Count = Field(
-        default=128, description="The inner width of the bottleneck's blocks, in 1/128 of the authors' number."
-    )
-    decoder_blocks: tuple[Depth, Depth, Depth] | None = Field(
-        default=None,
-        description="The number of blocks in each decoder stage, deep to shallow. "
-        "null: those of RD4AD's authors for this encoder.",
-    )
     encoder_rate: Positive = Field(
         default=0.005, description="The learning rate of the trained encoder divided by that of bottleneck and decoder."
     )
@@ -69,13 +61,6 @@ class ReContrastSettings(Strict):
     )
     easy_last: Deviations = Field(default=1.0, description="The same number from the end of the ramp on.")
     ramp: Fraction = Field(default=0.1, description="The share of the training in which it goes from first to last.")
-    window: Annotated[int, Field(ge=1, le=1023)] = Field(
-        default=5, description="The side of the smoothing window in pixels, an odd number. 1: no smoothing."
-    )
-    sigma: Positive = Field(default=4.0, description="The standard deviation of the Gaussian in the window, in pixels.")
-    highest: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.01, description="The share of a map's pixels, the highest ones, whose mean is the image's score."
-    )
 
 
 class ReContrast(Detector[ReContrastSettings]):
@@ -88,15 +73,9 @@ class ReContrast(Detector[ReContrastSettings]):
     def __init__(self, encoder: FrozenEncoder, settings: ReContrastSettings, categories: int) -> None:
         super().__init__(encoder, settings, categories)
         require_halving_levels(encoder, "recontrast")
-        if settings.window % 2 == 0:
-            raise InputError(f"recontrast: window {settings.window} has no middle; expected an odd number")
-        window = f"{settings.window}x{settings.window}"
-        self.smoothing = (
-            f"Gaussian in {window} pixels, sigma {settings.sigma:g} pixels" if settings.window > 1 else "none"
-        )
-        self.image_score_rule = f"mean of the highest {100 * settings.highest:g} % of the map"
-        student = student_of(encoder.name)
-        self.network = "" if student == WIDE else student.described(settings.decoder_blocks)
+        self.smoothing = describe_window(settings.window, settings.sigma)
+        self.image_score_rule = describe_highest(settings.highest)
+        self.network, student = describe_student(encoder, settings), student_of(encoder.name)
         self.trained = TrainedEncoder(encoder)
         self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width, student)
         self.decoder = Decoder(encoder.channels, settings.decoder_blocks, student, nn.GELU)
@@ -145,8 +124,7 @@ class ReContrast(Detector[ReContrastSettings]):
         Returns:
             (B,).
         """
-        pixels = maps.flatten(1)
-        return pixels.topk(max(1, int(pixels.shape[1] * self.settings.highest)), dim=1).values.mean(dim=1)
+        return mean_of_highest(maps, self.settings.highest)
 
     def _rebuilt(
         self, frozen: list[Tensor], trained: list[Tensor], images: Tensor
@@ -161,16 +139,12 @@ class ReContrast(Detector[ReContrastSettings]):
             images: (B, 3, H, W), for the message if their size does not fit.
 
         Returns:
-            The rebuilt features of the frozen encoder, and those of the trained one.
-
-        Raises:
-            InputError: If the size of the images does not fit.
+            The rebuilt features of the frozen encoder, and those of the trained one. An InputError says if the size of
+            the images does not fit.
         """
         both = [torch.cat(levels) for levels in zip(trained, frozen, strict=True)]
         decoded: list[Tensor] = self.decoder(self.bottleneck(both))
-        if any(d.shape != b.shape for d, b in zip(decoded, both, strict=True)):
-            multiple = 2 * self.encoder.strides[-1]
-            raise InputError(f"recontrast: image_size {images.shape[-1]} does not fit; use a multiple of {multiple}")
+        require_equal_shapes(both, decoded, self.encoder, images.shape[-1], "recontrast")
         # In the backward pass, halves of one split are joined at once; slices would each be filled up with zeros.
         halves = [level.chunk(2) for level in decoded]
         to_frozen = [layer(half) for layer, (half, _) in zip(self.to_frozen, halves, strict=True)]

@@ -29,6 +29,7 @@ from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.foreign_names import UNIFIED_TRANSFORMER, check_backbone, flattened, renamed
 from mddbench.nn.precision import at_least_single, full_precision
+from mddbench.nn.scores import describe_pooled, pooled_maximum
 from mddbench.nn.tokens import Dropout, Linear, MultiheadAttention
 from mddbench.settings import BelowOne, Count, Depth, Fraction, Strict
 
@@ -76,7 +77,7 @@ class UniAD(Detector[UniADSettings]):
         super().__init__(encoder, settings, categories)
         if settings.channels % settings.heads:
             raise InputError(f"uniad: channels {settings.channels} are no multiple of heads {settings.heads}")
-        self.image_score_rule = f"max of the map averaged over {settings.pool}x{settings.pool}"
+        self.image_score_rule = describe_pooled(settings.pool)
         width, features = settings.channels, sum(encoder.channels)
         self.register_buffer("mask", neighbour_mask(settings.grid, settings.neighbours), persistent=False)
         self.mask: Tensor
@@ -136,8 +137,7 @@ class UniAD(Detector[UniADSettings]):
         Returns:
             (B,).
         """
-        window = (min(self.settings.pool, maps.shape[-2]), min(self.settings.pool, maps.shape[-1]))
-        return F.avg_pool2d(maps[:, None], window, 1).flatten(1).amax(dim=1)
+        return pooled_maximum(maps, self.settings.pool)
 
     def _rebuilt(self, tokens: Tensor) -> Tensor:
         """The tokens (B, P, C) that the transformer rebuilds from tokens (B, P, C)."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from models import built_our_way, noise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity
@@ -28,20 +29,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mddbench.detector import Detector, load_method, method_settings
+from mddbench.detector import Detector
+from mddbench.engine.batches import epoch_batches
 from mddbench.engine.cost import step_seconds
 from mddbench.engine.device import autocast, choose_device, synchronize
 from mddbench.engine.step import TrainingStep
-from mddbench.engine.train import TrainingImages, epoch_batches, with_features
+from mddbench.engine.train import with_features
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment, parse_override
 from mddbench.machine import keep_freed_memory
 from mddbench.methods.mddnet import detector as synthesising
 from mddbench.metrics.suite import CategoryMetrics
 from mddbench.nn import smoothing
-from mddbench.nn.encoder import load_encoder
 
-CATEGORIES = 8
 WORK = {
     "asked": "a step, teacher asked",
     "remembered": "a step, teacher remembered",
@@ -75,14 +75,6 @@ class Clock:
         return timed
 
 
-def build(experiment: Experiment, device: torch.device) -> Detector:
-    """The experiment's model as a run builds it."""
-    method = load_method(experiment.method)
-    encoder = load_encoder(experiment.encoder.name, experiment.encoder.levels, None)
-    settings = method_settings(method, experiment.settings, experiment.name)
-    return method(encoder, settings, CATEGORIES).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
 def watch(detector: Detector, clock: Clock) -> None:
     """Count the forward passes of the detector's children, the synthesis of defects and the smoothing of maps."""
     for name, child in detector.named_children():
@@ -97,7 +89,7 @@ def watch(detector: Detector, clock: Clock) -> None:
 
 def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[str, float]:
     """Median ms of each part of a training step, and of the evaluation of a batch as if it were a category."""
-    detector = build(experiment, device)
+    detector = built_our_way(experiment, device)
     clock = Clock(device)
     watch(detector, clock)
     optimizer = TrainingStep(detector, experiment).optimizer
@@ -138,13 +130,6 @@ def profile(experiment: Experiment, device: torch.device, steps: int) -> dict[st
     return {name: 1000 * median(row.get(name, 0.0) for row in rows[2:]) for name in rows[-1]}
 
 
-def noise(experiment: Experiment, images: int) -> TrainingImages:
-    """So many images of nothing."""
-    size = experiment.image_size
-    pixels = np.random.default_rng(0).integers(0, 255, (images, size, size, 3), dtype=np.uint8)
-    return TrainingImages(pixels, np.arange(images) % CATEGORIES)
-
-
 class Traffic(TorchDispatchMode):
     """Counts the bytes of all tensors that operations read and write, as if none stayed in a cache; views move nothing."""
 
@@ -160,12 +145,12 @@ class Traffic(TorchDispatchMode):
         return found
 
 
-def work(experiment: Experiment, device: torch.device, what: str) -> tuple[float, float]:
+def work(experiment: Experiment, device: torch.device, what: str, random_weights: bool = False) -> tuple[float, float]:
     """(floating-point operations, bytes) of a training step, forward and backward, without the optimiser's, with the teacher
     'asked' or 'remembered'; or of the 'inference' of a batch, up to image scores.
     """
     training = what != "inference"
-    detector = build(experiment, device).train(training)
+    detector = built_our_way(experiment, device, random_weights).train(training)
     if not training:
         detector.requires_grad_(False)  # the counter of operations trips over a parameter without a gradient's graph
     batch = next(epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
@@ -203,7 +188,7 @@ def product_rates(device: torch.device, precision: str, side: int = 1024, produc
     (there by oneDNN): the medians of several looks.
     """
     matrix = torch.rand(side, side, device=device).to(getattr(torch, precision))
-    pixels = matrix.reshape(1, 32, 32, side).permute(0, 3, 1, 2)
+    pixels = matrix.reshape(1, side // 32, 32, side).permute(0, 3, 1, 2)
     ways: dict[str, Callable[[], Tensor]] = {
         "matrix product": lambda: matrix @ matrix,
         "convolution of one pixel": lambda: F.conv2d(pixels, matrix[:, :, None, None]),
@@ -226,7 +211,7 @@ def operators(experiment: Experiment, device: torch.device, count: int, steps: i
     """The operators of a training step that take the most time by themselves, the teacher's features given, and their shares of
     it. The profiler costs time of its own, most of all for small operators.
     """
-    detector = build(experiment, device)
+    detector = built_our_way(experiment, device)
     step = TrainingStep(detector, experiment)
     batch = next(epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
     batch = with_features(batch, detector, experiment.precision)

@@ -16,18 +16,19 @@ from itertools import pairwise, product
 from statistics import median
 
 import torch
+from models import built_our_way, noise
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mddbench.batch import as_images
-from mddbench.engine import train as training
+from mddbench.engine import batches
 from mddbench.engine.cost import step_seconds
 from mddbench.engine.device import choose_device
 from mddbench.engine.step import TrainingStep
+from mddbench.engine.train import with_features
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment, parse_override
 from mddbench.machine import keep_freed_memory
-from profile_step import build, noise
 
 WARM = 3
 """Steps that are not counted."""
@@ -51,17 +52,17 @@ def measured(experiment: Experiment, way: str, device: torch.device, steps: int)
         torch.set_num_threads(1)
     if way != "freed":
         keep_freed_memory()
-    detector = build(experiment, device)
+    detector = built_our_way(experiment, device)
     if way == "contiguous":  # of images, too: a convolution takes either side's layout
         detector.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        training.as_images = lambda images, to: as_images(images, to).contiguous()
+        batches.as_images = lambda images, to: as_images(images, to).contiguous()
     if way == "folded":
         fold_norms(detector.encoder.backbone)
     step = TrainingStep(detector, experiment, way.endswith("compiled"))
     for group in step.optimizer.param_groups if way.endswith("fused") and step.optimizer else []:
         group["fused"] = way == "fused"
-    batch = next(training.epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
-    batch = training.with_features(batch, detector, experiment.precision)
+    batch = next(batches.epoch_batches(noise(experiment, experiment.batch_size), experiment, 0, device))
+    batch = with_features(batch, detector, experiment.precision)
     started = time.perf_counter()
     step_seconds(step, batch)
     first = time.perf_counter() - started

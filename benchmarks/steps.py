@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,23 +27,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from models import CATEGORIES, build, built_our_way, noise
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mddbench.batch import as_images
-from mddbench.detector import Detector, load_method, method_settings
+from mddbench.detector import Detector, load_method
+from mddbench.engine.batches import TrainingImages
 from mddbench.engine.cost import peak_memory, start_memory
-from mddbench.engine.device import synchronize
-from mddbench.engine.evaluate import BATCH_SIZE
-from mddbench.engine.train import Trainer, TrainingImages
+from mddbench.engine.device import autocast, synchronize
+from mddbench.engine.inference import BATCH_SIZE
+from mddbench.engine.stable_adamw import StableAdamW
+from mddbench.engine.train import Conditions, Trainer
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment, parse_override
-from mddbench.nn.encoder import load_encoder
+from mddbench.machine import keep_freed_memory
 from mddbench.progress import SilentReporter
 from mddbench.seeding import derived_seed, seed_everything
 from networks import Plain, plain_twin
 
-CATEGORIES = 8
 PASSES = 5
 """Over all images, of inference."""
 LEARNING_PASSES = 3
@@ -52,46 +55,51 @@ Found = list[tuple[float, Any]]
 Measure = Callable[[], Found]
 
 
-def build(experiment: Experiment) -> Detector:
-    """The experiment's model, always with the same weights."""
-    seed_everything(0)
-    method = load_method(experiment.method)
-    encoder = load_encoder(experiment.encoder.name, experiment.encoder.levels, None)
-    return method(encoder, method_settings(method, experiment.settings, "steps"), CATEGORIES)
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: images (N, S, S, 3) uint8; random_weights: of the encoder; conditions: of our training."""
+
+    experiment: Experiment
+    images: np.ndarray
+    device: torch.device
+    random_weights: bool = False
+    conditions: Conditions = field(default_factory=Conditions)
+
+    def ours(self) -> Detector:
+        """The model as a run has it."""
+        keep_freed_memory()
+        return built_our_way(self.experiment, self.device, self.random_weights)
+
+    def plain(self) -> tuple[Detector, Plain]:
+        """The detector, and its plain network on the device."""
+        detector = build(self.experiment, self.random_weights)
+        return detector, plain_twin(self.experiment.method, detector).to(self.device)
 
 
-def built_our_way(experiment: Experiment, device: torch.device) -> Detector:
-    from mddbench.machine import keep_freed_memory
-
-    keep_freed_memory()
-    return build(experiment).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def ours(setting: Setting) -> Measure:
+    return partial(learnt_our_way, setting.ours(), setting)
 
 
-def ours(experiment: Experiment, images: np.ndarray, device: torch.device) -> Measure:
-    detector = built_our_way(experiment, device)
-    return partial(learnt_our_way, detector, experiment, images)
-
-
-def learnt_our_way(
-    detector: Detector, experiment: Experiment, images: np.ndarray, passes: int = LEARNING_PASSES
-) -> Found:
-    data, found = TrainingImages(images, np.arange(len(images)) % CATEGORIES), []
+def learnt_our_way(detector: Detector, setting: Setting, passes: int = LEARNING_PASSES) -> Found:
+    images, found = setting.images, []
+    data = TrainingImages(images, np.arange(len(images)) % CATEGORIES)
     with TemporaryDirectory() as folder:
         for _ in range(passes if detector.single_pass else 1):
             started = time.perf_counter()
             seed_everything(0)
-            history = Trainer(detector, experiment, 0, Path(folder) / "c.pt").run(data, SilentReporter())
-            synchronize(next(detector.parameters()).device)
+            trainer = Trainer(detector, setting.experiment, 0, Path(folder) / "c.pt", setting.conditions)
+            history = trainer.run(data, SilentReporter())
+            synchronize(setting.device)
             found.append((time.perf_counter() - started, None))
     return found if detector.single_pass else [(log.seconds, log.loss) for log in history]
 
 
-def plain(experiment: Experiment, images: np.ndarray, device: torch.device) -> Measure:
-    detector = build(experiment)
-    network, data = plain_twin(experiment.method, detector).to(device), as_data(images)
+def plain(setting: Setting) -> Measure:
+    detector, network = setting.plain()
+    data = as_data(setting.images)
     if detector.single_pass:
-        return partial(collected_plainly, network, experiment, data, device)
-    return partial(trained_plainly, network, plain_optimizer(experiment, detector, network), experiment, data, device)
+        return partial(collected_plainly, network, setting, data)
+    return partial(trained_plainly, network, plain_optimizer(setting.experiment, detector, network), setting, data)
 
 
 def as_data(images: np.ndarray) -> TensorDataset:
@@ -109,14 +117,13 @@ def plain_optimizer(experiment: Experiment, detector: Detector, network: Plain) 
     ]
     if wanted.name == "sgd":
         return torch.optim.SGD(groups, lr=wanted.lr, momentum=wanted.momentum, weight_decay=wanted.weight_decay)
-    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[wanted.name]
+    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "stableadamw": StableAdamW}[wanted.name]
     options = {"betas": wanted.betas, "eps": wanted.eps, "amsgrad": wanted.amsgrad}
     return kind(groups, lr=wanted.lr, weight_decay=wanted.weight_decay, **options)
 
 
-def trained_plainly(
-    network: Plain, optimizer: torch.optim.Optimizer, experiment: Experiment, data: TensorDataset, device: torch.device
-) -> Found:
+def trained_plainly(network: Plain, optimizer: torch.optim.Optimizer, setting: Setting, data: TensorDataset) -> Found:
+    experiment, device = setting.experiment, setting.device
     learnt = [value for group in optimizer.param_groups for value in group["params"]]
     steps, found = len(data) // experiment.batch_size, []
     network.train()
@@ -140,10 +147,8 @@ def trained_plainly(
     return found
 
 
-def collected_plainly(
-    network: Plain, experiment: Experiment, data: TensorDataset, device: torch.device, passes: int = LEARNING_PASSES
-) -> Found:
-    found = []
+def collected_plainly(network: Plain, setting: Setting, data: TensorDataset, passes: int = LEARNING_PASSES) -> Found:
+    experiment, device, found = setting.experiment, setting.device, []
     for _ in range(passes):
         started = time.perf_counter()
         seed_everything(derived_seed(0, "epoch", 0))
@@ -158,29 +163,30 @@ def collected_plainly(
     return found
 
 
-def ours_inference(experiment: Experiment, images: np.ndarray, device: torch.device) -> Measure:
-    detector = built_our_way(experiment, device)
+def ours_inference(setting: Setting) -> Measure:
+    detector, images = setting.ours(), setting.images
     if detector.single_pass:
-        learnt_our_way(detector, experiment, images, passes=1)
+        learnt_our_way(detector, setting, passes=1)
     detector.eval()
 
     def scores(start: int) -> Tensor:
-        return detector.image_scores(detector.anomaly_maps(as_images(images[start : start + BATCH_SIZE], device)))
+        pixels = as_images(images[start : start + BATCH_SIZE], setting.device)
+        return detector.image_scores(detector.anomaly_maps(pixels))
 
     return partial(passes, scores, len(images))
 
 
-def plain_inference(experiment: Experiment, images: np.ndarray, device: torch.device) -> Measure:
-    detector = build(experiment)
-    network, floats = plain_twin(experiment.method, detector).to(device), as_floats(images)
+def plain_inference(setting: Setting) -> Measure:
+    detector, network = setting.plain()
+    floats = as_floats(setting.images)
     if detector.single_pass:
-        collected_plainly(network, experiment, as_data(images), device, passes=1)
+        collected_plainly(network, setting, as_data(setting.images), passes=1)
     network.eval()
 
     def scores(start: int) -> Tensor:
-        return network.scores(network.maps(floats[start : start + BATCH_SIZE].to(device)))
+        return network.scores(network.maps(floats[start : start + BATCH_SIZE].to(setting.device)))
 
-    return partial(passes, scores, len(images))
+    return partial(passes, scores, len(floats))
 
 
 def passes(scores: Callable[[int], Tensor], images: int) -> Found:
@@ -192,6 +198,24 @@ def passes(scores: Callable[[int], Tensor], images: int) -> Found:
             told = [score for start in range(0, images, BATCH_SIZE) for score in scores(start).tolist()]
         found.append((time.perf_counter() - started, told))
     return found
+
+
+def measured(setting: Setting, way: str) -> dict[str, Any]:
+    """The median seconds of a step, or of an image in a pass or in inference, from the second epoch or pass on; the MiB of
+    memory; and losses or scores.
+    """
+    experiment, images = setting.experiment, len(setting.images)
+    with autocast(setting.device, experiment.precision):
+        found, mib = with_memory(WAYS[way](setting), setting.device)
+    told: dict[str, Any] = {"mib": mib, "seconds": median(seconds for seconds, _ in found[1:])}
+    if way.endswith("inference"):
+        return told | {"seconds": told["seconds"] / images, "scores": found[-1][1]}
+    if load_method(experiment.method).single_pass:
+        return told | {"seconds": told["seconds"] / images, "losses": []}
+    return told | {
+        "seconds": told["seconds"] / (images // experiment.batch_size),
+        "losses": [loss for _, loss in found],
+    }
 
 
 def with_memory(measure: Measure, device: torch.device) -> tuple[Found, float]:
@@ -228,21 +252,10 @@ def main() -> None:
     single = load_method(experiment.method).single_pass
     if not single:
         experiment = load_experiment(asked.experiment, {"epochs": asked.epochs, "schedule.name": "constant"} | changes)
-    if experiment.precision != "float32" or asked.images % experiment.batch_size:
-        parser.error("expected float32, and images in whole batches: plain has nothing else")
-    size = experiment.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (asked.images, size, size, 3), dtype=np.uint8)
-    found, mib = with_memory(WAYS[asked.way](experiment, pixels, asked.device), asked.device)
-    seconds = median(seconds for seconds, _ in found[1:])
-    told: dict[str, Any] = {"mib": mib}
-    if asked.way.endswith("inference"):
-        told |= {"seconds": seconds / asked.images, "scores": found[-1][1]}
-    elif single:
-        told |= {"seconds": seconds / asked.images, "losses": []}
-    else:
-        steps = asked.images // experiment.batch_size
-        told |= {"seconds": seconds / steps, "losses": [loss for _, loss in found]}
-    print(json.dumps(told))
+    if asked.images % experiment.batch_size:
+        parser.error("expected images in whole batches: plain has nothing else")
+    setting = Setting(experiment, noise(experiment, asked.images).images, asked.device)
+    print(json.dumps(measured(setting, asked.way)))
 
 
 if __name__ == "__main__":

@@ -22,15 +22,18 @@ ROOM = 1.25
 TRAINING = [
     ("rd4ad", 1.7, ()),
     ("mddnet", 1.5, ()),
-    ("uniad", 1.7, ()),
+    ("uniad", 1.3, ()),
     ("simplenet", 1.5, ()),
     ("rdpp", 1.5, ()),
-    ("recontrast", 1.5, ()),
+    ("recontrast", 1.4, ()),
     ("destseg", 1.0, ()),
     ("destseg", 1.0, ("--set", "settings.denoising_share=0.99")),
     ("draem", 1.0, ()),
     ("patchcore", 1.0, ("--images", "192")),
     ("padim", 1.0, ("--images", "192")),
+    ("dinomaly", 1.0, ()),
+    ("inpformer", 1.0, ()),
+    ("vitad", 1.0, ()),
 ]
 """Method, least ratio, and options: DeSTSeg's head and its student; for a single pass as many images as *mini* has."""
 INFERENCE = [
@@ -44,6 +47,9 @@ INFERENCE = [
     ("draem", 1.0, 1.6),
     ("patchcore", 1.0, ROOM),
     ("padim", 1.0, ROOM),
+    ("dinomaly", 1.0, ROOM),
+    ("inpformer", 1.0, ROOM),
+    ("vitad", 1.0, ROOM),
 ]
 """Method, least ratio, and greatest share of the plain script's memory."""
 Round = tuple[dict[str, Any], dict[str, Any]]
@@ -85,7 +91,7 @@ def test_a_training_step_beside_a_plain_one(
     with capsys.disabled():
         print(told)
     for epoch, (one, other) in enumerate(zip(ours["losses"], plain["losses"], strict=True)):
-        assert one == pytest.approx(other, rel=(0.03 if options else 0.01) * 2.0**epoch)
+        assert one == pytest.approx(other, rel=(0.03 if options else 0.02) * 2.0**epoch)
     assert ratio > least
     assert share < ROOM
 

@@ -22,6 +22,8 @@ class Batch:
             `Detector.teacher` returns them, or computes them where they are None.
         progress: Share of all training steps that were done before this one, in [0, 1).
             It is for methods with phases.
+        first_epoch: True in the first epoch, in which every image is seen for the first time.
+            It is for methods that collect something beside their training.
     """
 
     images: Tensor
@@ -29,20 +31,34 @@ class Batch:
     textures: Tensor | None = None
     features: tuple[Tensor, ...] | None = None
     progress: float = 0.0
+    first_epoch: bool = False
 
 
-def as_images(pixels: np.ndarray, device: torch.device) -> Tensor:
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device. The host does not wait for a GPU.
+
+    Args:
+        values: The array.
+        device: Where it is wanted.
+
+    Returns:
+        A tensor of the same shape and type.
+    """
+    tensor = torch.from_numpy(np.array(values))
+    if device.type == "cuda":  # from pinned memory the copy runs without making the host wait
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def as_images(pixels: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Turn decoded pixels into images on a device.
 
     Args:
-        pixels: (B, H, W, 3) uint8, RGB.
+        pixels: (B, H, W, 3) uint8, RGB. A tensor is on the device already.
         device: Where the images are wanted.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1], with channels last in memory.
     """
-    tensor = torch.from_numpy(np.array(pixels))
-    if device.type == "cuda":  # from pinned memory the copy runs without making the host wait
-        tensor = tensor.pin_memory()
-    tensor = tensor.to(device, non_blocking=True)
+    tensor = pixels if isinstance(pixels, Tensor) else on_device(pixels, device)
     return tensor.permute(0, 3, 1, 2).float().div_(255.0)

@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 from mddbench.batch import Batch
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.nn.precision import at_least_single
 from mddbench.plugins import METHODS, load_module
 from mddbench.settings import Strict, validated
 
@@ -40,7 +41,7 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
     A checkpoint holds nothing else. A single pass is an exception, because it is never resumed half-way.
 
     Attributes:
-        label: Name of the method in tables.
+        label: Name of the method in tables. An instance may have another one, for a variant of the method.
         version: Version of the method. Raise it whenever the same settings and seed would give other results.
             Otherwise finished cells would wrongly count as up to date.
         Settings: Class of the method's own settings, with their defaults. It follows from `Detector[MySettings]`.
@@ -54,13 +55,17 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         single_pass: True if the method only collects. It then sees every training image exactly once, without an
             optimiser. Its `training_step` returns {}, and its `finish_training` builds what it learned.
             Such a pass is never resumed half-way.
+        brings_optimizer: True if the method makes its own optimiser, by `own_optimizer`. That of the experiment is then
+            not used, its schedule is.
         uses_encoder: False if the method learns from the pixels alone. Its experiments then have the encoder 'none'.
+        takes_prefix_tokens: True if the method can use class and register tokens, which then follow the levels in the
+            teacher's features.
         encoder: The frozen teacher.
         settings: The settings of this instance, of class `Settings`.
         categories: Number of categories of the training set.
     """
 
-    label: ClassVar[str]
+    label: str
     version: ClassVar[int]
     Settings: ClassVar[type[Strict]]
     image_score_rule: str = "max of the map"
@@ -69,7 +74,9 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
     learned_from: str = ""
     asks_teacher: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
+    brings_optimizer: ClassVar[bool] = False
     uses_encoder: ClassVar[bool] = True
+    takes_prefix_tokens: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Take the class of the settings from the base class `Detector[MySettings]`."""
@@ -158,6 +165,22 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         """
         return maps.flatten(1).amax(dim=1)
 
+    def maps_and_scores(self, images: Tensor, category: int = 0) -> tuple[Tensor, Tensor]:
+        """Compute all that is evaluated. A method whose image scores need more than the maps has this one of its own.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            category: Index of their category. Only a method that asks for test labels is told it.
+
+        Returns:
+            (B, H, W) maps and (B,) image scores, in the method's type, but at least float32.
+        """
+        if self.wants_test_labels:
+            maps = at_least_single(self.anomaly_maps_of(images, min(category, self.categories - 1)))
+        else:
+            maps = at_least_single(self.anomaly_maps(images))
+        return maps, at_least_single(self.image_scores(maps))
+
     def finish_training(self) -> None:
         """Build something from the collected data. The training loop calls this once, after the last epoch."""
 
@@ -172,6 +195,19 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
             Number of bytes; 0 unless a subclass says otherwise.
         """
         return 0
+
+    def growing_work(self, images: int, image_size: int) -> tuple[float, float]:  # noqa: ARG002
+        """Return work that grows with the number of training images, so that a dry run can scale what it timed.
+
+        Args:
+            images: Number of training images.
+            image_size: Side of the square images in pixels.
+
+        Returns:
+            The work of `finish_training`, and the part of scoring an image that grows, each in a unit of its own.
+            (0, 0) unless a subclass says otherwise.
+        """
+        return 0.0, 0.0
 
     def diagnostics(self) -> dict[str, float]:
         """Return numbers to plot beside the losses, after each epoch.
@@ -224,6 +260,17 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
             By default there is one group of all trainable parameters.
         """
         return [{"params": [value for value in self.parameters() if value.requires_grad], "lr": lr}]
+
+    def own_optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimiser of a method that says `brings_optimizer`, with its base learning rates.
+
+        Returns:
+            A new optimiser.
+
+        Raises:
+            NotImplementedError: Unless a subclass has one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says brings_optimizer, so it needs own_optimizer()")
 
     def learned_state(self) -> dict[str, Tensor]:
         """Return the state dict without the encoder, whose weights the record identifies by their hash."""

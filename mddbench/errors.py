@@ -20,3 +20,7 @@ class TrackingError(Exception):
 
     The message is one line. The records in output folders are not lost.
     """
+
+
+class UnpreparedError(InputError):
+    """A part of a plan lacks what was to be prepared: decoded images, weights, or the data that were planned."""

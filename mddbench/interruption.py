@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -69,11 +69,14 @@ _listener = _Listener()
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(extra: Sequence[str] = ()) -> Iterator[None]:
     """Make SIGINT, SIGTERM, SIGHUP and SIGQUIT raise Interruption inside the `with` block.
 
     Signals that the process was told to ignore stay ignored, as SIGHUP under nohup.
     Outside the main thread the block has no effect.
+
+    Args:
+        extra: Names of further signals that do so, which a system may lack.
 
     Yields:
         Nothing. The work is done inside the block.
@@ -82,7 +85,8 @@ def interruptible() -> Iterator[None]:
         yield
         return
     _listener.reset()
-    handlers = {number: signal.getsignal(number) for number in _numbers().values()}
+    numbers = [*_numbers().values(), *(getattr(signal, name) for name in extra if hasattr(signal, name))]
+    handlers = {number: signal.getsignal(number) for number in numbers}
     replaced = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
     for number in replaced:
         signal.signal(number, _listener.handle)
@@ -131,7 +135,8 @@ def _numbers() -> dict[str, signal.Signals]:
 def held() -> Iterator[None]:
     """Make signals wait for the end of the `with` block: for short work that must not be cut off.
 
-    PATIENCE further signals end the process.
+    PATIENCE further signals end the process. In another thread than the main one the block has no effect, since
+    signals do not reach it.
 
     Yields:
         Nothing. The work is done inside the block.
@@ -139,6 +144,9 @@ def held() -> Iterator[None]:
     Raises:
         Interruption: At the end of the block, if a signal came inside it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _listener.held += 1
     try:
         yield

@@ -23,8 +23,10 @@ DATASETS = ("mddbench.data.datasets",)
 FOLDERS = {"methods": "mddbench.baselines", "datasets": "mddbench.data.datasets"}
 """For each folder of Python files in a plug-in folder, the package whose modules these files become.
 
-The third folder, `experiments`, is read in its place.
+The other folders are read in their place.
 """
+YAML_FOLDERS = ("experiments", "suites")
+"""The folders of YAML files in a plug-in folder. experiments/ablation and experiments/search are read, too."""
 
 RENAMED = {"Below": "ImageFolder", "Collected": "SplitFile", "Kind": "SplitName"}
 """Names that plug-ins imported once, and what they are now."""
@@ -33,30 +35,32 @@ _added_folders: list[Path] = []
 
 
 def add_folder(folder: Path) -> None:
-    """Add the plug-ins of a folder: methods/*.py, datasets/*.py and experiments/*/*.yaml.
+    """Add the plug-ins of a folder: methods/*.py, datasets/*.py, experiments/*/*.yaml and suites/*.yaml.
 
     Args:
         folder: The plug-in folder. A folder that was added before is not added again.
 
     Raises:
-        InputError: If none of the three folders exists, or if a file has the name of a known plug-in.
+        InputError: If none of these folders exists, or if a file has the name of a known plug-in.
     """
     folder = folder.resolve()
     if folder in _added_folders:
         return
-    kinds = [kind for kind in (*FOLDERS, "experiments") if (folder / kind).is_dir()]
+    kinds = [kind for kind in (*FOLDERS, *YAML_FOLDERS) if (folder / kind).is_dir()]
     if not kinds:
+        known = ", ".join((*FOLDERS, *YAML_FOLDERS))
         reason = "it has none of them" if folder.is_dir() else "no such folder"
-        raise InputError(f"--plugins {folder}: expected the folders methods, datasets or experiments there; {reason}")
+        raise InputError(f"--plugins {folder}: expected one of the folders {known} there; {reason}")
     for kind in FOLDERS:
         known_names = modules(METHODS if kind == "methods" else DATASETS)
         for module in pkgutil.iter_modules([str(folder / kind)]):
             if module.name in known_names:
                 raise InputError(f"{folder / kind / module.name}.py: '{module.name}' is known already; rename the file")
-    for file in (folder / "experiments").glob("*/*.yaml"):
+    for file in (*(folder / "experiments").glob("*/*.yaml"), *(folder / "suites").glob("*.yaml")):
         name = file.relative_to(folder)
         if any((parent / name).exists() for parent in (Path(__file__).parent, *_added_folders)):
-            raise InputError(f"{file}: '{file.parent.name}/{file.stem}' is known already; rename the file")
+            known = file.stem if file.parent.name == "suites" else f"{file.parent.name}/{file.stem}"
+            raise InputError(f"{file}: '{known}' is known already; rename the file")
     for kind, package in FOLDERS.items():
         if kind in kinds:
             import_module(package).__path__.append(str(folder / kind))
@@ -66,6 +70,40 @@ def add_folder(folder: Path) -> None:
 def added_folders() -> list[Path]:
     """Return the plug-in folders that `add_folder` has added."""
     return list(_added_folders)
+
+
+def unread_in(folder: Path) -> list[str]:
+    """List what lies in a plug-in folder and is not read, so that nobody waits for it.
+
+    Args:
+        folder: The plug-in folder.
+
+    Returns:
+        Names of files and folders, sorted. Hidden ones and texts are left out.
+    """
+    known = {*FOLDERS, *YAML_FOLDERS, "__pycache__"}
+    texts = (".md", ".txt", ".rst")
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.name not in known and not entry.name.startswith(".") and entry.suffix.lower() not in texts
+    )
+
+
+def yaml_files(kind: str, packaged_folder: Path, pattern: str) -> dict[str, Path]:
+    """Find YAML files of the package and of the added plug-in folders.
+
+    Args:
+        kind: One of YAML_FOLDERS.
+        packaged_folder: The folder of this kind in the package.
+        pattern: Which files, below the folder of their kind.
+
+    Returns:
+        Name of a file without its ending -> the file; sorted by name.
+    """
+    roots = [packaged_folder, *(folder / kind for folder in _added_folders)]
+    files = {file.stem: file for root in roots for file in root.glob(pattern)}
+    return dict(sorted(files.items()))
 
 
 def experiment_folders() -> list[Path]:

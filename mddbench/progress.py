@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -30,12 +30,12 @@ class Task(Protocol):
 class Reporter(Protocol):
     """The receiver of progress and messages."""
 
-    def task(self, label: str, total: int) -> Any:
+    def task(self, label: str, total: int | None) -> Any:
         """Begin a task.
 
         Args:
             label: The name of the task, as it is shown.
-            total: The number of steps.
+            total: The number of steps; None if it is not known.
 
         Returns:
             A context manager that yields a Task.
@@ -58,12 +58,33 @@ class SilentReporter:
     """A reporter that prints nothing."""
 
     @contextmanager
-    def task(self, label: str, total: int) -> Iterator[Task]:
+    def task(self, label: str, total: int | None) -> Iterator[Task]:
         """Yield a task that prints nothing."""
         yield _SilentTask()
 
     def say(self, message: str) -> None:
         """Print nothing."""
+
+
+class Telling:
+    """A reporter whose lines another listener gets, too.
+
+    Attributes:
+        reporter: The reporter.
+        also: Called with each line.
+    """
+
+    def __init__(self, reporter: Reporter, also: Callable[[str], object]) -> None:
+        self.reporter, self.also = reporter, also
+
+    def task(self, label: str, total: int | None) -> Any:
+        """Begin a task of the reporter."""
+        return self.reporter.task(label, total)
+
+    def say(self, message: str) -> None:
+        """Print one line, and tell it to the listener."""
+        self.reporter.say(message)
+        self.also(message)
 
 
 class _WarningFilter:
@@ -84,7 +105,7 @@ class _WarningFilter:
 class _Lines:
     """A task that prints lines, at most one per `interval` seconds."""
 
-    def __init__(self, label: str, total: int, interval: float) -> None:
+    def __init__(self, label: str, total: int | None, interval: float) -> None:
         self.label, self.total, self.interval = label, total, interval
         self.done, self.note = 0, ""
         self.started_at = self.printed_at = time.monotonic()
@@ -92,13 +113,14 @@ class _Lines:
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         self.note = note or self.note
-        if time.monotonic() - self.printed_at >= self.interval and self.done < self.total:
+        if time.monotonic() - self.printed_at >= self.interval and self.done != self.total:
             self.print_line()
 
     def print_line(self) -> None:
         self.printed_at = time.monotonic()
         seconds = self.printed_at - self.started_at
-        print(f"{self.label}: {self.done}/{self.total} {self.note} [{seconds:.0f} s]", file=sys.stderr, flush=True)
+        done = self.done if self.total is None else f"{self.done}/{self.total}"
+        print(f"{self.label}: {done} {self.note} [{seconds:.0f} s]", file=sys.stderr, flush=True)
 
 
 class LineReporter(_WarningFilter):
@@ -113,7 +135,7 @@ class LineReporter(_WarningFilter):
         self.interval = interval
 
     @contextmanager
-    def task(self, label: str, total: int) -> Iterator[Task]:
+    def task(self, label: str, total: int | None) -> Iterator[Task]:
         """Yield a task that prints lines. The last line is printed only if the task ends without an exception."""
         lines = _Lines(label, total, self.interval)
         yield lines
@@ -151,7 +173,7 @@ class BarReporter(_WarningFilter):
         self.console = Console(stderr=True, highlight=False)
 
     @contextmanager
-    def task(self, label: str, total: int) -> Iterator[Task]:
+    def task(self, label: str, total: int | None) -> Iterator[Task]:
         """Yield a task that moves a progress bar."""
         from rich.progress import (
             BarColumn,

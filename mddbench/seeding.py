@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,34 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that draw from this generator
     torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of the generators of `seed_everything`, as tensors, numbers and texts in dicts and lists."""
+    version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - see above
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back into a state of `random_state`.
+
+    Args:
+        state: The state. That of GPUs is used if there are as many here.
+    """
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    inner = state["numpy"]["state"]
+    key = np.array(inner["key"], dtype=np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**inner, "key": key}})  # noqa: NPY002 - see above
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
 
 
 def use_deterministic_algorithms() -> None:

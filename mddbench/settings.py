@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
 )
 
 from mddbench.errors import InputError
@@ -31,13 +34,71 @@ Pixels = Annotated[float, Field(ge=0, le=1024)]
 """Width of a smoothing, in pixels."""
 
 
+def _odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError("expected an odd number, which has a middle")
+    return number
+
+
+OddCount = Annotated[int, Field(ge=1, le=1023), AfterValidator(_odd)]
+"""Side of a window around a position or pixel."""
+
+
 class Strict(BaseModel):
     """A model whose fields cannot be changed and that rejects unknown keys and wrong types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Extended(Strict):
+    """Settings that got further fields after cells had been run with them.
+
+    Such a field is left out of what is written while it has its default. So it changes no identity of a cell.
+
+    Attributes:
+        added: Names of these fields.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {name for name in self.added if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in serialize(self).items() if name not in unset}
+
+
 Model = TypeVar("Model", bound=BaseModel)
+MOST_JSON_BYTES = 2**28
+"""The largest size of a JSON file that is read."""
+
+
+def read_json(file: Path, what: str, advice: str = "") -> dict[str, Any]:
+    """Read a JSON file of any origin that holds one object.
+
+    Args:
+        file: The file.
+        what: What is expected there, for the error message.
+        advice: What to do if it is not, for the error message.
+
+    Returns:
+        Key -> value.
+
+    Raises:
+        InputError: If it is no plain file, is too large, or holds no object.
+    """
+    end = f"; {advice}" if advice else ""
+    try:
+        if file.exists() and not file.is_file():
+            raise InputError(f"{file}: expected {what}, found something that is no file{end}")
+        if (size := file.stat().st_size) > MOST_JSON_BYTES:
+            raise InputError(f"{file}: expected {what}, found {size} bytes, more than {MOST_JSON_BYTES}{end}")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as fault:
+        raise InputError(f"{file}: {what} cannot be read there ({fault}){end}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected {what}, found {type(content).__name__}{end}")
+    return content
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -94,7 +155,8 @@ def _first_fault(model: type[BaseModel], fault: ValidationError) -> str:
         return f"unknown key '{name}'{hint}"
     if error["type"] == "missing":
         return f"'{name}' is missing"
-    reason = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    message = error["msg"].removeprefix("Value error, ")
+    reason = f"{message[0].lower()}{message[1:]}"
     meaning = _meaning_of(model, location)
     return f"'{name}' is {error['input']!r}: {reason}{f'; it means: {meaning}' if meaning else ''}"
 
@@ -156,13 +218,13 @@ def described(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
     """
     for name, field in model.model_fields.items():
         inner = _inner_model(model, name)
-        if inner is not None and field.default is not None:
-            yield from described(inner, f"{prefix}{name}.")
-        else:
+        if inner is None or field.default is None:
             default = (
                 "" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
             )
             yield f"{prefix}{name}", default, field.description or ""
+        if inner is not None:
+            yield from described(inner, f"{prefix}{name}.")
 
 
 def packaged(folder: str) -> Path:
@@ -174,6 +236,19 @@ def shown_path(path: Path) -> str:
     """Return the short name of a file of the package, or the given path of any other file."""
     root = packaged("")
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """Write JSON values as YAML, in their order.
+
+    Args:
+        content: Key -> value.
+
+    Returns:
+        The text.
+    """
+    text: str = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    return text
 
 
 def parse_yaml(text: str, source: str) -> Any:

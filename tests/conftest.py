@@ -23,10 +23,20 @@ def _png() -> bytes:
     return file.getvalue()
 
 
-EMPTY = {".png": _png(), ".pdf": b"%PDF-1.4"}
+EMPTY = {
+    ".png": _png(),
+    ".pdf": b"%PDF-1.4",
+    ".svg": b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4"><title>x</title></svg>',
+}
 
 
-MAY_BE_SKIPPED = ("needs a GPU", "not beside this checkout")
+MAY_BE_SKIPPED = (
+    "needs a GPU",
+    "not beside this checkout",
+    "needs the extra dinov2",
+    "needs a newer torch",
+    "needs the extra anomalib",
+)
 """Reasons for which a test may be skipped even where all tools are installed."""
 
 
@@ -41,6 +51,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.outcome, report.longrepr = "failed", f"skipped where nothing may be: {reason}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _deterministic() -> None:
     use_deterministic_algorithms()
@@ -50,6 +68,13 @@ def _deterministic() -> None:
 def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MDDBENCH_CACHE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _idle_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No command warns of other work, whatever the machine of the tests is doing, but in the tests of that."""
+    if not request.module.__name__.endswith("test_busy"):
+        monkeypatch.setattr("mddbench.machine.busy_processors", lambda _: None)
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +174,20 @@ def real_image_level() -> Path:
     if not REAL_IMAGE_LEVEL.is_dir():
         pytest.skip("the real categories with image labels are not beside this checkout")
     return REAL_IMAGE_LEVEL
+
+
+@pytest.fixture(scope="session")
+def finished_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/ and finished cells of PaDiM: out/ (one model, seeds 0 and 1, maps kept), separate/, calibrated/."""
+    folder = tmp_path_factory.mktemp("finished")
+    tree = write_tree(folder / "photos", train=20)
+    small = ("image_size=64", "batch_size=4", "settings.channels=8")
+    common = ("--data-root", tree, "--no-report", "-q", *(word for each in small for word in ("--set", each)))
+    for options in (
+        ("--seeds", "0,1", "--keep-maps", "--out", folder / "out"),
+        ("--set", "setting=separate", "--tracking", "none", "--out", folder / "separate"),
+        ("--set", "calibration=0.5", "--tracking", "none", "--out", folder / "calibrated"),
+    ):
+        ran = mddbench("run", "folder/padim", *common, *options)
+        assert ran.returncode == 0, ran.stderr
+    return folder

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
+from xml.sax.saxutils import escape
 
 import numpy as np
-from PIL import Image
 
-from mddbench.report.page.page import Figure, Gallery, Page, Section
+from mddbench.report.page.page import Block, Figure, Gallery, Page, Section
 from mddbench.report.page.tiles import gallery_of, merged
 from mddbench.report.tables.table import Cell, Column, Row, Run, Table
 from mddbench.runs.panels import Panel
@@ -16,10 +15,17 @@ HOSTILE = """<script>window.hostile = 1</script></script></style>"><img src=x on
 METHODS, CATEGORIES, ROLES = ("Alpha", "Beta"), ("bolt", "metal_nut", "gear"), ("best", "worst", "normal", "typical")
 
 
-def picture() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.full((300, 1200, 3), 200, dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
+def svg(title: str = "A line that rises", label: str = "epoch") -> str:
+    """What matplotlib would write for a line and its label, in points."""
+    return (
+        '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="504pt" height="100pt" viewBox="0 0 504 100" version="1.1"><title>{escape(title)}</title>'
+        "<metadata>x</metadata><defs><style>*{stroke-linejoin: round}</style>"
+        '<path id="m1" d="M 0 0 L 1 1"/><clipPath id="c1"><rect width="9" height="9"/></clipPath></defs>'
+        '<g id="line_1"><path d="M 1.23456 2 L 3 4" clip-path="url(#c1)" style="fill: none; stroke: #12355b"/>'
+        '<use xlink:href="#m1" style="stroke: #000000"/></g>'
+        f'<text style="font: 8px \'DejaVu Sans\'; text-anchor: middle" x="9" y="9">{escape(label)}</text></svg>'
+    )
 
 
 def panel(category: str = "bolt", role: str = "worst", score: float = 0.5, hit: float = 1.0, name: str = "") -> Panel:
@@ -80,8 +86,12 @@ def page() -> Page:
                 "mini",
                 "mini",
                 "Numbers first.",
-                (table(), table("Measured", published=False)),
-                (Figure("Curves", "A line that rises", picture()),),
+                (
+                    Block("mini-all", "All methods", table()),
+                    Block("mini-measured", "Measured", table("Measured", published=False)),
+                    Block("mini-curves", "Curves", figure=Figure("Curves", svg(), svg())),
+                    Block("mini-detail", "A detail", table("A detail", published=False, columns=2), folded=True),
+                ),
                 (("Alpha", (("epochs", "3"), ("encoder sha256", "0123456789abcdef" * 4))),),
             ),
             Section("gallery", "Gallery", gallery=merged(gallery(method) for method in METHODS)),
@@ -102,8 +112,14 @@ def hostile_page() -> Page:
         "all",
         HOSTILE,
         HOSTILE,
-        (Table(HOSTILE, HOSTILE, heads(HOSTILE), (row,), (HOSTILE,)),),
-        (Figure(HOSTILE, HOSTILE, picture()),),
+        (
+            Block(
+                "block",
+                HOSTILE,
+                Table(HOSTILE, HOSTILE, heads(HOSTILE), (row,), (HOSTILE,)),
+                Figure(HOSTILE, svg(HOSTILE, HOSTILE)),
+            ),
+        ),
         ((HOSTILE, ((HOSTILE, HOSTILE),)),),
         gallery_of([panel(HOSTILE, role, name=HOSTILE) for role in ("worst", HOSTILE)], HOSTILE, HOSTILE),
     )

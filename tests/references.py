@@ -104,3 +104,47 @@ def drawn_maps(images: int, size: int, seed: int = 0) -> dict[str, np.ndarray]:
         values[...] = noise
     labels = masks.any(axis=(1, 2))
     return {"maps": maps, "masks": masks, "image_scores": maps.max(axis=(1, 2)), "image_labels": labels}
+
+
+def naive_aupimo(maps: np.ndarray, masks: np.ndarray, labels: np.ndarray, low: float, high: float) -> list[float]:
+    """Each defective image's recall and the normal images' rate at every threshold; trapezoids over log(rate)."""
+    normal, values = maps[~labels], []
+    for scores, mask in zip(maps[labels], masks[labels], strict=True):
+        if not mask.any():
+            values.append(float("nan"))
+            continue
+        area, rate, recall = 0.0, 0.0, 0.0
+        for threshold in np.unique(maps)[::-1]:
+            next_rate = float(np.mean([np.mean(image >= threshold) for image in normal]))
+            next_recall = float(np.mean(scores[mask] >= threshold))
+            start, end = max(rate, low), min(next_rate, high)
+            if start < end:
+                ends = [next_recall, next_recall]  # from rate 0, which has no logarithm
+                if rate > 0:
+                    slope = (next_recall - recall) / np.log(next_rate / rate)
+                    ends = [recall + slope * np.log(x / rate) for x in (start, end)]
+                area += np.log(end / start) * sum(ends) / 2
+            rate, recall = next_rate, next_recall
+        values.append(float(area / np.log(high / low)))
+    return values
+
+
+def naive_spro(
+    maps: np.ndarray, masks: np.ndarray, regions: list[list[tuple[np.ndarray, float]]], limit: float
+) -> float:
+    """Mean of min(found / saturation area, 1) over (mask, share) of all images, at every distinct threshold."""
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        rate = float((maps[~masks] >= threshold).mean())
+        overlaps = [
+            min((scores[mask] >= threshold).sum() / (share * mask.sum()), 1.0)
+            for scores, of_image in zip(maps, regions, strict=True)
+            for mask, share in of_image
+        ]
+        points.append((rate, float(np.mean(overlaps))))
+    area = 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        end = min(x1, limit)
+        if x0 < end:
+            area += (end - x0) * (y0 + y0 + (y1 - y0) * (end - x0) / (x1 - x0)) / 2
+    return area / limit

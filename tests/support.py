@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from mddbench.data.check import read_source
 from mddbench.data.dataset import load_source
@@ -24,11 +26,16 @@ from mddbench.data.fingerprint import Manifest, manifest
 from mddbench.data.samples import Tree
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import SEVEN
+from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import SilentReporter
 from mddbench.runs.records import Record
+from mddbench.seeding import seed_everything
 from mddbench.settings import validated
 
 ROOT = Path(__file__).resolve().parents[1]
+BRIDGES = ("anomalib", "anomalib_bank")
+"""Methods that hold the models of another library, which only its extra brings. No suite and no search has them."""
+needs_anomalib = pytest.mark.skipif(find_spec("anomalib") is None, reason="needs the extra anomalib")
 REAL = ROOT.parent / "shared" / "data" / "real"
 REAL_IMAGE_LEVEL = ROOT.parent / "shared" / "data" / "real_imagelevel"
 
@@ -62,6 +69,36 @@ gradient_clip: null
 def experiment(**changes: Any) -> Experiment:
     """A small experiment with some settings changed."""
     return validated(Experiment, {**EXPERIMENT, **changes}, "test")
+
+
+def small_encoder(wanted: Experiment) -> FrozenEncoder | None:
+    """timm's smallest vision transformer, without weights, in place of an experiment's own; None if that has another kind."""
+    if not wanted.encoder.name.startswith("vit"):
+        return None
+    seed_everything(0)
+    levels = enumerate(wanted.encoder.levels)
+    few = tuple((2 * number, 2 * number + 1) if isinstance(level, tuple) else number for number, level in levels)
+    options = wanted.encoder.options | {"padding_for": None}
+    return FrozenEncoder("test_vit", few, **options)
+
+
+def small_settings(wanted: Experiment) -> dict[str, Any]:
+    """An experiment's settings of its method, for images of 64 pixels, which are 4x4 patches of such a transformer."""
+    grid = {"grid": 4} if wanted.encoder.name.startswith("vit") and "grid" in wanted.settings else {}
+    return wanted.settings | grid
+
+
+def small_overrides(wanted: Experiment, folder: Path) -> tuple[dict[str, Any], Path | None]:
+    """What makes an experiment on a large vision transformer one on `small_encoder`; and where its weights then are."""
+    encoder = small_encoder(wanted)
+    if encoder is None:
+        return {}, None
+    (folder / "weights").mkdir()
+    save_file(encoder.weights(), folder / "weights" / "test_vit.safetensors")
+    levels = [list(level) if isinstance(level, tuple) else level for level in encoder.levels]
+    overrides = {"encoder.name": "test_vit", "encoder.levels": levels}
+    grid = small_settings(wanted).get("grid")
+    return overrides | ({"settings.grid": grid} if grid else {}), folder / "weights"
 
 
 def write_tree(root: Path, categories: tuple[str, ...] = ("bolt", "nut"), train: int = 6, size: int = 48) -> Path:
@@ -129,7 +166,7 @@ def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) ->
 
     words = ["mddbench", *map(str, arguments)]
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True) for errors in ("strict", "replace"))
-    with pytest.MonkeyPatch.context() as patch, _plugins_put_back(), redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch, plugins_put_back(), redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", words)
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -142,7 +179,7 @@ def mddbench(*arguments: object, cwd: Path | None = None, **environment: str) ->
 
 
 @contextmanager
-def _plugins_put_back() -> Iterator[None]:
+def plugins_put_back() -> Iterator[None]:
     """Forget the plug-ins that a command has added, as the end of a process does."""
     from mddbench import plugins
 
@@ -194,12 +231,6 @@ def manifest_of(name: str, root: Path) -> Manifest:
     """The manifest of a sound tree, nothing remembered."""
     tree = read(name, root).sound(name)
     return manifest(tree.root, tree.files(), SilentReporter())
-
-
-def die_at_seed_1(folder: Path) -> None:
-    """Ends the process, as the system does for want of memory, in the folder of a cell with seed 1."""
-    if "seed1" in folder.name:
-        os._exit(9)
 
 
 def overflow(file: Path) -> None:

@@ -19,6 +19,7 @@ from mddbench.metrics.names import SEVEN
 from mddbench.report.build import build_report
 from mddbench.report.figures.ablations import draw_test_curves
 from mddbench.report.figures.budgets import draw_budgets, several_budgets
+from mddbench.report.figures.encoders import draw_encoders, several_encoders
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, refusals, sheets
 from mddbench.report.tables.differences import (
@@ -30,7 +31,7 @@ from mddbench.report.tables.differences import (
 )
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
-from mddbench.report.tables.results import Results, protocol_notes
+from mddbench.report.tables.results import Results, protocol
 from mddbench.report.tables.selection import selection_gap, selection_table, with_curves
 from mddbench.report.tables.spec import load_table
 from mddbench.report.write import write_report
@@ -103,16 +104,16 @@ def test_a_category_that_is_not_defined_leaves_its_metric_and_no_other() -> None
             one.metrics[name]["p_ap"] = None
     (pair,) = paired_differences(groups(nothing, WORSE))
     assert math.isnan(pair.differences["p_ap"].mean)
-    assert " | – | " in markdown(differences_table("d", [pair]))
+    assert "P-AP" not in markdown(differences_table("d", [pair])), "a column that is empty everywhere goes"
 
 
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [
-        (1, "**With 1 seed no significance can be claimed**"),
+        (1, "With 1 seed no significance can be claimed:"),
         (
             3,
-            "**With 3 seeds no significance can be claimed**: a sign test over 3 paired seeds cannot give p below 0.25; 6",
+            "With 3 seeds no significance can be claimed: a sign test over 3 paired seeds cannot give p below 0.25; 6",
         ),
         (5, "below 0.062; 6 seeds are the fewest that can."),
         (
@@ -148,7 +149,7 @@ def test_cards_that_differ_in_what_must_agree_do_not_share_a_table(field: str) -
     assert [[group.label for group in sheet.groups] for sheet in found] == [["ONE"], ["TWO"]]
     assert found[0].folder == "mini"
     assert found[1].folder.startswith("mini-")
-    assert f"{field.replace('_', ' ')} other" in found[1].dataset
+    assert f"{CARD_FIELDS[field].label} other" in found[1].dataset
     (line,) = refusals(found)
     assert found[1].folder in line
     (mixed,) = sheets([*BETTER, *other], allow_mixed=True)
@@ -204,13 +205,13 @@ def test_methods_with_several_budgets_are_found_and_drawn(tmp_path: Path) -> Non
 def test_a_methods_own_recipe_may_differ_and_is_told(field: str) -> None:
     other = [one.model_copy(update={"card": one.card.model_copy(update={field: "other"})}) for one in WORSE[:1]]
     (sheet,) = sheets([*BETTER, *other])
-    assert any(f"{field.replace('_', ' ')} other" in note for note in protocol_notes(sheet.groups))
+    assert any(f"{field.replace('_', ' ')} other" in note for note in protocol(sheet.groups))
 
 
 def test_what_one_card_does_not_tell_is_not_said_of_all() -> None:
     telling = [one.model_copy(update={"card": one.card.model_copy(update={"smoothing": "none"})}) for one in WORSE]
     (sheet,) = sheets([*BETTER, *telling])
-    notes = protocol_notes(sheet.groups)
+    notes = protocol(sheet.groups)
     assert [note.split(":")[0] for note in notes if "smoothing none" in note] == ["TWO"]
 
 
@@ -286,7 +287,7 @@ def test_the_selection_gap_is_best_minus_last(tmp_path: Path) -> None:
     assert [group.label for group in found] == ["ONE"]
     text = markdown(selection_table("mini", found))
     assert "| ONE | each metric's best epoch | 2 | +5.0 ± 7.1 |" in text
-    assert "3 looks at the **test set**" in text
+    assert "3 looks at the test set" in text
     report = build_report([Entry(one, tuple) for one in (*looked, *WORSE)], [])
     _, pictures = write_report(report, tmp_path)
     for name in ("selection.png", "differences.png"):
@@ -301,7 +302,7 @@ def test_a_metric_that_is_not_defined_has_no_gap(tmp_path: Path) -> None:
     points = [point.model_copy(update={"metrics": {**point.metrics, "aupro": None}}) for point in curve(0.1, 0.2)]
     looked = [BETTER[0].model_copy(update={"test_curve": points})]
     assert math.isnan(selection_gap(looked[0], "aupro", "aupro"))
-    assert " | – | " in markdown(selection_table("mini", groups(looked)))
+    assert "AUPRO" not in markdown(selection_table("mini", groups(looked)))
     draw_test_curves("mini", groups(looked), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
@@ -311,3 +312,20 @@ def test_a_curve_from_outside_is_checked() -> None:
     raw["test_curve"][0]["metrics"].pop("aupro")
     with pytest.raises(InputError, match="test_curve at epoch 1 should give"):
         parse_record(json.dumps(raw), "x.json")
+
+
+def test_methods_on_several_encoders_are_found_and_drawn(tmp_path: Path) -> None:
+    def on(members: list[Record], encoder: str, time: float, size: int) -> list[Record]:
+        card = {"encoder": encoder, "encoder_levels": (1, 2), "image_size": size}
+        changes = {"protocol": f"{int(time):08x}bbbb", "cost": {"inference_ms_per_image": time}}
+        return [each.model_copy(update={**changes, "card": each.card.model_copy(update=card)}) for each in members]
+
+    small, large = on(BETTER, "small_net", 3.0, 128), on(BETTER, "vit_large", 30.0, 126)
+    other = on(WORSE, "small_net", 5.0, 128)
+    groups = [Group(each[0].label, tuple(each)) for each in (small, large, other)]
+    assert several_encoders(groups) == ["small_net", "vit_large"]
+    assert several_encoders([groups[0], groups[2]]) == []
+    report = build_report([Entry(each, tuple) for each in (*small, *large)], [])
+    assert [file for file in report.pictures if file.stem == "encoders"] == [Path("mini/encoders.png")]
+    draw_encoders(groups, "mini", tmp_path / "encoders.png")
+    assert (tmp_path / "encoders.png").exists()

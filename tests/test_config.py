@@ -37,7 +37,11 @@ def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
         ("epochs: 3", "epochs: three", "'epochs' is 'three': input should be a valid integer"),
         ("epochs: 3", "epochs: 3\nepochs: 4", "line 7: not valid YAML ('epochs' is given twice)"),
         ("lr: 0.005", "rl: 0.005", "unknown key 'optimizer.rl'"),
-        ("name: adam", "name: adamm", "'optimizer.name' is 'adamm': input should be 'adam', 'adamw' or 'sgd'"),
+        (
+            "name: adam",
+            "name: adamm",
+            "'optimizer.name' is 'adamm': input should be 'adam', 'adamw', 'stableadamw' or 'sgd'",
+        ),
         ("seeds: [0]", "seeds: []", "'seeds' is []"),
         ("method: rd4ad", "method: [", "not valid YAML"),
         ("method: rd4ad", "!!python/object/apply:os.system [ls]: 1\nmethod: rd4ad", "not valid YAML"),

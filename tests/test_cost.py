@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
+from mddbench.data.dataset import Split, open_dataset
 from mddbench.detector import Detector
+from mddbench.engine import latency as latency_module
 from mddbench.engine.cost import (
+    TIMES,
     inference_seconds,
     median_seconds,
     multiply_adds,
@@ -21,11 +24,13 @@ from mddbench.engine.cost import (
     start_memory,
     training_speed,
 )
+from mddbench.engine.latency import BATCHES, KEYS, latency
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.progress import SilentReporter
 from mddbench.report.tables.costs import COSTS, mean_cost, shown_cost
 from mddbench.runs.records import EpochLog
 from mddbench.settings import Strict
-from support import record
+from support import record, write_tree
 
 
 class Known(Detector):
@@ -114,6 +119,51 @@ def test_a_peak_is_that_of_the_cell() -> None:
     after = peak_memory(cpu)["peak_host_mib"]
     assert after is not None
     assert after < during - 40
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    tree = write_tree(tmp_path / "tree")
+    return open_dataset("folder", tree, tmp_path / "cache", 32, SilentReporter()).test
+
+
+def test_latency_is_that_of_single_images_and_throughput_that_of_the_best_batch(
+    detector: Known, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    decode = latency_module.decode_image
+    monkeypatch.setattr(latency_module, "decode_image", lambda file, size: read.append(file) or decode(file, size))
+    monkeypatch.setattr(latency_module, "CALLS", 25)
+    found = latency(detector, split, "float32")
+    assert tuple(found) == KEYS
+    assert detector.batches[:70] == [1] * 70  # 10 that warm up and 25 timed ones, without and with decoding
+    assert len(read) == 35
+    assert set(read) == {sample.image for sample in split.samples}
+    tried = detector.batches[70:]
+    assert tried == [batch for batch in BATCHES for _ in range(6)]
+    assert found["throughput_batch"] in BATCHES
+    for key in ("latency", "latency_decoded"):
+        middle, high = found[f"{key}_ms"], found[f"{key}_p95_ms"]
+        assert middle is not None
+        assert high is not None
+        assert 0 < middle <= high
+    assert set(KEYS) <= set(COSTS)
+    assert set(KEYS) <= set(TIMES)
+
+
+def test_latency_of_slow_calls_has_no_quantile(detector: Known, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_module, "MOST_SECONDS", 0.0)
+    found = latency(detector, split, "float32")
+    assert found["latency_p95_ms"] is None
+    assert (found["latency_ms"] or 0) > 0
+    assert found["throughput_batch"] == 1
+
+
+def test_the_quantile_is_a_time_that_was_measured() -> None:
+    seconds = [float(number) / 1000 for number in range(1, 101)]
+    assert latency_module._median_and_p95(seconds) == pytest.approx((50.5, 95.0))
+    assert latency_module._median_and_p95(seconds[:20]) == pytest.approx((10.5, 19.0))
+    assert latency_module._median_and_p95(seconds[:19]) == (10.0, None)
 
 
 def test_a_cost_that_one_seed_lacks_is_a_dash() -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from mddbench.batch import Batch
 from mddbench.detector import Detector
 from mddbench.errors import InputError
-from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import check_cells, plan
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import SilentReporter
 from mddbench.runs.card import ProtocolCard, Setting
@@ -101,7 +102,7 @@ def test_what_no_longer_fits_is_said_before_training(
 ) -> None:
     cells = plan(["folder/rd4ad"], "named", (0,), {"image_size": 64, "batch_size": 4})
     cells = [type(cell)(cell.experiment.model_copy(update={"settings": {}}), cell.seed) for cell in cells]
-    monkeypatch.setattr("mddbench.execution.plan.load_method", lambda _: method)
+    monkeypatch.setattr("mddbench.execution.models.load_method", lambda _: method)
     options = RunOptions(tmp_path / "out", tmp_path / "cache", torch.device("cpu"), data_root=tree)
     with pytest.raises(InputError) as fault:
         check_cells(cells, options, SilentReporter())

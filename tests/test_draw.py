@@ -65,7 +65,13 @@ def test_all_kinds_of_figures_are_drawn(tmp_path: Path) -> None:
     report = build_report(kept, all_ablations(ROOT / "results", [], print))
     _, pictures = write_report(report, tmp_path)
     assert len(pictures) == len(report.pictures)
-    assert {name.stem.partition("-")[0] for name in report.pictures} >= {"ablation", "gallery", "scores", "curves"}
+    assert {name.stem.partition("-")[0] for name in report.pictures} >= {
+        "ablation",
+        "gallery",
+        "scores",
+        "across",
+        "curves",
+    }
 
 
 def test_what_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:

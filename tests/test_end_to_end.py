@@ -53,7 +53,7 @@ def test_a_folder_of_real_images(real: Path, tmp_path: Path) -> None:
     (file,) = (tmp_path / "out").glob("cells/*/record.json")
     record = read_record(file)
     assert record.categories == ["ballscrew", "breast_us", "cookie", "magnetic_tile", "pavement"]
-    assert "| magnetic_tile | 1 |" in (tmp_path / "out" / "report" / "folder" / "categories-rd4ad.md").read_text()
+    assert "| magnetic_tile | 1 |" in (tmp_path / "out" / "report" / "real" / "categories-rd4ad.md").read_text()
 
 
 def test_a_folder_with_image_labels_only(real_image_level: Path, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mddbench.batch import Batch
-from mddbench.data.dataset import Dataset, open_dataset
+from mddbench.data.dataset import Dataset, load_source, open_dataset
+from mddbench.data.fabricate import fabricate
 from mddbench.detector import Detector
 from mddbench.engine.evaluate import EvaluationOptions, choose_engine, evaluate
 from mddbench.errors import CellError
-from mddbench.metrics.names import PIXEL_LEVEL, SEVEN, Engine
+from mddbench.metrics.names import LOW_RATES, PIXEL_LEVEL, SEVEN, Engine
 from mddbench.metrics.suite import evaluate as seven_metrics
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import SilentReporter
@@ -98,7 +99,7 @@ def test_no_label_reaches_a_method_that_did_not_ask_for_the_upper_bound(
 def test_metrics_and_panels_are_those_of_all_maps_at_once(
     encoder: FrozenEncoder, dataset: Dataset, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mddbench.engine.evaluate.BATCH_SIZE", batch)
+    monkeypatch.setattr("mddbench.engine.inference.BATCH_SIZE", batch)
     detector = brightness(encoder)
     found = evaluate(detector, dataset, "float32", QUIET, EvaluationOptions())
     assert set(found.metrics) == {"mean", *dataset.categories}
@@ -121,6 +122,36 @@ def test_metrics_and_panels_are_those_of_all_maps_at_once(
         assert panels["normal"].score == pytest.approx(scores[~labels].max(), abs=1e-6)
         assert not panels["normal"].mask.any()
         assert panels["best"].mask.any()
+
+
+def test_further_metrics_stand_beside_the_seven(encoder: FrozenEncoder, dataset: Dataset) -> None:
+    found = evaluate(brightness(encoder), dataset, "float32", QUIET, EvaluationOptions())
+    without = evaluate(brightness(encoder), dataset, "float32", QUIET, EvaluationOptions(further=False))
+    assert without.further == {}
+    assert found.metrics == without.metrics
+    assert set(found.further) == {"mean", *dataset.categories}
+    measured = {metric.key for metric in LOW_RATES} - {"spro_05"}  # whose regions this dataset does not have
+    for values in found.further.values():
+        assert set(values) == measured
+        assert np.isnan(values["aupimo"])  # three small normal images
+    for key in ("aupro_05", "aupro_01"):
+        assert found.further["mean"][key] == np.mean([found.further[name][key] for name in dataset.categories])
+
+
+def test_a_dataset_with_saturations_has_spro_unless_they_cannot_be_read(encoder: FrozenEncoder, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fabricate("mvtec_loco", load_source("mvtec_loco"), root, full=False)
+    loco = open_dataset("mvtec_loco", root, tmp_path / "cache", 64, QUIET)
+    found = evaluate(brightness(encoder), loco, "float32", QUIET, EvaluationOptions()).further
+    assert all(0 < values["spro_05"] <= 1 for values in found.values())
+    assert all(found[name]["spro_05"] != found[name]["aupro_05"] for name in loco.categories)
+    told, category = TellingReporter(), loco.categories[1]
+    (root / category / "defects_config.json").unlink()
+    fewer = evaluate(brightness(encoder), loco, "float32", told, EvaluationOptions()).further
+    assert [line for line in told.lines if category in line and "AU-sPRO@0.05 is not measured" in line]
+    assert [name for name, values in fewer.items() if "spro_05" not in values] == ["mean", category]
+    others = [name for name in loco.categories if name != category]
+    assert [fewer[name]["spro_05"] for name in others] == [found[name]["spro_05"] for name in others]
 
 
 def test_a_broken_map_names_its_image(encoder: FrozenEncoder, dataset: Dataset) -> None:

@@ -18,18 +18,19 @@ from mddbench.data.samples import Sample
 from mddbench.detector import load_method
 from mddbench.errors import InputError
 from mddbench.execution.cells import Prepared
-from mddbench.execution.fit import Fit
-from mddbench.execution.plan import RunOptions, build_detector, check_cells, plan
+from mddbench.execution.fit import Fit, Watch
+from mddbench.execution.models import build_detector
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import check_cells, plan
 from mddbench.execution.runner import Runner
 from mddbench.experiments.catalogue import load_experiment, load_protocol, load_suite, suite_names
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
 from mddbench.report.rows.groups import sheets
 from mddbench.runs.card import CARD_FIELDS, Role
-from mddbench.runs.records import Record, as_json, parse_record, read_record
+from mddbench.runs.records import EpochLog, Record, as_json, parse_record, read_record
 from mddbench.runs.store import MlflowStore
-from mddbench.runs.tracking import NoTracker
-from support import ROOT, mddbench, write_tree
+from support import BRIDGES, ROOT, mddbench, needs_anomalib, small_overrides, write_tree
 
 QUIET = SilentReporter()
 SHORT: dict[str, Any] = {"epochs": 2, "image_size": 64, "batch_size": 4}
@@ -40,7 +41,7 @@ OF_THE_RECIPE = {
     "smoothing",
     "image_score",
 }
-OF_SOME_CARDS = {"encoder_padding", "network", "learned_weights"}
+OF_SOME_CARDS = {"encoder_features", "encoder_padding", "network", "learned_weights", "calibration"}
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def options(root: Path, out: Path, **changes: Any) -> RunOptions:
 def run(chosen: RunOptions, name: str = "folder/rd4ad", **settings: Any) -> Record:
     cells = plan([name], "named", (0,), {**SHORT, **settings})
     datasets = check_cells(cells, chosen, QUIET)
-    (outcome,) = Runner(chosen, datasets, NoTracker(), QUIET).run(cells)
+    (outcome,) = Runner(chosen, datasets, QUIET).run(cells)
     assert outcome.status == "finished", outcome.message
     assert outcome.folder is not None
     return read_record(outcome.folder / "record.json")
@@ -87,19 +88,29 @@ def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:
     own = {key for key in cards[0] if len({json.dumps(card[key]) for card in cards}) > 1}
     assert own | {"method_version"} == OF_THE_RECIPE  # versions may happen to be equal
     assert set(CARD_FIELDS) == set(cards[0]) | OF_SOME_CARDS
-    assert {name for name, field in CARD_FIELDS.items() if field.role is Role.TASK} <= set(cards[0])
+    of_the_task = {name for name, field in CARD_FIELDS.items() if field.role is Role.TASK}
+    assert of_the_task - set(cards[0]) == {"calibration"}  # without it no images are held out
 
 
 @pytest.mark.parametrize("dataset", ["mini", "folder", "elpv", "mvtec", "visa", "real_iad", "uni_medical"])
 def test_the_experiments_of_a_dataset_have_one_budget(dataset: str) -> None:
-    """Those that suites hold, and what a method without a file gets. A single pass has no budget."""
-    names = {name for suite in suite_names() for name in load_suite(suite).experiments}
-    experiments = [load_experiment(name) for name in sorted(names) if name.startswith(f"{dataset}/")]
-    protocol = load_protocol(dataset)
-    assert {one.epochs for one in experiments if not load_method(one.method).single_pass} == {protocol["epochs"]}
-    assert {one.image_size for one in experiments} == {protocol["image_size"]}
-    assert len({(one.image_size, one.precision, one.setting, one.seeds) for one in experiments}) == 1
-    assert {one.method for one in experiments} == set(modules(METHODS))
+    """Those that a suite holds, and what a method without a file gets. A single pass has no budget. Suites of vision
+    transformers have images of whole patches, and one suite has each author's own budget.
+    """
+    protocol, methods = load_protocol(dataset), set()
+    for suite in suite_names():
+        names = [name for name in load_suite(suite).experiments if name.startswith(f"{dataset}/")]
+        experiments = [load_experiment(name) for name in names]
+        methods |= {one.method for one in experiments}
+        if not names or suite == "paper_authors":
+            continue
+        assert {one.epochs for one in experiments if not load_method(one.method).single_pass} == {protocol["epochs"]}
+        size = 126 if suite.endswith("_vit") else protocol["image_size"]
+        assert {(one.image_size, one.precision, one.setting, one.seeds) for one in experiments} == {
+            (size, "float32", "unified", tuple(protocol["seeds"]))
+        }
+    absent = {"elpv": {"vitad", "dinomaly", "inpformer"}, "uni_medical": {"dinomaly", "inpformer"}}.get(dataset, set())
+    assert methods == set(modules(METHODS)) - absent - set(BRIDGES)
 
 
 class Forbidden:
@@ -117,12 +128,16 @@ class Forbidden:
         raise AssertionError("training counted the test images")
 
 
-@pytest.mark.parametrize("name", list(modules(METHODS)))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_anomalib if name in BRIDGES else ()) for name in modules(METHODS)]
+)
 def test_training_cannot_reach_test_images(name: str, root: Path, tmp_path: Path) -> None:
     chosen = options(root, tmp_path / "out")
     single_pass = load_method(name).single_pass  # which knows no epochs
     short = {key: value for key, value in SHORT.items() if not (single_pass and key == "epochs")}
-    (cell,) = plan([f"folder/{name}"], "named", (0,), short)
+    tiny, weights = small_overrides(load_experiment(f"folder/{name}"), tmp_path)
+    chosen = replace(chosen, weights_dir=weights)
+    (cell,) = plan([f"folder/{name}"], "named", (0,), short | tiny)
     datasets = check_cells([cell], chosen, QUIET)
     (dataset,) = datasets.values()
     sealed: Any = Forbidden()
@@ -131,10 +146,17 @@ def test_training_cannot_reach_test_images(name: str, root: Path, tmp_path: Path
     folder = tmp_path / "cell"
     folder.mkdir()
     fit = Fit(Prepared.of(cell, detector, dataset), chosen, folder, QUIET)
-    trained = fit.train(lambda _: None)
+    trained = fit.train()
     assert len(trained.history) == (1 if single_pass else 2)
     with pytest.raises(AssertionError, match="test images"):
         fit.evaluate(trained)  # the seal holds: whoever does ask is found out
+
+
+def test_images_that_are_no_whole_patches_are_refused(root: Path, tmp_path: Path) -> None:
+    tiny, weights = small_overrides(load_experiment("folder/inpformer"), tmp_path)
+    cells = plan(["folder/inpformer"], "named", (0,), SHORT | tiny | {"image_size": 72})
+    with pytest.raises(InputError, match=r"image_size 72 does not fit 'test_vit', whose patches have 16 pixels; use a"):
+        check_cells(cells, replace(options(root, tmp_path / "out"), weights_dir=weights), QUIET)
 
 
 def test_numbers_on_development_data_say_so_and_stand_apart(root: Path, tmp_path: Path) -> None:
@@ -182,9 +204,7 @@ def test_a_test_curve_goes_on_after_an_interruption(
             look = Fit._test_point
             patch.setattr(Fit, "_test_point", lambda fit, epoch: stop() if epoch == cut_at else look(fit, epoch))
         with pytest.raises(KeyboardInterrupt):
-            Fit(prepared, chosen, folder, QUIET).train(
-                lambda log: stop() if log.epoch == cut_at and "before" in where else None
-            )
+            Fit(prepared, chosen, folder, QUIET, StoppedAt(cut_at if "before" in where else 0)).train()
     resumed = run(chosen, epochs=3)
     assert resumed.deterministic() == whole.deterministic()
     assert resumed.test_curve == whole.test_curve
@@ -195,7 +215,7 @@ def test_an_unfinished_curve_is_left_out_if_none_is_asked_for(root: Path, tmp_pa
     chosen = options(root, tmp_path / "cut", test_curve=1)
     prepared, folder = begun(chosen, epochs=3)
     with pytest.raises(KeyboardInterrupt):
-        Fit(prepared, chosen, folder, QUIET).train(lambda log: stop() if log.epoch == 2 else None)
+        Fit(prepared, chosen, folder, QUIET, StoppedAt(2)).train()
     assert run(options(root, tmp_path / "cut"), epochs=3).test_curve == []
 
 
@@ -205,17 +225,29 @@ def test_a_curve_cannot_begin_in_the_middle(root: Path, tmp_path: Path, monkeypa
     plain = options(root, tmp_path / "cut")
     prepared, folder = begun(plain, epochs=3)
     with pytest.raises(KeyboardInterrupt):
-        Fit(prepared, plain, folder, QUIET).train(lambda log: stop() if log.epoch == 2 else None)
+        Fit(prepared, plain, folder, QUIET, StoppedAt(2)).train()
     asked = options(root, tmp_path / "cut", test_curve=1)
     with pytest.raises(
         InputError, match=r"first 2 epochs were trained without --test-curve 1; leave that out to go on"
     ):
-        Fit(prepared, asked, folder, QUIET).train(lambda log: None)
+        Fit(prepared, asked, folder, QUIET).train()
     assert run(plain, epochs=3).test_curve == []
 
 
 def stop() -> None:
     raise KeyboardInterrupt
+
+
+class StoppedAt(Watch):
+    """Interrupts a training at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        object.__setattr__(self, "last", epoch)
+
+    def epoch(self, log: EpochLog) -> None:
+        if log.epoch == self.last:
+            stop()
 
 
 def test_separate_models_are_those_of_the_categories_alone(root: Path, tmp_path: Path) -> None:
@@ -282,7 +314,7 @@ def test_a_test_curve_is_a_curve_in_the_store_and_a_table_in_the_report(
     (found,) = client.search("tags.`mddbench.kind` = 'cell'")
     points = client.client.get_metric_history(found.info.run_id, "test_curve/mad")
     assert [point.step for point in points] == [1, 2, 3]
-    assert "3 looks at the **test set**" in (out / "report/folder/selection.md").read_text()
+    assert "3 looks at the test set" in (out / "report" / root.name / "selection.md").read_text()
 
 
 def test_a_short_training_is_not_compiled(root: Path, tmp_path: Path) -> None:

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from PIL import Image
 
 from mddbench.experiments.ablation import load_ablation
-from mddbench.report.figures import ablations, curves, heat_maps, training_and_cost
+from mddbench.report.figures import ablations, across, curves, heat_maps, training_and_cost
 from mddbench.report.figures.ablations import draw_ablation
+from mddbench.report.figures.across import MOST_NUMBERS, draw_across
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, save
 from mddbench.report.figures.curves import KINDS, draw_category_curves, draw_curves, draw_scores, has_curves
 from mddbench.report.figures.heat_maps import draw_gallery, draw_qualitative
-from mddbench.report.figures.style import COLOURS, HEAD, WIDTH, folded, marks, series
+from mddbench.report.figures.style import COLOURS, PHONE, TEXT, WIDTH, folded, marks, narrow_page, series
 from mddbench.report.figures.tiles import colour_limits
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training, pareto
 from mddbench.report.rows.groups import Group
@@ -29,6 +31,7 @@ from mddbench.report.rows.studies import Study
 from mddbench.runs.card import UPPER_BOUND
 from mddbench.runs.evidence import Evidence
 from mddbench.runs.panels import Panel
+from mddbench.runs.thresholds import Scoped, Thresholds
 from support import record
 
 pytestmark = pytest.mark.renders
@@ -88,6 +91,7 @@ DRAWN: dict[str, Callable[[Path], Any]] = {
     "scores": lambda file: draw_scores(record(), "A_1 $", [evidence("bolt"), evidence("nut_100%")], file),
     "curves": lambda file: draw_curves([("A", ((evidence("bolt"), evidence("nut", False)),))], "mini", file),
     "each": lambda file: draw_category_curves([("A", ((evidence("bolt"), evidence("nut", False)),))], "mini", 1, file),
+    "across": lambda file: draw_across("A_1 $", "mini", [[evidence("bolt"), evidence("nut_100%")]], file),
     "qualitative": lambda file: draw_qualitative([("A", panels(0.0)), ("B", panels(3.0))], "mini", file),
 }
 
@@ -96,7 +100,7 @@ DRAWN: dict[str, Callable[[Path], Any]] = {
 def test_a_figure_is_a_picture_and_a_vector_file_and_always_the_same(name: str, tmp_path: Path) -> None:
     for place in ("one", "two"):
         DRAWN[name](tmp_path / place / "figure.png")
-    for suffix in (".png", ".pdf"):
+    for suffix in (".png", ".pdf", ".svg"):
         one, two = ((tmp_path / place / "figure.png").with_suffix(suffix).read_bytes() for place in ("one", "two"))
         assert one == two
     with Image.open(tmp_path / "one" / "figure.png") as picture:
@@ -128,11 +132,22 @@ def test_thirty_series_are_all_drawn_differently() -> None:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def titles() -> list[str]:
+    """The titles of the figures that would have been saved."""
+    return []
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, titles: list[str]) -> list[Any]:
     """The figures that would have been saved."""
     kept: list[Any] = []
-    for module in (ablations, curves, heat_maps, training_and_cost):
-        monkeypatch.setattr(module, "save", lambda figure, file, title="", vector=True: kept.append(figure))
+
+    def keep(figure: Any, file: Path, title: str = "", *_: bool, **__: bool) -> None:
+        kept.append(figure)
+        titles.append(title)
+
+    for module in (ablations, across, curves, heat_maps, training_and_cost):
+        monkeypatch.setattr(module, "save", keep)
     return kept
 
 
@@ -167,7 +182,9 @@ def test_dots_are_means_over_seeds_with_their_deviation_and_none_where_a_seed_ha
     assert points_of(drawn[1].axes[1])["A"][1] == pytest.approx([1, 2]), "one seed of two has no value"
 
 
-def test_prices_name_every_method_and_the_line_leaves_out_what_stands_apart(drawn: list[Any]) -> None:
+def test_prices_name_every_method_and_the_front_leaves_out_what_stands_apart(
+    drawn: list[Any], titles: list[str]
+) -> None:
     known, bound = (
         {"train_seconds": 9.0, "parameters_total": 4e6},
         record().card.model_copy(update={"test_labels": UPPER_BOUND}),
@@ -188,8 +205,10 @@ def test_prices_name_every_method_and_the_line_leaves_out_what_stands_apart(draw
         "other †": (10, 90),
         "told": (8, 95),
     }
-    line = figure.axes[1].get_lines()[-1]
-    assert line.get_drawstyle() == "steps-post"
+    line = next(line for line in figure.axes[1].get_lines() if line.get_drawstyle() == "steps-post")
+    assert "grey: the Pareto front" in titles[0]
+    names = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert {"one", "two", "other †", "told"} >= set(names[1]) > {"two"}, "a name stands beside each point that has room"
     assert line.get_xdata().tolist() == [9, 90]
     assert line.get_ydata().tolist() == pytest.approx([60, 80])
     assert [axis.get_xscale() for axis in figure.axes] == ["linear", "log", "linear"]
@@ -232,15 +251,65 @@ def test_training_shows_means_over_seeds_and_the_range_of_the_loss(drawn: list[A
     assert all(each.get_legend() is None for each in drawn[0].axes), "no legend over the lines"
 
 
-def test_scores_count_images_per_bin(drawn: list[Any]) -> None:
-    scores = np.array([0, 0.1, 0.2, 0.9, 0.3, 0.8, 0.95, 1.0, 1.0], dtype=np.float32)
-    part = Evidence(**{**vars(evidence("bolt")), "scores": scores, "labels": np.arange(9) >= 4})
-    draw_scores(record(), "A", [part], FILE)
-    normal, outline = drawn[0].axes[0].containers[0], drawn[0].axes[0].patches[-1]
-    assert [bar.get_height() for bar in normal] == [2, 1, 0, 0, 0, 1]  # six bins of a sixth
-    heights = outline.get_xy()[:, 1]
-    assert heights[1:-1].tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 3, 3]
-    assert drawn[0].axes[0].get_title() == "bolt\nI-AUROC 50.0 %"
+def strips(axis: Any) -> dict[str, list[tuple[list[float], float]]]:
+    """Label -> for each category the scores and the height of their strip."""
+    found: dict[str, list[tuple[list[float], float]]] = {}
+    for line in axis.get_lines():
+        xs, ys = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        if len(xs) > 2:
+            found.setdefault(line.get_label(), []).append((sorted(xs[::3].tolist()), float(ys[0])))
+    return found
+
+
+def thresholds_of(axis: Any) -> dict[str, float]:
+    """Label -> place of each line across all categories."""
+    return {line.get_label(): line.get_xdata()[0] for line in axis.get_lines() if list(line.get_ydata()) == [0, 1]}
+
+
+def test_scores_are_strips_on_one_axis_with_the_thresholds(drawn: list[Any]) -> None:
+    bolt = scored("bolt", [0.0, 0.1, 0.4], [0.3, 0.9])
+    nut = scored("nut", [0.2], [0.8, 1.0])
+    draw_scores(record(), "A", [bolt, nut], FILE)
+    (axis,) = drawn[0].axes
+    found = strips(axis)
+    assert [xs for xs, _ in found["normal images"]] == [pytest.approx([0, 0.1, 0.4]), pytest.approx([0.2])]
+    assert [xs for xs, _ in found["defective images"]] == [pytest.approx([0.3, 0.9]), pytest.approx([0.8, 1.0])]
+    assert [top for _, top in found["normal images"]] == [-0.4, 0.6]
+    assert [top for _, top in found["defective images"]] == [pytest.approx(0.02), pytest.approx(1.02)]
+    assert thresholds_of(axis) == {"threshold of the best F1, from the test labels": pytest.approx(0.3)}
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["bolt\nI-AUROC 50.0", "nut\nI-AUROC –"]
+    told = Thresholds(
+        source="x",
+        images={"bolt": 20},
+        image={"5": Scoped(one=0.25, each={"bolt": None}), "1": Scoped(one=None, each={"bolt": None})},
+        pixel={},
+    )
+    draw_scores(record(thresholds=told), "A", [bolt, nut], FILE)
+    assert thresholds_of(drawn[1].axes[0])["threshold without test labels, 5 % false alarms wanted"] == 0.25
+
+
+def scored(category: str, normal: list[float], defective: list[float]) -> Evidence:
+    labels = np.arange(len(normal) + len(defective)) >= len(normal)
+    return replace(evidence(category), labels=labels, scores=np.array([*normal, *defective], dtype=np.float32))
+
+
+def test_the_matrix_shows_means_over_seeds_of_each_category_against_each_other(drawn: list[Any]) -> None:
+    first = [scored("bolt", [1.0, 2.0], [3.0]), scored("nut", [3.0, 5.0], [])]
+    second = [scored("bolt", [4.0, 2.0], [3.0]), scored("nut", [1.0, 2.0], [])]
+    draw_across("A", "mini", [first, second, second[:1]], FILE)
+    axis = drawn[0].axes[0]
+    shown = axis.images[0].get_array()
+    np.testing.assert_allclose(np.ma.filled(shown, np.nan), [[75.0, 62.5], [np.nan, np.nan]])
+    assert [text.get_text() for text in axis.texts] == ["75", "62"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["bolt", "nut"]
+
+
+def test_the_matrix_of_many_categories_has_no_numbers_and_that_of_one_is_not_drawn(drawn: list[Any]) -> None:
+    draw_across("A", "mini", [[scored(str(n), [1.0], [2.0]) for n in range(MOST_NUMBERS + 1)]], FILE)
+    assert not drawn[0].axes[0].texts
+    draw_across("A", "mini", [[scored("bolt", [1.0], [2.0])]], FILE)
+    draw_across("A", "mini", [[scored("bolt", [1.0], []), scored("nut", [2.0], [])]], FILE)
+    assert len(drawn) == 1
 
 
 def study(numbers: bool, *scores: tuple[float, ...]) -> Study:
@@ -254,30 +323,57 @@ def study(numbers: bool, *scores: tuple[float, ...]) -> Study:
     return Study(named, "own", "Own", "mini", rows)
 
 
-def test_infinite_scores_are_left_out_and_told(drawn: list[Any]) -> None:
+def test_infinite_scores_are_left_out_and_told(drawn: list[Any], titles: list[str]) -> None:
     part = evidence("bolt")
     wild = replace(part, scores=np.where(np.arange(len(part.scores)) == 3, np.inf, part.scores).astype(np.float32))
     draw_scores(record(), "A", [wild], FILE)
-    assert "1 infinite" in drawn[-1].axes[0].get_title()
+    assert sum(len(xs) for kind in strips(drawn[-1].axes[0]).values() for xs, _ in kind) == len(part.scores) - 1
+    assert "; 1 infinite scores are left out" in titles[-1]
     shown = panels(0.0)
     shown[0].map[0, 0] = np.inf
     assert np.isfinite(colour_limits(shown)).all()
 
 
-def test_bars_of_an_ablation_begin_at_0_and_tell_their_means(drawn: list[Any]) -> None:
+def bands(axis: Any) -> list[Any]:
+    return [patch for patch in axis.patches if patch.get_alpha() == 0.5]
+
+
+def test_variants_are_dots_with_their_spread_on_an_axis_that_is_cut(drawn: list[Any], titles: list[str]) -> None:
     draw_ablation(study(False, (0.6, 0.7), (0.8, 0.8)), FILE)
     for axis in drawn[0].axes:
-        bars = [bar for bar in axis.patches if bar.get_width()]
-        assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, pytest.approx(65)), (0, pytest.approx(80))]
-        assert axis.get_xlim()[0] == 0
-        assert [text.get_text() for text in axis.texts] == ["65.0 ± 7.1", "80.0 ± 0.0"]
-        seeds = next(line for line in axis.get_lines() if line.get_marker() == "o")
+        (box,) = axis.containers
+        assert box.lines[0].get_xdata().tolist() == pytest.approx([65, 80])
+        assert box.lines[0].get_linestyle() == "None"
+        assert box.lines[2][0].get_segments()[0][:, 0] == pytest.approx([65 - 50**0.5, 65 + 50**0.5])
+        seeds = axis.get_lines()[0]
         assert seeds.get_xdata().tolist() == pytest.approx([60, 70, 80, 80])
         assert seeds.get_ydata().tolist() == [0, 0, 1, 1]
+        assert 50 < axis.get_xlim()[0] < 60
+        assert axis.get_xlim()[1] > 80
+        assert not bands(axis)
+    assert "axes do not start at 0" in titles[0]
     undefined = study(False, (0.6,), (0.7,))
     undefined.groups[1].first.metrics["mean"]["mad"] = None
     draw_ablation(undefined, FILE)
-    assert [text.get_text() for text in drawn[1].axes[0].texts] == ["60.0", "\N{EN DASH}"]
+    assert drawn[1].axes[0].containers[0].lines[0].get_xdata().tolist() == pytest.approx([60])
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_variants_of_one_seed_have_no_line_and_the_spread_of_the_base(
+    numbers: bool, drawn: list[Any], titles: list[str]
+) -> None:
+    one = study(numbers, (0.6,), (0.7,), (0.65,))
+    draw_ablation(one, FILE)
+    base = Group("usual", tuple(record(seed, score) for seed, score in enumerate((0.6, 0.7, 0.8))))
+    draw_ablation(replace(one, base=base, base_label="usual"), FILE)
+    for figure, expected in zip(drawn, ([], [(60, 80)]), strict=True):
+        axis = figure.axes[1]
+        assert axis.containers[0].lines[0].get_linestyle() == "None"
+        boxes = [patch.get_extents().transformed(axis.transData.inverted()) for patch in bands(axis)]
+        ends = [(box.y0, box.y1) if numbers else (box.x0, box.x1) for box in boxes]
+        assert ends == [pytest.approx(each) for each in expected]
+    assert "grey" not in titles[0]
+    assert "; grey: mean and standard deviation of 3 seeds of 'usual'" in titles[1]
 
 
 def test_an_ablation_over_numbers_is_a_curve_whose_axis_is_named_in_words(drawn: list[Any]) -> None:
@@ -285,6 +381,7 @@ def test_an_ablation_over_numbers_is_a_curve_whose_axis_is_named_in_words(drawn:
     axis = drawn[0].axes[0]
     (label,) = points_of(axis)
     assert points_of(axis)[label] == ([8, 32, 128], pytest.approx([65, 80, 80]))
+    assert axis.containers[0].lines[0].get_linestyle() == "-"
     assert axis.get_xscale() == "log"
     assert [text.get_text() for text in axis.get_xticklabels()] == ["8", "32", "128"]
     assert drawn[0].get_supxlabel() == "prototypes per category"
@@ -297,9 +394,7 @@ def test_an_ablation_without_masks_has_panels_of_its_image_metrics(numbers: bool
         group.first.metrics["mean"].update(aupro=None, p_ap=None)
     draw_ablation(undefined, FILE)
     drawn[0].draw_without_rendering()
-    heights = [len([bar for bar in axis.patches if bar.get_width()]) for axis in drawn[0].axes]
-    assert heights == ([0] * 4 if numbers else [2, 2, 0, 0])
-    assert [axis.get_lines()[-1].get_xdata().size for axis in drawn[0].axes] == [2, 2, 0, 0]
+    assert [axis.get_lines()[0].get_xdata().size for axis in drawn[0].axes] == [2, 2, 0, 0]
 
 
 def test_many_categories_wrap_and_no_figure_is_wider_than_a_page(drawn: list[Any]) -> None:
@@ -310,18 +405,31 @@ def test_many_categories_wrap_and_no_figure_is_wider_than_a_page(drawn: list[Any
 
     draw_qualitative([("A", many(0.0)), ("B", many(3.0))], "mini", FILE)
     blocks = drawn[0].axes
-    assert [len(axis.get_xticks()) for axis in blocks] == [7, 7, 6]
-    assert all([text.get_text() for text in axis.get_yticklabels()][2:] == ["A", "B"] for axis in blocks)
-    assert blocks[0].get_xticklabels()[0].get_text() == "a long category\n0"
+    assert [len(axis.get_xticks()) for axis in blocks[:3]] == [7, 7, 6]
+    assert len(blocks) == 4, "three blocks and the colour bar"
+    names = [[text.get_text().split("\n")[0] for text in axis.get_yticklabels()] for axis in blocks[:3]]
+    assert names == [["image", "A", "B"]] * 3, "no row of masks"
+    assert blocks[0].get_xticklabels()[0].get_text() == "a long\ncategory 0"
     draw_gallery(many(0.0), "A", FILE)
     many_groups = [Group(f"method {n}", groups()[n % 2].records) for n in range(9)]
     draw_training(many_groups, "mini", FILE)
     draw_dots(many_groups, "mini", FILE)
     draw_scores(record(), "A", [evidence("bolt")] * 7, FILE)
     assert all(figure.get_figwidth() <= WIDTH for figure in drawn)
+    wide = len(drawn)
+    with narrow_page():
+        draw_qualitative([("A", many(0.0)), ("B", many(3.0))], "mini", FILE)
+        draw_training(many_groups, "mini", FILE)
+        draw_dots(many_groups, "mini", FILE)
+        draw_prices(groups(), "mini", FILE)
+        draw_ablation(study(True, (0.6, 0.7), (0.8, 0.8), (0.7, 0.9)), FILE)
+    assert all(figure.get_figwidth() <= PHONE for figure in drawn[wide:])
+    for figure in drawn:
+        sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()}
+        assert sizes == {TEXT}, "one size of letters"
 
 
-def test_a_pdf_has_no_title_and_is_lower_by_it(tmp_path: Path) -> None:
+def test_a_pdf_has_no_title_and_the_picture_is_higher_by_it(tmp_path: Path) -> None:
     figure, (axis,) = canvas((4.0, 2.0))
     axis.plot([0, 1], label="$a$ line")
     legend(figure, [axis])
@@ -331,7 +439,10 @@ def test_a_pdf_has_no_title_and_is_lower_by_it(tmp_path: Path) -> None:
     box = re.search(rb"/MediaBox \[ ?([\d. ]+)\]", text.read_bytes())
     assert box is not None
     _, _, width, tall = map(float, box[1].split())
-    assert (width, tall) == (pytest.approx(288), pytest.approx(72 * height - 1.3 * HEAD))
+    assert (width, tall) == (pytest.approx(288), pytest.approx(72 * height))
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert picture.height == pytest.approx(170 * (height + 1.3 * TEXT / 72), abs=1)
+    assert "<title>Heading</title>" in (tmp_path / "figure.svg").read_text()
     assert figure.get_suptitle() == ""
     assert axis.get_position().y1 > 0.9, "laid out again"
 

@@ -20,7 +20,7 @@ from authors_networks import Reconstruction, students, unlike
 from mddbench.baselines.rd4ad import RD4AD
 from mddbench.baselines.uniad import UniAD
 from mddbench.errors import InputError
-from mddbench.execution.fit import MODEL
+from mddbench.execution.model_file import MODEL
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.methods.mddnet.detector import MDDNet
 from mddbench.nn.encoder import FrozenEncoder, load_encoder

@@ -16,7 +16,7 @@ from page_examples import table
 
 from mddbench.metrics.names import MAD, SEVEN
 from mddbench.report.build import Report, build_report
-from mddbench.report.page.page import Section, render_page
+from mddbench.report.page.page import Block, Section, render_page
 from mddbench.report.rows.entries import Entry
 from mddbench.report.write import page_of
 from mddbench.runs.card import UPPER_BOUND
@@ -77,7 +77,7 @@ def test_the_page(tmp_path: Path) -> None:
     """A small report and a table with a published row; without style, script and their hashes."""
     records = [record(0, 0.5), record(1, 0.6), record(0, 0.7, protocol="b" * 12, label="A|B_<i>")]
     small = page_of(build_report([Entry(each, tuple, f"run-{each.identity}") for each in records], []), tmp_path)
-    example = Section("example", "Example", tables=(table(columns=2),))
+    example = Section("example", "Example", blocks=(Block("example-all", "All", table(columns=2)),))
     page = render_page(replace(small, sections=(*small.sections, example)))
     bare = re.sub(r"(?s)<style>.*?</style>|<script>.*?</script>|<meta http-equiv[^>]*>", "", page)
     compare("page.html", "\n".join(line.rstrip() for line in bare.splitlines() if line.strip()) + "\n")

@@ -14,7 +14,7 @@ from page_examples import panel
 from mddbench.experiments.ablation import load_ablation
 from mddbench.metrics.names import IMAGE_LEVEL, LABELS, PIXEL_LEVEL
 from mddbench.report.figures import ablations, budgets, heat_maps, training_and_cost
-from mddbench.report.figures.tiles import UNKNOWN, ground_truth, with_masks
+from mddbench.report.figures.tiles import HALO, LINE, colour_limits, outlined
 from mddbench.report.rows.groups import Group, defined_metrics, quality_metric
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import paired_differences
@@ -46,7 +46,7 @@ def groups() -> tuple[Group, Group]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     figures: list[Any] = []
     for module in (ablations, budgets, heat_maps, training_and_cost):
-        monkeypatch.setattr(module, "save", lambda figure, file, title, *_: figures.append((figure, title)))
+        monkeypatch.setattr(module, "save", lambda figure, file, title, *_, **__: figures.append((figure, title)))
     return figures
 
 
@@ -93,24 +93,25 @@ def unmarked(category: str, role: str) -> Panel:
     return replace(one, mask=np.zeros_like(one.mask))
 
 
-def test_heat_maps_have_no_ground_truth_where_there_is_none(drawn: list[Any]) -> None:
+def test_heat_maps_have_no_outline_where_there_is_no_mask(drawn: list[Any]) -> None:
     plain = tuple(unmarked("cell", role) for role in ("best", "worst", "typical", "normal"))
+    assert (outlined(plain[0].image, plain[0]) == plain[0].image).all()
     heat_maps.draw_gallery(plain, "A", FILE)
     heat_maps.draw_qualitative([("A", plain)], "cells", FILE)
     (gallery, _), (qualitative, title) = drawn
-    assert gallery.axes[0].get_title() == "best found defect\nimage · map"
-    assert [text.get_text() for text in qualitative.axes[0].get_yticklabels()] == ["image", "A"]
-    assert title == "cells: a defect of each category"
+    assert gallery.axes[0].get_title() == "best found defect"
+    assert [text.get_text().split("\n")[0] for text in qualitative.axes[0].get_yticklabels()] == ["image", "A"]
+    assert title == "cells: a defect of each category; scores of low and high below names"
 
 
-def test_a_category_without_masks_beside_one_with_masks_has_grey_tiles(drawn: list[Any]) -> None:
+def test_a_defect_is_outlined_and_stays_in_sight(drawn: list[Any]) -> None:
     marked, plain = panel("bolt", "typical"), unmarked("cell", "typical")
-    assert with_masks((marked, plain)) == {"bolt"}
-    assert (ground_truth(plain, known=False) == UNKNOWN).all()
-    assert set(np.unique(ground_truth(marked, known=True))) == {0, 255}
+    shown = outlined(marked.image, marked)
+    assert (shown[marked.mask] == marked.image[marked.mask]).all()
+    assert {tuple(colour) for colour in shown[(shown != marked.image).any(axis=2)]} == {LINE, HALO}
     heat_maps.draw_qualitative([("A", (marked, plain))], "both", FILE)
     figure, title = drawn[0]
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["image", "ground truth", "A"]
-    assert title == "both: the defect of median area of each category"
-    heat_maps.draw_gallery((replace(marked, role="best"), replace(plain, role="best")), "A", FILE)
-    assert drawn[1][0].axes[0].get_title() == "best found defect\nimage · ground truth · map"
+    assert title == "both: the defect of median area of each category, outlined; scores of low and high below names"
+    low, high = colour_limits((marked, plain))
+    assert figure.axes[0].get_yticklabels()[1].get_text() == f"A\n{low:.4g} to {high:.4g}", "ends of the colours"
+    assert [text.get_text() for text in figure.axes[-1].get_xticklabels()] == ["low", "high"]

@@ -1,11 +1,12 @@
-"""Several cells at once: the same results, one writer of the store, and what becomes of a process that dies."""
+"""Several cells at once: the same results, and what becomes of a process that dies."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +17,26 @@ import torch
 
 from mddbench.engine.cost import TIMES
 from mddbench.errors import InputError
-from mddbench.execution.jobs import Jobs, Share, chains, shares
-from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.cells import Cell
+from mddbench.execution.frozen import chains, freeze
+from mddbench.execution.jobs import PROGRAM, Jobs, Share, shares
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import check_cells, plan
 from mddbench.execution.runner import Outcome, Runner
 from mddbench.interruption import interruptible
-from mddbench.progress import SilentReporter
+from mddbench.plugins import add_folder, added_folders
+from mddbench.progress import Reporter, SilentReporter
+from mddbench.runs.events import EVENTS, read_events
+from mddbench.runs.leases import standing
+from mddbench.runs.panels import PICTURE
 from mddbench.runs.records import RECORD, Record, read_record
-from mddbench.runs.tracking import NoTracker
-from support import die_at_seed_1, mddbench_process, write_tree
+from mddbench.version import VERSION
+from support import mddbench_process, plugins_put_back, write_tree
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"epochs": 2, "image_size": 64, "batch_size": 4}
-ONE_THREAD = [Share(CPU, 2, (), 1)] * 2
+KINDS = ["started", "epoch", "epoch", "evaluated", "finished"]
+ONE_THREAD = [Share(CPU, 2, (), 1), Share(CPU, 2, tuple(sorted(os.sched_getaffinity(0))), 1)]
 
 
 class Listener(SilentReporter):
@@ -38,42 +47,6 @@ class Listener(SilentReporter):
 
     def say(self, message: str) -> None:
         self.said.append(message)
-
-
-class Ledger(NoTracker):
-    """Keeps what is logged, and by which process."""
-
-    def __init__(self) -> None:
-        self.logged: list[tuple[str, ...]] = []
-        self.writers: set[int] = set()
-
-    def has(self, identity: str, folder: Path) -> bool:
-        return False
-
-    def start(self, facts: Any, folder: Path | None) -> Any:
-        return LedgerRun(self, facts.name)
-
-    def ended(self, message: str) -> None:
-        """For those that break."""
-
-
-class LedgerRun:
-    def __init__(self, ledger: Ledger, name: str) -> None:
-        self.ledger, self.name = ledger, name
-
-    def note(self, *what: str) -> None:
-        self.ledger.writers.add(os.getpid())
-        self.ledger.logged.append((self.name, *what))
-
-    def epoch(self, log: Any) -> None:
-        self.note("epoch", str(log.epoch))
-
-    def finish(self, record: Any, files: list[Path]) -> None:
-        self.note("finish")
-
-    def stop(self, status: str, message: str) -> None:
-        self.note(status, message)
-        self.ledger.ended(message)
 
 
 @pytest.fixture
@@ -87,10 +60,13 @@ def record_of(outcome: Outcome) -> Record:
     return read_record(outcome.folder / RECORD)
 
 
-def prepared(options: RunOptions, *names: str, seeds: tuple[int, ...] = (0,), **changes: Any) -> list[Any]:
-    cells = plan(list(names), "named", seeds, {**SHORT, **changes})
-    check_cells(cells, options, SilentReporter())
-    return cells
+def planned(options: RunOptions, *names: str, seeds: tuple[int, ...] = (0,), **changes: Any) -> list[Cell]:
+    return plan(list(names), "named", seeds, {**SHORT, **changes})
+
+
+def jobs(options: RunOptions, cells: list[Cell], listener: Reporter) -> list[Outcome]:
+    frozen, _ = freeze(cells, options, "cpu", "named", added_folders(), SilentReporter())
+    return Jobs(frozen, options.force, listener, ONE_THREAD).run(cells)
 
 
 def test_the_processors_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +86,16 @@ def test_cells_that_share_a_training_are_one_chain() -> None:
     assert chains(cells) == [[cells[0], cells[2]], [cells[1]], [cells[3]]]
 
 
+def test_a_process_takes_no_code_from_the_current_folder(tmp_path: Path) -> None:
+    """Its parent, started as a script, does not either: a checkout there may be another version, or lack a part."""
+    (tmp_path / "mddbench").mkdir()
+    (tmp_path / "mddbench" / "__init__.py").write_text("raise SystemExit('code of the current folder')")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, "-c", PROGRAM, "--version"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, f"mddbench {VERSION}"), done.stderr
+
+
 def test_gpus_are_given_out_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -121,84 +107,168 @@ def test_gpus_are_given_out_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_they_are_the_cells_that_run_one_after_another(options: RunOptions, tmp_path: Path, one_thread: None) -> None:
-    """To the last bit, at the same number of threads; logged by this process alone, epoch by epoch; in the order asked for."""
-    cells = prepared(options, "folder/rd4ad", seeds=(0, 1, 2))
-    ledger, listener = Ledger(), Listener()
-    outcomes = Jobs(options, ledger, listener, None, ONE_THREAD).run(cells)
+    """To the last bit, at the same number of threads; in the order asked for. What they did is in their folders."""
+    cells = planned(options, "folder/rd4ad", seeds=(0, 1, 2))
+    listener = Listener()
+    outcomes = jobs(options, cells, listener)
     assert [outcome.cell for outcome in outcomes] == cells
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3, outcomes
     alone = replace(options, out=tmp_path / "alone")
-    datasets = check_cells(cells, alone, SilentReporter())
-    by_turns = Runner(alone, datasets, NoTracker(), SilentReporter()).run(cells)
+    by_turns = Runner(alone, check_cells(cells, alone, SilentReporter()), SilentReporter()).run(cells)
     for found, expected in zip(map(record_of, outcomes), map(record_of, by_turns), strict=True):
         assert found.model_sha256 == expected.model_sha256
         assert found.metrics == expected.metrics
         assert found.identity == expected.identity
         assert found.environment == {**expected.environment, "cells_on_device": 2}
         # What shared its device has no times.
-        assert {key for key, value in found.cost.items() if value is None} == set(TIMES)
+        assert {key for key, value in found.cost.items() if value is None} == set(TIMES) & set(expected.cost)
         assert {log.seconds for log in found.history} == {None}
         assert not {key for key, value in expected.cost.items() if value is None}
-    assert ledger.writers == {os.getpid()}
-    for cell in cells:
-        logged = [rest for name, *rest in ledger.logged if name == cell.name]
-        assert logged == [["epoch", "1"], ["epoch", "2"], ["finish"]]
+    processes = set()
+    for outcome in outcomes:
+        assert outcome.folder is not None
+        events = read_events(outcome.folder)
+        assert [event.kind for event in events if event.kind != "said"] == KINDS
+        assert [event.log for event in events if event.log] == record_of(outcome).history
+        processes |= {event.process for event in events}
+        assert (outcome.folder / "gallery.png").exists()
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert {cell.name for cell in cells} <= set(listener.said)
 
 
-def test_a_process_that_dies_fails_its_cell_only(options: RunOptions) -> None:
-    """So does a store that cannot take a run, and one that cannot take that the dead one's ended."""
+FATAL = """
+import os
+from mddbench.baselines.rd4ad import RD4AD
 
-    class Full(Ledger):
-        def start(self, facts: Any, folder: Path | None) -> Any:
-            if "seed3" in facts.name:
-                raise InputError("the store is full")
-            return super().start(facts, folder)
+class Fatal(RD4AD):
+    label = "Fatal"
+    version = 1
 
-        def ended(self, message: str) -> None:
-            raise ConnectionError("the server is gone")
+    def diagnostics(self):
+        os._exit(9)
+"""
 
-    cells = prepared(options, "folder/rd4ad", seeds=(0, 1, 2, 3))
-    ledger, listener = Full(), Listener()
-    outcomes = Jobs(options, ledger, listener, die_at_seed_1, ONE_THREAD).run(cells)
-    assert any("the server is gone" in said for said in listener.said)
-    assert [outcome.status for outcome in outcomes] == ["finished", "failed", "finished", "failed"]
-    assert "its process died (exit status 9)" in outcomes[1].message
-    assert outcomes[3].message == "the store is full"
-    assert [what for name, what, *_ in ledger.logged if name == cells[1].name] == ["epoch", "epoch", "FAILED"]
+
+def test_a_process_that_dies_fails_its_cell_only(options: RunOptions, tmp_path: Path) -> None:
+    """Its part goes on with the next cell, which shares a training with it and dies, too; other parts are finished."""
+    (tmp_path / "plugins" / "methods").mkdir(parents=True)
+    (tmp_path / "plugins" / "methods" / "fatal.py").write_text(FATAL)
+    with plugins_put_back():
+        add_folder(tmp_path / "plugins")
+        cells = planned(options, "folder/rd4ad", seeds=(0,), method="fatal")
+        cells += planned(options, "folder/rd4ad", seeds=(0,), method="fatal", metrics="histogram")
+        cells += planned(options, "folder/rd4ad", seeds=(0, 1))
+        outcomes = jobs(options, cells, Listener())
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "finished", "finished"]
+    for outcome in outcomes[:2]:
+        assert outcome.message == "its process died (exit status 9); was there enough memory?"
+        assert outcome.folder is not None
+        events = read_events(outcome.folder)
+        assert (events[-1].kind, events[-1].message) == ("failed", outcome.message)
+        assert standing(outcome.folder).state == "stale"
+
+
+DYING_LATER = """
+import os
+from mddbench.baselines.rd4ad import RD4AD
+
+class Later(RD4AD):
+    label = "Later"
+    version = 1
+
+    def image_scores(self, maps):
+        if len(maps) > 1 and os.path.exists(MARK):  # in an evaluation, not in the check before it
+            os._exit(9)
+        return super().image_scores(maps)
+"""
+
+
+def test_a_cell_that_was_finished_before_does_not_fail_with_the_next_one_of_its_part(
+    options: RunOptions, tmp_path: Path
+) -> None:
+    mark, methods = tmp_path / "mark", tmp_path / "plugins" / "methods"
+    methods.mkdir(parents=True)
+    (methods / "later.py").write_text(DYING_LATER.replace("MARK", repr(str(mark))))
+    with plugins_put_back():
+        add_folder(tmp_path / "plugins")
+        first = planned(options, "folder/rd4ad", seeds=(0,), method="later")
+        second = planned(options, "folder/rd4ad", seeds=(0,), method="later", metrics="histogram")
+        assert [outcome.status for outcome in jobs(options, first, Listener())] == ["finished"]
+        mark.touch()
+        outcomes = jobs(options, first + second, Listener())
+    assert [outcome.status for outcome in outcomes] == ["skipped", "failed"]
+    assert outcomes[0].message == "finished before; --force runs it again"
+    assert outcomes[1].message == "its process died (exit status 9); was there enough memory?"
+
+
+DYING_AFTER_THE_RECORD = """
+import os
+from contextlib import suppress
+from mddbench.baselines.rd4ad import RD4AD
+from mddbench.execution.runner import Runner
+
+class Last(RD4AD):
+    label = "Last"
+    version = 1
+
+with suppress(FileNotFoundError):
+    os.unlink(MARK)  # one process succeeds
+    Runner._tidy = lambda *_: os._exit(9)
+"""
+
+
+def test_what_a_process_that_dies_after_the_record_leaves_is_tidied_by_another(
+    options: RunOptions, tmp_path: Path
+) -> None:
+    mark, methods = tmp_path / "mark", tmp_path / "plugins" / "methods"
+    methods.mkdir(parents=True)
+    (methods / "last.py").write_text(DYING_AFTER_THE_RECORD.replace("MARK", repr(str(mark))))
+    with plugins_put_back():
+        add_folder(tmp_path / "plugins")
+        cells = planned(options, "folder/rd4ad", seeds=(0, 1), method="last")
+        mark.touch()
+        outcomes = jobs(options, cells, Listener())
+    assert not mark.exists()
+    assert sorted(outcome.status for outcome in outcomes) == ["finished", "skipped"]
+    for outcome in outcomes:
+        assert outcome.folder is not None
+        assert (outcome.folder / PICTURE).exists()
+        assert not (outcome.folder / "checkpoint.pt").exists()
 
 
 def test_cells_that_share_a_training_stay_together(options: RunOptions) -> None:
     """They differ in evaluation only: the second takes the first one's model, in whatever process."""
-    cells = prepared(options, "folder/rd4ad") + prepared(options, "folder/rd4ad", metrics="histogram")
-    cells += prepared(options, "folder/rd4ad", seeds=(1,))
+    cells = planned(options, "folder/rd4ad") + planned(options, "folder/rd4ad", metrics="histogram")
+    cells += planned(options, "folder/rd4ad", seeds=(1,))
     listener = Listener()
-    first, second, other = Jobs(options, NoTracker(), listener, None, ONE_THREAD).run(cells)
+    first, second, other = jobs(options, cells, listener)
     assert [one.status for one in (first, second, other)] == ["finished"] * 3
     assert len([said for said in listener.said if "trained before" in said]) == 1
     models = [record_of(one).model_sha256 for one in (first, second, other)]
     assert models[0] == models[1] != models[2]
-    again = Jobs(options, NoTracker(), listener, None, ONE_THREAD).run(cells)
+    again = jobs(options, cells, listener)
     assert [one.status for one in again] == ["skipped"] * 3
     assert any("seed1: skipped, finished before" in said for said in listener.said)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_processes_and_runs(sent: signal.Signals, options: RunOptions) -> None:
-    class Interrupted(Ledger):
-        def start(self, facts: Any, folder: Path | None) -> Any:
-            if len(self.logged) >= 1:
+def test_an_interruption_ends_processes(sent: signal.Signals, options: RunOptions) -> None:
+    class Interrupting(Listener):
+        def say(self, message: str) -> None:
+            super().say(message)
+            if "features" in message:
                 signal.raise_signal(sent)
-            run = super().start(facts, folder)
-            run.note("start")
-            return run
 
-    processes = set(multiprocessing.active_children())
-    ledger = Interrupted()
+    cells = planned(options, "folder/rd4ad", seeds=(0, 1), epochs=4000)
     with pytest.raises(KeyboardInterrupt), interruptible():
-        Jobs(options, ledger, Listener(), None, ONE_THREAD).run(
-            prepared(options, "folder/rd4ad", seeds=(0, 1), epochs=200)
-        )
-    assert [what for _, what, *_ in ledger.logged if what != "epoch"] == ["start", "KILLED"]
-    assert set(multiprocessing.active_children()) <= processes
+        jobs(options, cells, Interrupting())
+    ends = [read_events(folder)[-1] for folder in (options.out / "cells").iterdir() if (folder / EVENTS).exists()]
+    assert ends
+    for end in ends:
+        assert end.kind == "interrupted"
+        with pytest.raises(ProcessLookupError):
+            os.kill(end.process, 0)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="--jobs 2 needs two processors")

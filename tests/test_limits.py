@@ -13,7 +13,8 @@ from mddbench.data.check import LONGEST
 from mddbench.data.dataset import load_source
 from mddbench.data.fabricate import fabricate
 from mddbench.errors import InputError
-from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import check_cells, plan
 from mddbench.experiments.schema import parse_override
 from mddbench.progress import SilentReporter
 from support import YAML, read
@@ -83,7 +84,7 @@ def test_a_batch_that_no_memory_holds_is_refused(
     asked = ["batch_size=12", "image_size=64"]
     monkeypatch.setattr("mddbench.engine.memory.memory_of", lambda _: 2**40)
     checked(method, asked, tree, tmp_path)
-    monkeypatch.setattr("mddbench.execution.plan.bytes_of_model", lambda *_: 0)
+    monkeypatch.setattr("mddbench.execution.models.bytes_of_model", lambda *_: 0)
     monkeypatch.setattr("mddbench.engine.memory.memory_of", lambda _: 2**22)
     with pytest.raises(
         InputError, match=r"a batch of 12 images of 64x64 pixels takes \d\.\d GiB at least, cpu has 0\.0 GiB"

@@ -232,7 +232,7 @@ def test_panels_go_with_the_record_of_a_cell(tmp_path: Path, fresh_store: Make, 
     assert "0 imported, 1 already there" in command("import", tmp_path / "elsewhere", "--out", out).err
     store = MlflowStore(f"sqlite:///{out / 'mlflow.db'}", None)
     ((run, _),) = store.records()
-    assert store.files(run) == {"record.json", "panels.npz"}
+    assert store.files(run) == {"record.json", "panels.npz", "card.json", "categories.json"}
     assert [each.name for each in store.panels(run)] == ["000.png"]
     both = command(
         "report", "--records", tmp_path / "export", "--records", tmp_path / "elsewhere", "--to", tmp_path / "r"

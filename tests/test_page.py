@@ -10,15 +10,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
-from page_examples import HOSTILE, gallery, heads, hostile_page, page, panel, seeds, table
+from page_examples import HOSTILE, gallery, heads, hostile_page, page, panel, seeds, svg, table
 from PIL import Image
 
-from mddbench.report.page.page import Figure, Gallery, Page, Section, render_page
+from mddbench.report.figures.canvas import canvas, save
+from mddbench.report.page.page import Block, Figure, Gallery, Page, Section, render_page
+from mddbench.report.page.svg import inlined, title_of
 from mddbench.report.page.tiles import WIDTH, gallery_of, merged
-from mddbench.report.tables.table import Cell, Row, Run, Table
+from mddbench.report.tables.table import LEGEND, Cell, Column, Row, Run, Table
 
 VOID = {"br", "img", "input", "link", "meta"}
 
@@ -52,7 +55,7 @@ class Parsed(HTMLParser):
 
 
 def one_table(table: Table) -> str:
-    return render_page(Page("t", (Section("a", "A", tables=(table,)),)))
+    return render_page(Page("t", (Section("a", "A", blocks=(Block("b", "B", table),)),)))
 
 
 def test_labels_from_outside_are_text_and_nothing_else() -> None:
@@ -96,6 +99,60 @@ def test_only_its_own_style_and_script_may_act() -> None:
         assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
+def test_a_figure_fits_into_a_page() -> None:
+    text = inlined(svg("x", "loss 0.00012345"), "mini")
+    assert "loss 0.00012345" in text, "only places are rounded"
+    assert 'd="M 1.23 2 L 3 4"' in text
+    assert 'clip-path="url(#mini-' in text
+    assert 'stroke="var(--series-0)"' in text
+    assert 'stroke="currentColor"' in text
+    assert 'width="756"' in text
+    assert not re.search("style=|font:|xlink|<style|<metadata|line_1", text)
+    first, second = (set(re.findall(r'id="(.*?)"', inlined(svg(), name))) for name in ("a", "b"))
+    assert len(first) == 2
+    assert not first & second
+
+
+@pytest.mark.renders
+def test_pictures_in_a_figure_are_small(tmp_path: Path) -> None:
+    figure, (axis,) = canvas((3, 3))
+    axis.imshow(np.hypot(*np.mgrid[-30:30, -30:30]), "inferno")
+    save(figure, tmp_path / "a.png", "A title")
+    text = (tmp_path / "a.svg").read_text()
+    shown = inlined(text, "a")
+    assert "data:image/webp;base64," in shown
+    assert "data:image/png" not in shown
+    assert len(shown) < 0.7 * len(text)
+    assert title_of(text) == "A title"
+    with pytest.raises(ValueError, match="names a file"):
+        inlined(text.replace("data:image/png;base64,", "http://x/"), "a")
+
+
+def test_notes_of_several_tables_are_said_once() -> None:
+    one, two = (replace(table(name, published=False), notes=("Shared.", f"Of {name}.", LEGEND)) for name in "ab")
+    section = Section("s", "S", blocks=(Block("a", "A", one), Block("b", "B", two)))
+    text = render_page(Page("t", (section,)))
+    assert [text.count(words) for words in ("Shared.", "Of a.", "Of b.", LEGEND)] == [1, 1, 1, 0]
+
+
+def test_everything_is_in_the_contents_and_details_are_folded() -> None:
+    text = render_page(page())
+    contents, _, rest = text.partition("</nav>")
+    for anchor in ("mini", "mini-all", "mini-measured", "mini-curves", "mini-detail", "gallery"):
+        assert f'href="#{anchor}"' in contents
+        assert f'id="{anchor}"' in rest
+    assert '<details class="block" id="mini-detail">' in rest
+    assert rest.index('id="mini-curves"') < rest.index('id="mini-detail"')
+
+
+def test_metrics_on_the_page_are_explained() -> None:
+    columns = (Column("I-AUROC", "i_auroc"), Column("A", "a", parts=("aupro",)))
+    row = Row("r", (Cell("1", 0.01), Cell.of_parts((Cell("2", 0.02, mark="best"), Cell("3", 0.03)))))
+    text = one_table(Table("t", "Method", columns, (row,)))
+    assert set(re.findall("<dt>(.*?)</dt>", text)) == {"I-AUROC", "AUPRO"}
+    assert '<span class="best">2</span> / 3</td>' in text
+
+
 def test_nothing_is_asked_of_anybody() -> None:
     text = render_page(page())
     runs = {"http://localhost:5000/#/runs/1"}
@@ -106,7 +163,7 @@ def test_nothing_is_asked_of_anybody() -> None:
                 f"<{tag}> {value}"
             )
     assert "@import" not in text
-    assert "url(" not in text
+    assert set(re.findall(r"url\((.)", text)) == {"#"}, "figures name their own parts alone"
     assert not re.search(r"\b(fetch|XMLHttpRequest|sendBeacon|WebSocket|import)\s*\(", text)
 
 
@@ -116,7 +173,7 @@ def test_who_does_not_see_it_is_told() -> None:
     assert len(parsed.all("img")) > 50
     assert all("alt" in image for image in parsed.all("img"))
     assert all(head.get("scope") in ("col", "row") for head in parsed.all("th"))
-    assert len(parsed.all("caption")) == len(parsed.all("table")) == 2
+    assert len(parsed.all("caption")) == len(parsed.all("table")) == 3
     ids = [attributes["id"] for _, attributes in parsed.found if "id" in attributes]
     assert len(ids) == len(set(ids))
     named = [a[name] for _, a in parsed.found for name in ("aria-labelledby", "for") if name in a]
@@ -159,10 +216,11 @@ def test_what_cannot_be_a_page() -> None:
     with pytest.raises(ValueError, match="row 'r' has 2 cells, not 3"):
         Table("t", "Method", heads("a", "b"), (Row("r", (*seeds(1), Cell("x"))),))
     for anchors in (("a", "a"), ("a b",), ("",)):
-        with pytest.raises(ValueError, match="cannot be the anchor of a section"):
+        with pytest.raises(ValueError, match="cannot be an anchor"):
             render_page(Page("t", tuple(Section(anchor, "A") for anchor in anchors)))
-    with pytest.raises(ValueError, match="Curves: not a PNG"):
-        render_page(Page("t", (Section("a", "A", figures=(Figure("Curves", "x", b"GIF89a"),)),)))
+    for text in ("GIF89a", "<svg/>", '<!DOCTYPE x [<!ENTITY a "b">]><svg/>'):
+        with pytest.raises(ValueError, match=r"an? SVG"):
+            render_page(Page("t", (Section("a", "A", blocks=(Block("b", "B", figure=Figure("Curves", text)),)),)))
 
 
 def test_a_name_that_is_no_text_can_be_written() -> None:

@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-FIRST_TABLE = "#mini .table:first-of-type"
+FIRST_TABLE = "#mini-all .table"
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_what_a_normal_image_has_no_truth_for(opened: Opened) -> None:
     opened.click(".viewer .close")
 
 
-@pytest.mark.parametrize("width", [360, 700, 1600])
+@pytest.mark.parametrize("width", [700, 1600])
 def test_the_window_never_scrolls_sideways(browser: Any, tmp_path: Path, width: int) -> None:
     opened = Opened(browser, tmp_path / "page.html", page(), width)
     assert opened.run("return innerWidth") == width
@@ -218,6 +218,48 @@ def test_the_window_never_scrolls_sideways(browser: Any, tmp_path: Path, width: 
     assert opened.run(f"return {left} >= {table}.getBoundingClientRect().left")
     opened.run("document.querySelector('#gallery .tile button').click()")
     assert opened.run("return document.querySelector('.viewer').getBoundingClientRect().right <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [360, 400])
+def test_nothing_is_cut_on_a_small_screen(browser: Any, tmp_path: Path, width: int) -> None:
+    opened = Opened(browser, tmp_path / "page.html", page(), width)
+    opened.run("for (const each of document.querySelectorAll('details')) each.open = true")
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    wide = "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth + 1)"
+    assert opened.run(f"return {wide}.map(each => each.textContent.trim())") == []
+    assert opened.run("return document.documentElement.scrollWidth <= innerWidth")
+    assert opened.texts("#mini-all thead th") == [], "each row is a block with the heads in it"
+    head = "getComputedStyle(document.querySelector('#mini-all td:nth-child(3)'), '::before').content"
+    assert opened.run(f"return {head}") == '"Metric 0"'
+    assert "n" in opened.texts("#mini-detail thead th"), "a table that fits stays one"
+    shown = (
+        "return [...document.querySelectorAll('.plot .scroll')].filter(e => e.checkVisibility()).map(e => e.className)"
+    )
+    assert opened.run(shown) == ["narrow scroll"]
+
+
+def test_a_figure_has_the_colours_and_the_letters_of_the_page(opened: Opened) -> None:
+    def colours(scheme: str) -> list[str]:
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        opened.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        line, use, text = "path[clip-path]", "use", "text"
+        of = "getComputedStyle(document.querySelector(`#mini-curves .wide ${arguments[0]}`))"
+        found = [opened.run(f"return {of}.stroke", line), opened.run(f"return {of}.stroke", use)]
+        return [*map(str, found), str(opened.run(f"return {of}.fill", text))]
+
+    light, dark = colours("light"), colours("dark")
+    assert light == ["rgb(18, 53, 91)", "rgb(31, 30, 27)", "rgb(31, 30, 27)"]
+    assert dark == ["rgb(138, 184, 234)", "rgb(232, 229, 222)", "rgb(232, 229, 222)"]
+    size = "return document.querySelector('#mini-curves .wide text').getBoundingClientRect().height"
+    assert 10 < opened.run(size) < 18
+    assert opened.run("return document.querySelector('#mini-curves .wide svg').getBoundingClientRect().width") == 756
+
+
+def test_a_link_to_a_detail_unfolds_it(opened: Opened) -> None:
+    assert opened.texts("#mini-detail table") == []
+    opened.run("document.querySelector('nav a[href=\"#mini-detail\"]').closest('details').open = true")
+    opened.click("nav a[href='#mini-detail']")
+    assert len(opened.texts("#mini-detail table")) == 1
 
 
 def test_no_network_is_touched(opened: Opened) -> None:

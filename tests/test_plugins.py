@@ -143,9 +143,10 @@ def test_a_folder_of_plugins(folder: Path, tmp_path: Path) -> None:
     ran = mddbench(*arguments)
     assert ran.returncode == 0, ran.stderr
     assert "| Foo | 1 |" in ran.stdout
-    listed = mddbench("list", "methods", MDDBENCH_PLUGINS=str(folder)).stdout.split()
+    listed = json.loads(mddbench("list", "methods", "--json", MDDBENCH_PLUGINS=str(folder)).stdout)
     assert "foo" in listed
-    assert "foo" not in mddbench("list", "methods").stdout.split()
+    assert "foo" not in json.loads(mddbench("list", "methods", "--json").stdout)
+    assert f"({folder / 'methods' / 'foo.py'})" in mddbench("list", "--plugins", folder).stdout
 
 
 def test_experiments_of_a_plugin_folder(folder: Path) -> None:
@@ -271,3 +272,27 @@ def test_the_method_of_contributing_stands_in_the_table(tmp_path: Path) -> None:
     assert "| Patch bank | 1 |" in text
     assert "| RD4AD | 1 |" in text
     assert "Patch bank: epochs one pass" in text
+
+
+def test_ablations_and_suites_of_a_plugin_folder(folder: Path, tmp_path: Path) -> None:
+    ablation, suite = folder / "experiments/ablation/mine.yaml", folder / "suites/ours.yaml"
+    for file, text in (
+        (ablation, "# What the scale does.\ntitle: Scale\nbase: mini/foo\nvary: {settings.scale: [1.0, 2.0]}\n"),
+        (suite, "description: what we look at\nexperiments: [mini/foo, ablation/mine]\n"),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (folder / "README.md").touch()
+    (folder / "tables").mkdir()
+    listed = mddbench("list", "--plugins", folder)
+    assert f"What the scale does. ({ablation})" in listed.stdout
+    assert f"what we look at ({suite})" in listed.stdout
+    assert f"{folder}: not read: tables; read are methods, datasets, experiments, suites" in listed.stderr
+    assert mddbench("check", "--plugins", folder).returncode == 0
+    ran = mddbench("run", "--all", "--suite", "ours", "--plugins", folder, "--out", tmp_path / "out", *SHORT)
+    assert ran.returncode == 0, ran.stderr
+    assert "Scale" in ran.stdout
+    suite.rename(suite.with_stem("quick"))
+    refused = mddbench("list", "--plugins", folder)
+    assert refused.returncode == 2
+    assert "'quick' is known already; rename the file" in refused.stderr

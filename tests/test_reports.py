@@ -26,10 +26,10 @@ from mddbench.report.rows.groups import Group, group_by_protocol
 from mddbench.report.rows.published import FIELDS, parse_efficiency
 from mddbench.report.tables.latex import latex
 from mddbench.report.tables.markdown import markdown
-from mddbench.report.tables.results import Results, protocol_notes
+from mddbench.report.tables.results import Results, remarks
 from mddbench.report.tables.spec import load_table
 from mddbench.report.tables.table import Table
-from mddbench.report.write import write_report
+from mddbench.report.write import page_of, rendered_by, write_report
 from mddbench.runs.card import UPPER_BOUND
 from mddbench.runs.panels import Panel, load_panels, save_panels
 from mddbench.runs.records import as_json, parse_record, read_record, read_records, write_record
@@ -125,7 +125,7 @@ def test_two_trees_never_share_a_table() -> None:
 
 def test_means_that_leave_categories_out_say_so() -> None:
     groups = group_by_protocol([record()])["mini"]
-    assert "RD4AD: means of AUPRO of 1 of 2 categories, not defined in the others." in protocol_notes(groups)
+    assert "RD4AD: means of AUPRO of 1 of 2 categories, not defined in the others." in remarks(groups)
 
 
 def test_every_row_has_files_of_its_own() -> None:
@@ -140,6 +140,51 @@ def test_records_of_one_protocol_may_know_other_categories() -> None:
     other = other.model_copy(update={"metrics": {"mean": other.metrics["mean"], "gear": other.metrics["bolt"]}})
     groups = group_by_protocol([record(), other])["mini"]
     assert "| bolt | 2 | – |" in markdown(table("categories", groups))
+
+
+def test_categories_stand_by_methods_with_the_best_of_each_metric() -> None:
+    other = record(0, 0.6, protocol="b" * 12, label="Ours|x", method="ours")
+    other.metrics["bolt"]["p_auroc"] = 0.4
+    texts = build_report([Entry(each, tuple) for each in (record(0, 0.5), record(1, 0.5), other)], []).texts
+    rows = [line for line in texts[Path("mini/by-category.md")].splitlines() if line.startswith("| ")]
+    assert rows == [
+        r"| Category | Ours\|x | RD4AD |",
+        "| bolt | **60.0** / 40.0 / **60.0** | 50.0 / **50.0** / 50.0 |",
+        "| nut_100% | **60.0** / **60.0** / – | 50.0 / 50.0 / – |",
+        "| mean | **60.0** / **60.0** / **60.0** | 50.0 / 50.0 / 50.0 |",
+    ]
+    assert (
+        r"bolt & \textbf{60.0} / 40.0 / \textbf{60.0} & 50.0 / \textbf{50.0} / 50.0 \\"
+        in texts[Path("mini/by-category.tex")]
+    )
+    lines = list(DictReader(texts[Path("mini/by-category.csv")].splitlines()))
+    assert lines[0]["RD4AD p_auroc"] == "0.5"
+    assert lines[0]["RD4AD p_auroc_std"] == "0.0"
+    assert lines[1]["RD4AD aupro"] == ""
+    assert lines[2]["row"] == "mean"
+    alone = build_report([Entry(record(), tuple)], []).texts
+    assert Path("mini/by-category.md") not in alone, "one method alone has its own table of categories"
+
+
+def test_tables_stand_in_order_and_details_last(tmp_path: Path) -> None:
+    other = record(0, 0.6, protocol="b" * 12, label="B")
+    report = build_report([Entry(record(), panels), Entry(other, panels)], [])
+    write_report(report, tmp_path, command="mddbench report --x")
+    shown = page_of(report, tmp_path, rendered_by("mddbench report --x"))
+    blocks = shown.sections[0].blocks
+    names = [block.anchor.removeprefix("section-0-") for block in blocks]
+    assert names[:4] == ["main", "by-category", "differences", "cost"]
+    assert [block.folded for block in blocks] == sorted(block.folded for block in blocks)
+    assert {name for name, block in zip(names, blocks, strict=True) if block.folded} >= {"categories-b", "training"}
+    by_category = blocks[1]
+    assert by_category.figure is not None
+    assert by_category.figure.title == "Each category"
+    assert any("Rendered " in line and "`mddbench report --x`, mddbench " in line for line in shown.subtitle)
+
+
+def test_the_time_of_a_rendering_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    assert rendered_by("x").startswith("Rendered 1970-01-01 00:00 UTC by `x`, mddbench ")
 
 
 def test_what_is_not_defined_is_a_dash_and_never_best() -> None:
@@ -286,6 +331,19 @@ def test_marked_tables_are_filled_and_checked(tmp_path: Path) -> None:
     page.write_text("nothing")
     with pytest.raises(InputError, match="no marked table there"):
         filled(page, {"mini": ""})
+
+
+def test_a_folded_table_has_no_costs_and_hides_its_notes() -> None:
+    report = build_report([Entry(record(cost={"parameters_total": 4e6}), tuple)], [])
+    plain, folded = report.marked["mini"], report.marked["mini, folded"]
+    assert plain == report.main["mini"]
+    assert "Params [M]" in plain
+    assert "Params [M]" not in folded
+    head, _, rest = folded.partition("<details><summary>Protocol and notes</summary>\n\n")
+    assert head.count("|") > 10
+    assert "Percent." not in head
+    assert "Protocol: " in rest
+    assert rest.endswith("\n\n</details>\n")
 
 
 def test_a_record_cannot_write_into_latex_or_markdown() -> None:

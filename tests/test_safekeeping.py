@@ -19,7 +19,8 @@ import pytest
 
 from mddbench.errors import TrackingError
 from mddbench.execution.fit import Fit
-from mddbench.execution.runner import finish_replacing, replacement_folder
+from mddbench.execution.replacing import finish_replacing
+from mddbench.runs.events import replacement_folder
 from mddbench.runs.records import Record, read_record
 from mddbench.runs.store import MlflowStore
 from support import YAML, Done, mddbench_process
@@ -195,7 +196,7 @@ def test_a_replacement_that_was_killed_is_ended_by_the_next_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
-        patch.setattr("mddbench.execution.runner.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("mddbench.execution.replacing.shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt) if calls < 2 else monkeypatch.context():
             finish_replacing(folder)
     assert "skipped, finished before" in run(out, "--tracking", "none").err
@@ -237,7 +238,8 @@ def test_a_store_that_is_full_costs_no_record(
         ran = run(out)
     assert ran.status == 1
     said = [line for line in ran.err.splitlines() if "disk is full" in line]
-    assert any(f"its record is kept in {cell(out)}, and the same command logs it" in line for line in said)
+    assert any(line.startswith("mddbench: rd4ad/folder/seed0 is not logged: tracking store") for line in said)
+    assert f"1 finished cells are not logged; their records are in {out}; `mddbench collect" in ran.err
     assert all("SQL" not in line for line in said)
     assert len(said) <= 5
     again = run(out)
@@ -247,6 +249,14 @@ def test_a_store_that_is_full_costs_no_record(
     assert len(finished) == 1
     assert finished[0].data.metrics["mean/i_auroc"] == pytest.approx(record(out).value("mean", "i_auroc"))
     assert len(runs(out)) == 1
+
+
+def test_a_half_made_database_of_a_killed_process_is_removed(fresh_store: Make) -> None:
+    out = fresh_store("out")
+    (out / ".mlflow-abc").mkdir()
+    (out / ".mlflow-abc" / "mlflow.db").write_bytes(b"half")
+    assert not store(out).search("")
+    assert {path.name for path in out.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
 def test_a_store_that_is_gone_between_cells_costs_no_training(
@@ -259,7 +269,8 @@ def test_a_store_that_is_gone_between_cells_costs_no_training(
         ran = run(out, "--seeds", "0,1,2")
     assert ran.status == 1
     assert len(list(out.glob("cells/*/record.json"))) == 3
-    assert "3 of 3 cells failed" in ran.err
+    assert "3 finished cells are not logged" in ran.err
+    assert "cells failed" not in ran.err
     assert run(out, "--seeds", "0,1,2").status == 0
     assert [one.info.status for one in runs(out)] == ["FINISHED"] * 3
 
@@ -293,11 +304,11 @@ def test_what_is_deleted_under_a_run_is_told_in_a_line(
         patch.setattr("mddbench.execution.fit.Fit.train", deleting)
         ran = run(out)
     assert ran.status == 1, ran.err
-    lines = [line for line in ran.err.splitlines() if line.startswith("mddbench: rd4ad/folder/seed0 failed:")]
+    told = "is not logged:" if what == "mlflow.db" else "failed:"
+    lines = [line for line in ran.err.splitlines() if line.startswith(f"mddbench: rd4ad/folder/seed0 {told}")]
     assert len(lines) == 1
     assert "Traceback" not in ran.err
     if what == "mlflow.db":
-        assert f"its record is kept in {cell(out)}" in lines[0]
         again = mddbench_process("run", file, "--data-root", tree, "--out", out, "--no-report")
         assert again.returncode == 0, again.stderr
         code = "import sys; from mddbench.runs.store import MlflowStore; store = MlflowStore(*sys.argv[1:], None)"
@@ -402,7 +413,7 @@ def test_a_write_protected_folder_can_be_read(run: Callable[..., Done], fresh_st
         for folder in folders:
             folder.chmod(0o755)
     assert (tmp_path / "records/folder/rd4ad-seed0.json").exists()
-    assert (tmp_path / "report/folder/main.md").exists()
+    assert (tmp_path / "report/tree/main.md").exists()
 
 
 def test_two_imports_at_once_import_once(run: Callable[..., Done], fresh_store: Make, tmp_path: Path) -> None:
@@ -458,8 +469,7 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(
     assert ended.err.splitlines()[-1] == "mddbench: interrupted; the same command goes on where it stopped"
     assert "Traceback" not in ended.err
     assert [one.info.status for one in runs(out)] == ["KILLED"]
-    parents = store(out).search("tags.`mddbench.kind` = 'invocation'")
-    assert [one.info.status for one in parents] == ["FINISHED"]
+    assert len(store(out).search("")) == 1, "and none for the command"
     assert [signal.getsignal(number) for number in signals] == before
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import signal
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,18 @@ from torch import Tensor, nn
 
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method
+from mddbench.engine.batches import TrainingImages, batches_per_epoch
 from mddbench.engine.checkpoint import digest_of
 from mddbench.engine.cost import training_speed
 from mddbench.engine.loss_watch import LossWatch
 from mddbench.engine.optimizer import make_optimizer, rate_factor
 from mddbench.engine.step import for_method
-from mddbench.engine.train import Conditions, Trainer, TrainingImages, batches_per_epoch
+from mddbench.engine.train import Conditions, Trainer
 from mddbench.errors import CellError, InputError
 from mddbench.experiments.schema import EncoderSettings, OptimizerSettings, ScheduleSettings
+from mddbench.interruption import Interruption, interruptible
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.weights import digest
+from mddbench.nn.tensor_files import digest
 from mddbench.progress import SilentReporter
 from mddbench.runs.records import EpochLog
 from mddbench.seeding import derived_seed, seed_everything
@@ -336,6 +341,16 @@ class StoppedError(Exception):
     pass
 
 
+class Listener(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
 def stop_after(epoch: int) -> Any:
     def on_epoch(log: EpochLog) -> None:
         if log.epoch == epoch:
@@ -360,6 +375,97 @@ def test_a_resumed_run_ends_with_the_same_bits(
 
     assert digest(resumed.learned_state()) == digest(whole.learned_state())
     assert [(log.epoch, log.loss, log.lr) for log in history] == [(log.epoch, log.loss, log.lr) for log in undisturbed]
+
+
+class Random(Toy):
+    """Draws from all three generators."""
+
+    label = "Random"
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        drawn = random.random() + np.random.rand() + torch.rand(())  # noqa: NPY002
+        return {"pull": Toy.training_step(self, batch)["pull"] * drawn}
+
+
+def stopping_in(step: int, number: int) -> Any:
+    """Sends a signal in a step of the training, counted from 1, before it changes the model."""
+    steps = iter(range(1, 10_000))
+
+    def training_step(detector: Any, batch: Batch) -> dict[str, Tensor]:
+        if next(steps) == step:
+            signal.raise_signal(number)
+        return type(detector).training_step(detector, batch)
+
+    return training_step
+
+
+@pytest.mark.parametrize("method", ["rd4ad", "random"])
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_a_signal_inside_an_epoch_loses_no_step(
+    step: int, method: str, encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    """The step that it meets ends, a checkpoint is written, and what is resumed ends with the same bits."""
+
+    def made() -> Detector:
+        return rd4ad(encoder) if method == "rd4ad" else Random(encoder, Toy.Settings(), 3)
+
+    settings, file = experiment(epochs=3, batch_size=3), tmp_path / "cut.pt"
+    assert batches_per_epoch(len(data.images), settings) == 3
+    whole = made()
+    undisturbed = Trainer(whole, settings, 0, tmp_path / "whole.pt").run(data, QUIET)
+    stopped, told = made(), []
+    stopped.training_step = partial(stopping_in(step, signal.SIGTERM), stopped)  # type: ignore[method-assign]
+    trainer = Trainer(stopped, settings, 0, file)
+    trainer.when_stopped = lambda *where: told.append(where)
+    with pytest.raises(Interruption), interruptible():
+        trainer.run(data, QUIET)
+    assert told == [(1 + (step - 1) // 3, 1 + (step - 1) % 3)]
+    listener = Listener()
+    resumed = made()
+    history = Trainer(resumed, settings, 0, file).run(data, listener)
+    assert f"resuming after epoch {told[0][0] - 1} of 3 and {told[0][1]} of 3 steps" in listener.said
+    assert digest(resumed.learned_state()) == digest(whole.learned_state())
+    assert [log.model_dump(exclude={"seconds"}) for log in history] == [
+        log.model_dump(exclude={"seconds"}) for log in undisturbed
+    ]
+
+
+def test_checkpoints_inside_an_epoch_lose_few_steps(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    """A process that is killed, as any exception but an interruption is to a training, goes on from the last one."""
+    settings, file = experiment(epochs=2, batch_size=2), tmp_path / "cut.pt"
+    assert batches_per_epoch(len(data.images), settings) == 5
+    whole = rd4ad(encoder)
+    Trainer(whole, settings, 0, tmp_path / "whole.pt").run(data, QUIET)
+    killed = rd4ad(encoder)
+    steps = iter(range(1, 100))
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        if next(steps) == 5:
+            raise StoppedError
+        return type(killed).training_step(killed, batch)
+
+    killed.training_step = step  # type: ignore[method-assign]
+    with pytest.raises(StoppedError):
+        Trainer(killed, settings, 0, file, Conditions(checkpoint_every=2)).run(data, QUIET)
+    resumed, listener = rd4ad(encoder), Listener()
+    history = Trainer(resumed, settings, 0, file).run(data, listener)
+    assert "resuming after epoch 0 of 2 and 4 of 5 steps" in listener.said
+    assert digest(resumed.learned_state()) == digest(whole.learned_state())
+    assert [log.images for log in history] == [10, 10]
+    assert torch.load(file, weights_only=True)["inside"] is None
+
+
+def test_a_step_that_was_cut_off_is_in_no_checkpoint(
+    encoder: FrozenEncoder, data: TrainingImages, tmp_path: Path
+) -> None:
+    """Where signals are not held back, the model may have changed by half a step."""
+    detector = toy(encoder)
+    detector.training_step = partial(stopping_in(2, signal.SIGINT), detector)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(detector, experiment(), 0, tmp_path / "c.pt").run(data, QUIET)
+    assert not (tmp_path / "c.pt").exists()
 
 
 def test_a_checkpoint_that_does_not_fit_is_an_error(
@@ -476,7 +582,7 @@ def test_a_shared_device_leaves_no_time_even_after_a_resume(
     assert training_speed(history) == {"train_seconds": None, "train_images_per_second": None}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_the_optimiser_is_fused(encoder: FrozenEncoder) -> None:
     optimizer = make_optimizer(rd4ad(deepcopy(encoder)).cuda(), experiment().optimizer)
     assert optimizer is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -21,10 +23,11 @@ from mddbench.report.tables.markdown import markdown
 from mddbench.report.tables.tuning import search_table
 from mddbench.runs.search import SearchResult, read_search, write_search
 from mddbench.runs.store import CELL, TRIAL, existing_store
-from support import mddbench, plugin_folder, write_tree
+from support import BRIDGES, mddbench, plugin_folder, write_tree
 
 SPACE = SearchSpace(vary={"optimizer.lr": [0.1, 0.2, 0.3], "settings.sigma": [1.0, 2.0]})
 RECIPE = {"optimizer.lr": 0.2, "settings.sigma": 1.0}
+SINGLE = ("--set", "image_size=64", "--set", "batch_size=4", "-q")
 SMALL = ("--set", "epochs=1", "--set", "image_size=64", "--set", "batch_size=4", "-q")
 
 
@@ -43,18 +46,18 @@ def test_a_recipe_outside_the_grid_is_a_point_of_its_own() -> None:
     assert [point == recipe for point in draw_points(SPACE, recipe, 100)] == [True] + [False] * 6
 
 
-@pytest.mark.parametrize("method", sorted(modules(METHODS)))
+@pytest.mark.parametrize("method", sorted(set(modules(METHODS)) - set(BRIDGES)))
 def test_every_method_of_the_package_has_a_space_whose_points_load(method: str) -> None:
     (search,) = plan_searches([f"folder/{method}"], "", 12, (0,), {})
-    assert 2 <= len(load_space(method).vary) <= 3
+    assert 2 <= len(load_space(method, method).vary) <= 3
     assert len(search.points) == len(search.cells) == 12
-    assert len({cell.experiment.model_dump_json() for cell in search.all_cells()}) == 12
+    assert len({cell.experiment.model_dump_json() for cell in search.cells_to_run()}) == 12
 
 
 def test_what_cannot_be_searched_is_one_line() -> None:
     for names, overrides, message in (
         (["ablation/components"], {}, r"ablation/components is an ablation; expected experiments"),
-        (["folder/rd4ad", "mini/rd4ad"], {}, r"mini/rd4ad is a second experiment of rd4ad"),
+        (["folder/rd4ad", "mini/rd4ad"], {}, r"mini/rd4ad is a second one whose result is rd4ad.json"),
         (["folder/rd4ad"], {"optimizer.lr": 1.0}, r"--set optimizer.lr: the search space of rd4ad varies it"),
     ):
         with pytest.raises(InputError, match=message):
@@ -63,7 +66,7 @@ def test_what_cannot_be_searched_is_one_line() -> None:
 
 def test_no_space_and_unknown_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing: no search space; write experiments/search/nothing.yaml"):
-        load_space("nothing")
+        load_space("nothing", "nothing")
     (tmp_path / "experiments" / "search").mkdir(parents=True)
     space = "vary: {settings.radius: [1, 2]}"
     (tmp_path / "experiments" / "search" / "own.yaml").write_text(space, encoding="utf-8")
@@ -104,6 +107,43 @@ def test_a_search_is_kept_goes_on_and_is_in_no_report(tmp_path: Path) -> None:
     assert (len(store.finished(kind=TRIAL)), len(store.finished(kind=CELL))) == (2, 0)
     report = mddbench("report", "--out", out)
     assert (report.returncode, "no finished run there" in report.stderr) == (2, True)
+
+
+def test_a_dead_store_costs_no_trial_and_is_an_exit_status(tmp_path: Path, migrated: Path) -> None:
+    """`collect` logs the trials later, as trials."""
+    tree, out = write_tree(tmp_path / "tree"), tmp_path / "out"
+    words = ("tune", "folder/padim", "--data-root", tree, "--trials", 2, "--out", out, *SINGLE)
+    done = mddbench(*words, "--tracking-uri", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert len(read_search(out / "padim.json").trials) == 2, "nothing is lost"
+    plan_file = out / "cells" / "plan.json"
+    assert done.stderr.splitlines()[-1] == (
+        f"mddbench: 2 finished cells are not logged; their records are in {out}; `mddbench collect {plan_file}` will log them"
+    )
+    shutil.copy(migrated, out / "mlflow.db")
+    assert mddbench("collect", plan_file).returncode == 0
+    store = existing_store(None, out)
+    assert (len(store.finished(kind=TRIAL)), len(store.finished(kind=CELL))) == (2, 0)
+    assert mddbench(*words).returncode == 0
+
+
+def test_a_search_goes_on_from_its_result_alone(tmp_path: Path) -> None:
+    """As on another machine, which has no folders of trials. A changed recipe makes all of its trials anew."""
+    root, out = write_tree(tmp_path / "tree"), tmp_path / "out"
+    search = ("tune", "folder/rd4ad", "--data-root", root, "--out", out, "--tracking", "none", *SMALL)
+    assert mddbench(*search, "--trials", 2).returncode == 0
+    rmtree(out / "cells")
+    first = read_search(out / "rd4ad.json")
+    for trials, made in ((2, 0), (3, 1)):
+        done = mddbench(*search, "--trials", trials)
+        assert done.returncode == 0, done.stderr
+        result = read_search(out / "rd4ad.json")
+        assert result.trials[:2] == first.trials
+        assert len(result.trials) == trials
+        assert len(list((out / "cells").glob("*/record.json"))) == made
+    rmtree(out / "cells")
+    assert mddbench(*search, "--set", "settings.sigma=2.0", "--trials", 3).returncode == 0
+    assert len(list((out / "cells").glob("*/record.json"))) == 3
 
 
 def test_a_kept_search_is_not_replaced_by_a_smaller_one_or_one_on_other_images(tmp_path: Path) -> None:
@@ -182,6 +222,9 @@ def test_the_table_says_what_won_and_what_failed(tmp_path: Path) -> None:
     assert "| RD4AD | 3 | 50.0 | 75.0 | optimizer.lr 0.2 |" in text
     assert "Epochs: RD4AD 20, Pad one pass." in text
     assert "RD4AD: 1 of its trials failed." in text
+    elsewhere = {**TRIALS[0], "processor": "an EPYC"}, {**TRIALS[1], "processor": "a Xeon"}
+    assert "Trials ran on several machines: a Xeon; an EPYC." in markdown(search_table([result(trials=elsewhere)]))
+    assert "machines" not in text
     draw_searches([result()], tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
 
@@ -192,7 +235,7 @@ def test_a_result_is_read_as_it_was_written_and_a_strange_one_is_refused(tmp_pat
     assert read_search(file) == result()
     for text, message in (
         ("[]", "expected the result of a search"),
-        ("{", "can be read"),
+        ("{", "cannot be read there"),
         ('{"x": 1}', "unknown key 'x'"),
     ):
         file.write_text(text, encoding="utf-8")

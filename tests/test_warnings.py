@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import check_cells, plan
 from mddbench.progress import BarReporter, LineReporter
 from support import YAML, mddbench_process
 

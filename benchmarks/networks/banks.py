@@ -78,7 +78,8 @@ class PlainPaDiM(Plain):
         self.average = vectors.mean(dim=1)
         centred = vectors - self.average[:, None]
         covariance = centred.transpose(1, 2) @ centred / (vectors.shape[1] - 1)
-        self.inverse = torch.linalg.inv(covariance + self.settings.regularisation * torch.eye(vectors.shape[2]))
+        unit = torch.eye(vectors.shape[2], device=covariance.device)
+        self.inverse = torch.linalg.inv(covariance + self.settings.regularisation * unit)
         self.found = []
 
     def maps(self, images: Tensor) -> Tensor:

@@ -83,8 +83,21 @@ def cosine_maps(one: list[Tensor], other: list[Tensor], size: int) -> Tensor:
     return sum(F.interpolate(each, size, mode="bilinear", align_corners=True) for each in distances)[:, 0]
 
 
+def as_numpy(maps: Tensor) -> np.ndarray:
+    """Half precision, which SciPy does not take, becomes float32."""
+    return (maps if maps.dtype == torch.float64 else maps.float()).cpu().numpy()
+
+
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
-    return torch.from_numpy(np.stack([gaussian_filter(one, sigma) for one in maps.cpu().numpy()]))
+    return torch.from_numpy(np.stack([gaussian_filter(one, sigma) for one in as_numpy(maps)]))
+
+
+def windowed(maps: Tensor, settings: Any) -> Tensor:
+    """A Gaussian that is cut to a window, by a convolution."""
+    places = torch.arange(settings.window, device=maps.device, dtype=maps.dtype) - settings.window // 2
+    line = torch.exp(-(places**2) / (2 * settings.sigma**2))
+    kernel = line[:, None] * line / line.sum() ** 2
+    return F.conv2d(maps[:, None], kernel[None, None], padding=settings.window // 2)[:, 0]
 
 
 class PlainRD4AD(Plain):
@@ -92,7 +105,7 @@ class PlainRD4AD(Plain):
         super().__init__(*teacher)
         self.sigma = settings.sigma
         self.embedding = Embedding(channels, settings.bottleneck_width)
-        self.student = Student(channels, settings.decoder_blocks)
+        self.student = Student(channels, settings.decoder_blocks or (3, 4, 6))
 
     def loss(self, images: Tensor, categories: Tensor, progress: float) -> Tensor:
         features = self.features(images)
@@ -117,7 +130,7 @@ class PlainRDPlusPlus(Plain):
         self.settings = settings
         self.projections = nn.ModuleList(projection(width, settings.narrowest) for width in channels)
         self.embedding = Embedding(channels, settings.bottleneck_width)
-        self.student = Student(channels, settings.decoder_blocks)
+        self.student = Student(channels, settings.decoder_blocks or (3, 4, 6))
 
     def projected(self, features: list[Tensor]) -> list[Tensor]:
         return [project(level) for project, level in zip(self.projections, features, strict=True)]
@@ -152,7 +165,7 @@ class PlainReContrast(Plain):
             : max(self.copy._stage_out_idx)
         ]  # later stages of an EfficientNet learn nothing
         self.embedding = Embedding(channels, settings.bottleneck_width)
-        self.student = Student(channels, settings.decoder_blocks, smooth=True)
+        self.student = Student(channels, settings.decoder_blocks or (3, 4, 6), smooth=True)
         self.to_teacher = nn.ModuleList(nn.Conv2d(width, width, 1) for width in channels)
         self.to_copy = nn.ModuleList(nn.Conv2d(width, width, 1) for width in channels)
 
@@ -181,11 +194,7 @@ class PlainReContrast(Plain):
 
     def maps(self, images: Tensor) -> Tensor:
         targets, rebuilt = self.pairs(images)
-        maps, window = cosine_maps(targets, rebuilt, images.shape[-1]) / 6, self.settings.window
-        places = torch.arange(window, device=maps.device, dtype=maps.dtype) - window // 2
-        line = torch.exp(-(places**2) / (2 * self.settings.sigma**2))
-        kernel = line[:, None] * line / line.sum() ** 2
-        return F.conv2d(maps[:, None], kernel[None, None], padding=window // 2)[:, 0]
+        return windowed(cosine_maps(targets, rebuilt, images.shape[-1]) / 6, self.settings)
 
     def scores(self, maps: Tensor) -> Tensor:
         ordered = maps.flatten(1).sort(dim=1, descending=True).values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -16,11 +16,12 @@ class ReportedExit(SystemExit):
 
 
 @contextmanager
-def reported_interruptions(force: bool) -> Iterator[None]:
+def reported_interruptions(force: bool, extra: Sequence[str] = ()) -> Iterator[None]:
     """Report an interruption, and end the command with the exit status of its signal (128 and its number).
 
     Args:
         force: True if the run repeats finished cells, so that the same command would not resume it.
+        extra: Names of further signals that interrupt, such as SIGUSR2, which clusters send before a time limit.
 
     Yields:
         Nothing.
@@ -30,7 +31,7 @@ def reported_interruptions(force: bool) -> Iterator[None]:
     """
     consequence = "what had finished before is kept" if force else "the same command goes on where it stopped"
     try:
-        with interruptible():
+        with interruptible(extra):
             yield
     except Interruption as interruption:
         print(f"mddbench: interrupted; {consequence}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands `mddbench list` and `mddbench check`."""
+"""The commands `mddbench list`, `mddbench show` and `mddbench check`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Annotated
 
 import typer
 
+from mddbench.cli.listing import Listed, listed_of, names_of, wanted_kinds
 from mddbench.cli.options import Json, Plugins, add_plugins
 from mddbench.errors import InputError
-from mddbench.plugins import nearest
 
-KINDS = ("methods", "datasets", "experiments", "ablations", "suites", "tables")
 SETTINGS = "settings"
 
 
@@ -34,18 +33,75 @@ def list_names(
     if kind == SETTINGS:
         _print_settings(as_json)
         return
-    kinds = (*KINDS, SETTINGS)
-    if kind and kind not in kinds:
-        raise InputError(f"list {kind}: unknown{nearest(kind, kinds)}; expected one of {', '.join(kinds)}")
-    names = {listed: _names(listed) for listed in ([kind] if kind else KINDS)}
+    kinds = wanted_kinds(kind, (SETTINGS,))
     if as_json:
+        names = {listed: names_of(listed) for listed in kinds}
         print(json.dumps(names if not kind else names[kind], indent=1))
         return
-    for heading, members in names.items():
-        if not kind:
-            print(f"{heading}:")
-        for name in members:
-            print(name if kind else f"  {name}")
+    for heading in kinds:
+        _print_listed(listed_of(heading), "" if kind else f"{heading}:")
+
+
+def _print_listed(things: list[Listed], heading: str) -> None:
+    """Print a line for each thing: its name, what it is, and where it comes from unless that is the package."""
+    if heading:
+        print(heading)
+    indent = "  " if heading else ""
+    width = max((len(thing.name) for thing in things), default=0)
+    for thing in things:
+        origin = f" ({thing.origin})" if thing.origin else ""
+        print(f"{indent}{thing.name:<{width}}  {thing.summary}{origin}".rstrip())
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="An experiment as DATASET/METHOD, an ablation, a suite, or a YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting, such as optimizer.lr=0.001; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+    plugins: Plugins = None,
+) -> None:
+    """Show what a name stands for, with all settings and defaults: an experiment, the variants of an ablation, a suite."""
+    add_plugins(plugins)
+    from mddbench.experiments.schema import parse_override
+    from mddbench.settings import dump_yaml
+
+    content = resolved(name, dict(map(parse_override, set_ or [])))
+    print(json.dumps(content, indent=1) if as_json else dump_yaml(content), end="\n" if as_json else "")
+
+
+def resolved(name: str, overrides: dict[str, object]) -> dict[str, object]:
+    """Resolve a name as `run` does.
+
+    Args:
+        name: An experiment, an ablation, a suite, or a YAML file.
+        overrides: Dotted setting -> value.
+
+    Returns:
+        JSON values: all settings of an experiment; base and variants of an ablation; the members of a suite.
+
+    Raises:
+        InputError: If the name is unknown, a setting is not allowed, or settings are given for a suite.
+    """
+    from mddbench.detector import load_method, method_settings
+    from mddbench.execution.protocol import resolved_settings
+    from mddbench.experiments.ablation import expand, is_ablation, load_ablation
+    from mddbench.experiments.catalogue import load_experiment, load_suite, suite_names
+    from mddbench.experiments.schema import Experiment
+
+    def settings_of(experiment: Experiment) -> dict[str, object]:
+        own = method_settings(load_method(experiment.method), experiment.settings, experiment.name)
+        return {"seeds": list(experiment.seeds), "setting": experiment.setting, **resolved_settings(experiment, own)}
+
+    if name in suite_names():
+        if overrides:
+            raise InputError(f"show {name}: --set changes an experiment or an ablation, and '{name}' is a suite")
+        return load_suite(name).model_dump(mode="json")
+    if is_ablation(name):
+        ablation = load_ablation(name)
+        base, _ = expand(ablation, overrides)
+        return {"title": ablation.title, "variants": ablation.variants, "base": settings_of(base)}
+    return settings_of(load_experiment(name, overrides))
 
 
 def _print_settings(as_json: bool) -> None:
@@ -98,7 +154,7 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
         suite_names,
     )
     from mddbench.experiments.schema import Experiment
-    from mddbench.plugins import METHODS, modules
+    from mddbench.plugins import DATASETS, METHODS, modules
     from mddbench.report.rows.reported import find, load_reported
     from mddbench.report.tables.spec import load_table, table_names
     from mddbench.settings import shown_path, validated
@@ -133,26 +189,11 @@ def _checks() -> list[tuple[str, Callable[[], object]]]:
     jobs += [(shown_path(file), partial(protocol, dataset, file)) for dataset, file in protocol_files().items()]
     jobs += [(f"experiments/{name}.yaml", partial(experiment, name)) for name in experiment_names()]
     jobs += [(f"experiments/{name}.yaml", partial(ablation, name)) for name in ablation_names()]
+    jobs += [(f"method '{name}'", partial(load_method, name)) for name in modules(METHODS)]
+    jobs += [(f"dataset '{name}'", partial(load_source, name)) for name in modules(DATASETS)]
     jobs += [("paper_tables/reported.csv", load_reported)]
     jobs += [(f"suites/{name}.yaml", partial(suite, name)) for name in suite_names()]
     return jobs + [(f"paper_tables/{name}.yaml", partial(load_table, name)) for name in table_names()]
-
-
-def _names(kind: str) -> list[str]:
-    from mddbench.experiments.ablation import ablation_names
-    from mddbench.experiments.catalogue import experiment_names, suite_names
-    from mddbench.plugins import DATASETS, METHODS, modules
-    from mddbench.report.tables.spec import table_names
-
-    if kind in ("methods", "datasets"):
-        return list(modules(METHODS if kind == "methods" else DATASETS))
-    listing = {
-        "experiments": experiment_names,
-        "ablations": ablation_names,
-        "suites": suite_names,
-        "tables": table_names,
-    }
-    return listing[kind]()
 
 
 def all_settings() -> dict[str, list[tuple[str, str, str]]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mddbench.execution.cells import Cell
-    from mddbench.execution.plan import RunOptions
+    from mddbench.execution.options import RunOptions
     from mddbench.progress import Reporter
 
 
@@ -32,6 +32,7 @@ def show_plan(cells: list[Cell], options: RunOptions, reporter: Reporter, as_jso
             "test_images": entry.test_images,
             "step_seconds": entry.step_seconds,
             "hours": entry.hours,
+            "hours_range": entry.hours_range,
             "cache_mib": entry.cache_mib,
             "collected_mib": entry.collected_mib,
         }
@@ -56,9 +57,10 @@ def show_plan(cells: list[Cell], options: RunOptions, reporter: Reporter, as_jso
         if row["collected_mib"]:
             print(f"{row['experiment']} keeps up to {row['collected_mib']:.0f} MiB while it sees the training images")
     total = sum(row["hours"] or 0.0 for row in rows)
+    fastest, slowest = (sum((row["hours_range"] or (0.0, 0.0))[end] for row in rows) for end in (0, 1))
     print(
-        f"{len(cells)} cells, about {_duration(total)} on {options.device} one after the other, from timed steps; decoding and "
-        "metrics come on top"
+        f"{len(cells)} cells, about {_duration(total)} ({_duration(fastest)} to {_duration(slowest)} by the fastest and "
+        f"the slowest timed step) on {options.device} one after the other; decoding and metrics come on top"
     )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mddbench.cli.entries import ablations_of, entries_from_folders, entries_from_store
-from mddbench.cli.options import OUT, Out, TrackingUri
+from mddbench.cli.options import OUT, Out, TrackingUri, command_line
+from mddbench.cli.terminal import print_tables
 from mddbench.errors import InputError
 from mddbench.interruption import interruptible
 
@@ -70,10 +71,9 @@ def report(
         _check(built, folder, fill)
         return
     if fill:
-        fill_in(fill, built.main)
+        fill_in(fill, built.marked)
     files = _written(built, folder, tables_only, replace)
-    for text in built.main.values():
-        print(text)
+    print_tables(built)
     for file in files:
         print(file, file=sys.stderr)
 
@@ -86,7 +86,7 @@ def _written(built: Report, folder: Path, tables_only: bool, replace: bool) -> l
 
     if tables_only:
         return write_texts(built, folder, replace)
-    tables, pictures = write_report(built, folder, reporter(quiet=False), replace)
+    tables, pictures = write_report(built, folder, reporter(quiet=False), replace, command_line())
     return [*tables, *pictures, folder / PAGE]
 
 
@@ -95,7 +95,7 @@ def _check(built: Report, folder: Path, fill: Path | None) -> None:
     from mddbench.report.build import differences
     from mddbench.report.fill import fill_differences
 
-    lines = differences(built, folder) + (fill_differences(fill, built.main) if fill else [])
+    lines = differences(built, folder) + (fill_differences(fill, built.marked) if fill else [])
     for line in lines:
         print(line)
     if lines:
@@ -148,7 +148,7 @@ def import_records(
     from mddbench.runs.facts import facts_of
     from mddbench.runs.merge import merge_into
     from mddbench.runs.store import MlflowStore
-    from mddbench.runs.tracking import MlflowTracker, finally_closed, log_finished
+    from mddbench.runs.tracking import MlflowTracker, log_finished
 
     bad: list[str] = []
     incoming = [item for folder in folders for item in _records_in(folder, bad)]
@@ -158,7 +158,7 @@ def import_records(
     with lock_for("import", store.uri if file is None else str(file.resolve())):
         merged = merge_into([item for cell in cells for item in _stored(store, cell)], incoming, replace)
         tracker = MlflowTracker(store, "imported", f"import of {', '.join(folder.name for folder in folders)}")
-        with finally_closed(tracker, say=partial(print, file=sys.stderr)), interruptible():
+        with interruptible():
             for item in merged.kept:
                 files = [Path(item.source).with_name(name) for name in sorted(item.files)]
                 log_finished(tracker, facts_of(item.record), item.record, files)
@@ -201,7 +201,7 @@ def _records_in(folder: Path, bad: list[str]) -> list[FoundRecord]:
 def _stored(store: MlflowStore, cell: str) -> list[FoundRecord]:
     """The record of the newest run of a cell in a store, if there is one."""
     from mddbench.runs.merge import FoundRecord
-    from mddbench.runs.records import RECORD
+    from mddbench.runs.store import KEPT
 
     records = store.records(identity=cell)
-    return [FoundRecord(record, f"run {run} of {store.uri}", store.files(run) - {RECORD}) for run, record in records]
+    return [FoundRecord(record, f"run {run} of {store.uri}", store.files(run) & {*KEPT}) for run, record in records]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mddbench.cli.ending import reported_interruptions
+from mddbench.cli.logfile import logged
 from mddbench.cli.options import (
     CacheDir,
     DataRoot,
@@ -27,11 +28,11 @@ from mddbench.cli.options import (
     cache_below,
     parse_seeds,
 )
-from mddbench.cli.running import Logging, device_of, run_cells, set_up_process, store_uri
+from mddbench.cli.running import Logging, device_of, report_unlogged, run_cells, set_up_process, store_uri
 from mddbench.errors import InputError
 
 if TYPE_CHECKING:
-    from mddbench.execution.plan import RunOptions
+    from mddbench.execution.options import RunOptions
     from mddbench.execution.tune import Search
     from mddbench.progress import Reporter
     from mddbench.runs.search import SearchResult
@@ -74,19 +75,19 @@ def tune(
     """Try the same number of settings for each method, and say which were best.
 
     Trials are judged on the test images of a development dataset. Numbers on it must not be shown as test results.
-    A method's search space is experiments/search/METHOD.yaml. The first trial is the experiment as it is.
-    Finished trials are skipped, so an interrupted search goes on. Results: OUT/METHOD.json, tuning.md, tuning.png.
+    The search space is experiments/search/EXPERIMENT.yaml, or METHOD.yaml. The first trial is the experiment as it is.
+    Finished trials and those in OUT/EXPERIMENT.json are skipped. Results: these files, tuning.md, tuning.png.
     """
     add_plugins(plugins)
     uri = store_uri(tracking, tracking_uri, out)
-    from mddbench.execution.plan import RunOptions
+    from mddbench.execution.options import RunOptions
 
     searches = _searches(names, trials, seeds, set_ or [])
     _demand_development_data(searches, held_out)
     if dry_run:
         _show_plan(searches, as_json)
         return
-    progress = set_up_process(quiet)
+    progress = logged(set_up_process(quiet), out)
     options = RunOptions(
         out=out,
         cache=cache_below(cache_dir, out),
@@ -100,8 +101,8 @@ def tune(
         feature_room=feature_cache,
     )
     with reported_interruptions(force):
-        results = _run(searches, options, jobs, Logging(uri, "tune", are_trials=True), progress)
-        _conclude(searches, results, out, progress, as_json)
+        results, unlogged = _run(searches, options, jobs, Logging(uri, "tune", are_trials=True), progress)
+        _end(_conclude(searches, results, out, progress, as_json), unlogged, out)
 
 
 def _searches(names: list[str], trials: int, seeds: str | None, overrides: list[str]) -> list[Search]:
@@ -117,15 +118,29 @@ def _searches(names: list[str], trials: int, seeds: str | None, overrides: list[
 
 def _run(
     searches: list[Search], options: RunOptions, jobs: int, logging: Logging, progress: Reporter
-) -> list[SearchResult | None]:
-    """Run all trials, and collect the result of each search; None where the recipe itself failed."""
-    from mddbench.execution.tune import result_of
+) -> tuple[list[SearchResult | None], list[str]]:
+    """Run all trials.
 
-    cells = [search.all_cells() for search in searches]
-    outcomes, datasets = run_cells(list(chain(*cells)), options, jobs, logging, progress)
+    Returns:
+        The result of each search, None where the recipe itself failed, and a line for each trial that was not logged.
+    """
+    from mddbench.execution.plan import open_datasets
+    from mddbench.execution.tune import after_earlier, result_of
+    from mddbench.runs.search import read_search
+
+    datasets = open_datasets([search.experiment for search in searches], options, progress)
+    files = [options.out / search.file_name for search in searches]
+    if not options.force:
+        searches = [
+            after_earlier(search, read_search(file), options, datasets) if file.exists() else search
+            for search, file in zip(searches, files, strict=True)
+        ]
+    cells = [search.cells_to_run() for search in searches]
+    outcomes, unlogged = run_cells(list(chain(*cells)), options, jobs, logging, progress) if any(cells) else ([], [])
     ends = list(accumulate(map(len, cells)))
     parts = [outcomes[end - len(own) : end] for own, end in zip(cells, ends, strict=True)]
-    return [result_of(search, part, datasets, options.held_out) for search, part in zip(searches, parts, strict=True)]
+    pairs = zip(searches, parts, strict=True)
+    return [result_of(search, part, datasets, options.held_out) for search, part in pairs], unlogged
 
 
 def _demand_development_data(searches: list[Search], held_out: bool) -> None:
@@ -144,15 +159,16 @@ def _show_plan(searches: list[Search], as_json: bool) -> None:
         print(json.dumps(plans, indent=1))
         return
     for search in searches:
-        print(f"{search.experiment.name}: {len(search.points)} points, {len(search.all_cells())} cells")
+        print(f"{search.experiment.name}: {len(search.points)} points, {len(search.cells_to_run())} cells")
         for point in search.points:
             print("  " + ", ".join(f"{name} {json.dumps(value)}" for name, value in point.items()))
 
 
 def _conclude(
     searches: list[Search], results: list[SearchResult | None], out: Path, progress: Reporter, as_json: bool
-) -> None:
-    """Write and print the results, and name the trials that failed (exit status 1)."""
+) -> list[str]:
+    """Write and print the results, and return a line for each trial that failed."""
+    from mddbench.experiments.search import short_name
     from mddbench.report.figures.tuning import draw_searches
     from mddbench.report.tables.markdown import markdown
     from mddbench.report.tables.tuning import search_table
@@ -160,7 +176,7 @@ def _conclude(
 
     complete = [result for result in results if result is not None]
     for result in complete:
-        _keep(result, out / f"{result.method}.json")
+        _keep(result, out / f"{short_name(result.experiment)}.json")
     if complete:
         kept = [read_search(file) for file in sorted(out.glob("*.json"))]
         text = markdown(search_table(kept))
@@ -174,9 +190,15 @@ def _conclude(
         for search, result in zip(searches, results, strict=True)
         if result is None
     ]
+    return failures
+
+
+def _end(failures: list[str], unlogged: list[str], out: Path) -> None:
+    """Name the trials that failed and those that are not logged. The exit status is 1 if there are any."""
     for line in failures:
         print(f"mddbench: {line}", file=sys.stderr)
-    if failures:
+    report_unlogged(unlogged, out, again="")
+    if failures or unlogged:
         raise typer.Exit(1)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -20,26 +18,22 @@ from numpy.typing import NDArray
 from mddbench.data.fingerprint import Manifest
 from mddbench.data.images import ABOVE_ZERO, DECODE_VERSION, MaskRule, decode_image, native_mask, resize_mask
 from mddbench.data.oddities import Oddities
+from mddbench.data.parallel import in_parallel
 from mddbench.data.samples import Sample
 from mddbench.data.stored import ArrayFile, DamagedError, Writer, read_seals, write_seals
-from mddbench.errors import InputError
-from mddbench.machine import processor_count
+from mddbench.errors import InputError, UnpreparedError
 from mddbench.progress import Reporter, SilentReporter
 
 Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
-AHEAD = 256
-"""The largest number of decoded images that wait to be written."""
 ROOM = 2**28
-"""The most bytes that these images may take together."""
+"""The most bytes that decoded images which wait to be written may take together."""
 PLAUSIBLE_SHARE = 0.5
 """A defect that covers more of its image than this share is reported as suspicious."""
 LONG_CHECK = 2**30
 """Comparing this many bytes with their checksums takes so long that a message announces it."""
 VANISHED = "vanished"
 """The finding for a defect that has no pixel left at the image size."""
-Work = TypeVar("Work")
-Result = TypeVar("Result")
 
 
 class Decoded(NamedTuple):
@@ -63,6 +57,7 @@ def decoded_splits(
     files: Manifest,
     reporter: Reporter,
     rule: MaskRule = ABOVE_ZERO,
+    decode: bool = True,
 ) -> list[Decoded]:
     """Return the decoded arrays of some splits, memory-mapped.
 
@@ -71,7 +66,7 @@ def decoded_splits(
     Arrays are written to temporary files and renamed, by one process while others wait.
     Neither a killed run nor a full disk leaves a half-written array.
 
-    An InputError is raised for a faulty file, and for a disk that is too small.
+    An InputError is also raised for a faulty file, and for a disk that is too small.
 
     Args:
         splits: The samples of each split.
@@ -80,13 +75,22 @@ def decoded_splits(
         files: The manifest of the dataset's files.
         reporter: Receives progress and messages.
         rule: The rule that says which mask pixels are defects.
+        decode: False to use only what is decoded.
 
     Returns:
         For each split its arrays, in the order of its samples.
+
+    Raises:
+        UnpreparedError: If images are to be decoded and may not be.
     """
     all_arrays = [_Arrays(samples, size, folder, _key(samples, size, files, rule)) for samples in splits]
     loaded = [arrays.load(reporter) for arrays in all_arrays]
     needed = sum(arrays.needed for arrays, decoded in zip(all_arrays, loaded, strict=True) if decoded is None)
+    if needed and not decode:
+        raise UnpreparedError(
+            f"{folder}: holds no decoded images of these files ({size}x{size}); they were removed or damaged, or the data "
+            "have changed: `mddbench prepare PLAN` decodes them, or says so"
+        )
     if needed:
         free = _free(folder, needed)
         reporter.say(f"decoded images will take {needed / 2**20:.0f} MiB of {free / 2**20:.0f} MiB free in {folder}")
@@ -110,7 +114,7 @@ def decode_faults(
     vanished, oddities = list[Sample](), Oddities()
     with reporter.task("checking images", len(samples)) as task:
         inspect = partial(_inspect, size=size, rule=rule)
-        for sample, (line, stops, sample_oddities) in zip(samples, _in_parallel(inspect, samples), strict=True):
+        for sample, (line, stops, sample_oddities) in zip(samples, in_parallel(inspect, samples), strict=True):
             task.advance()
             oddities.merge(sample_oddities)
             if line == VANISHED:
@@ -212,7 +216,7 @@ class _Arrays:
                     Writer(self.masks, partials[1]) as masks,
                     reporter.task(f"decoding {self.samples[0].split} images", len(self.samples)) as task,
                 ):
-                    decoded = _in_parallel(
+                    decoded = in_parallel(
                         lambda sample: _decode(sample, self.size, files, rule), self.samples, ROOM // (4 * self.size**2)
                     )
                     for image, mask, sample_oddities in decoded:
@@ -265,30 +269,6 @@ def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> Decod
     mask = native_mask(sample.masks, native, rule, [mask_entry.sha256 for mask_entry in entries], of_mask)
     oddities.add(of_mask, entries[0].path)
     return Decoded(image, resize_mask(mask, size), oddities)
-
-
-def _in_parallel(work: Callable[[Work], Result], items: Iterable[Work], most: int = AHEAD) -> Iterator[Result]:
-    """The results of some work on all items, in order, computed by one thread per processor.
-
-    Threads help because decoding releases the interpreter's lock.
-
-    Args:
-        work: The work on one item.
-        items: The items.
-        most: The largest number of results that may wait. There may always be one for each thread.
-
-    Yields:
-        The result of each item.
-    """
-    ahead = min(AHEAD, max(most, processor_count()))
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(processor_count()) as pool:
-        for item in items:
-            if len(waiting) == ahead:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(work, item))
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @contextmanager

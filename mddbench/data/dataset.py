@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from mddbench.data.counts import fabricated_mark
 from mddbench.data.fingerprint import Manifest, manifest
 from mddbench.data.oddities import Oddities
 from mddbench.data.own import mark_own
+from mddbench.data.rows import Rows
 from mddbench.data.samples import DatasetSource, Sample, Tree
+from mddbench.data.saturation import SaturatedRegions
 from mddbench.data.textures import Textures
 from mddbench.errors import InputError
 from mddbench.plugins import DATASETS, load_module
@@ -49,6 +52,20 @@ class Split:
         """The item that each image shows, where several images show one; None if it is not known for all images."""
         items = [sample.item for sample in self.samples]
         return items if all(items) else None
+
+    def pick(self, chosen: NDArray[np.bool_]) -> Split:
+        """Select images. Nothing is copied before they are used.
+
+        Args:
+            chosen: (N,) True for an image to keep.
+
+        Returns:
+            The split of these images, in the same order.
+        """
+        indices = np.flatnonzero(chosen)
+        images = cast(NDArray[np.uint8], Rows(self.images, indices))
+        masks = cast(NDArray[np.bool_], Rows(self.masks, indices))
+        return Split(tuple(self.samples[index] for index in indices), images, masks)
 
     def of(self, category: str) -> Split:
         """Select one category. Its samples are adjacent, so nothing is copied.
@@ -93,6 +110,11 @@ class Dataset:
         textures: Pictures to draw defects with, or None.
         fabricated: True if the images are drawn.
         development: True if settings are chosen on its test images, so that numbers on them are no test results.
+        regions: Reads the regions of test images and from which area on each counts as found; None if that is not
+            known.
+        calibration: Normal images to set thresholds on, which are not trained on; None if none are held out.
+        calibration_source: Which images these are, in words.
+        own_name: What a report calls a user's own images; empty for other datasets.
     """
 
     name: str
@@ -105,6 +127,10 @@ class Dataset:
     textures: Textures | None = None
     fabricated: bool = False
     development: bool = False
+    regions: SaturatedRegions | None = None
+    calibration: Split | None = None
+    calibration_source: str = ""
+    own_name: str = ""
 
     @property
     def train_categories(self) -> NDArray[np.int64]:
@@ -114,7 +140,9 @@ class Dataset:
 
     def only(self, category: str) -> Dataset:
         """Return the dataset with this category alone."""
-        return replace(self, categories=(category,), train=self.train.of(category), test=self.test.of(category))
+        calibration = None if self.calibration is None else self.calibration.of(category)
+        train, test = self.train.of(category), self.test.of(category)
+        return replace(self, categories=(category,), train=train, test=test, calibration=calibration)
 
 
 def load_source(name: str) -> DatasetSource:
@@ -134,6 +162,22 @@ def load_source(name: str) -> DatasetSource:
     if not isinstance(source, DatasetSource):
         raise InputError(f"'{name}' ({module.__name__}): expected a constant DATASET, found {type(source).__name__}")
     return source
+
+
+def remarks_on(name: str) -> list[str]:
+    """Return what readers of results on a dataset must know: what they must not conclude, and the terms of its images.
+
+    Args:
+        name: The name of the dataset, which may be unknown here.
+
+    Returns:
+        Texts; none for an unknown dataset.
+    """
+    try:
+        source = load_source(name)
+    except InputError:
+        return []
+    return [text for text in (source.caution, source.terms) if text]
 
 
 def root_of(name: str, data_root: Path | None) -> Path | None:
@@ -202,7 +246,9 @@ def dataset_manifest(tree: Tree, cache: Path, reporter: Reporter) -> Manifest:
     return manifest(tree.root, tree.files(), reporter, hash_folder=cache / "manifests")
 
 
-def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter: Reporter) -> Dataset:
+def open_dataset(
+    name: str, root: Path | None, cache: Path, size: int, reporter: Reporter, decode: bool = True
+) -> Dataset:
     """Read, check, fingerprint and decode a dataset.
 
     An InputError is raised for the first fault of the tree or of a file.
@@ -213,6 +259,7 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
         cache: The cache folder.
         size: The side of the decoded images in pixels.
         reporter: Receives progress, messages and warnings.
+        decode: False to use only what is decoded. It is an UnpreparedError if that is not all.
 
     Returns:
         The dataset.
@@ -225,7 +272,7 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
         reporter.say(f"{name}: {source.terms}")
     _warn((*tree.warnings, *copies(tree, files)), name, reporter)
     splits = tree.select("train"), tree.select("test")
-    all_decoded = decoded_splits(splits, size, cache / "decoded", files, reporter, source.mask_rule)
+    all_decoded = decoded_splits(splits, size, cache / "decoded", files, reporter, source.mask_rule, decode)
     oddities = Oddities()
     for decoded in all_decoded:
         oddities.merge(decoded.oddities)
@@ -242,6 +289,8 @@ def open_dataset(name: str, root: Path | None, cache: Path, size: int, reporter:
         test=test,
         mask_rule=str(source.mask_rule),
         fabricated=root is not None and fabricated_mark(root) is not None,
+        regions=SaturatedRegions(tree.root, source.saturation, files, size) if source.saturation else None,
+        own_name=tree.root.resolve().name if source.own else "",
     )
 
 

@@ -109,7 +109,7 @@ def manifest(root: Path, files: Iterable[Path], reporter: Reporter, hash_folder:
     now = time.time_ns()
     if not_cached:
         with ThreadPoolExecutor() as pool, reporter.task("hashing files", len(not_cached)) as task:
-            new_hashes = pool.map(lambda path: _sha256(paths[path]), not_cached)
+            new_hashes = pool.map(lambda path: file_sha256(paths[path]), not_cached)
             for path, sha256 in zip(not_cached, new_hashes, strict=True):
                 hashes[path] = sha256
                 task.advance()
@@ -143,7 +143,18 @@ def _stamp(file: Path) -> Stamp:
         raise InputError(f"{file}: cannot be read ({fault.strerror})") from None
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Compute the SHA-256 of a file, in hex. It is read in parts.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The hash.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with file.open("rb") as stream:

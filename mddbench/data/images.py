@@ -33,6 +33,8 @@ DARK_LIMIT = 2**14
 Cameras with 10, 12 or 14 bits make such images.
 """
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag of an image's orientation, and its values for images that lie on a side."""
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs. This is PIL's own limit of 1 GiB of RGBA, made an error."""
 MAX_BYTES = 2**30
@@ -92,7 +94,45 @@ def decode_image(
         if oddities is not None and DEEP in oddities:
             oddities.discard(DEEP)
             oddities |= {DARK} if 0 < _highest(image) <= DARK_LIMIT else set()
-        return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR)), image.size
+        return resize_image(colour, size), image.size
+
+
+def resize_image(colour: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Resize a picture in colour as all images of a dataset are resized: (size, size, 3) uint8."""
+    return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def decode_at_own_size(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file at its own size. The image is turned as its EXIF orientation says.
+
+    An InputError is raised if it is no image that can be read.
+
+    Args:
+        path: The image file.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    with _opened(path, None) as image:
+        return np.asarray(_to_rgb(image, path))
+
+
+def aspect_of(path: Path) -> float | None:
+    """Read the shape of an image, turned as its EXIF orientation says, from the start of its file.
+
+    Args:
+        path: The image file.
+
+    Returns:
+        Its width by its height; None if it can no longer be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return None
+    return float(height / width if turned else width / height)
 
 
 def decode_mask(path: Path, size: int, image_size: tuple[int, int], rule: MaskRule = ABOVE_ZERO) -> Mask:
@@ -166,6 +206,23 @@ def native_mask(
     return union
 
 
+def numbered_mask(path: Path, sha256: str | None = None) -> tuple[Mask, int]:
+    """Decode a mask whose value says of which kind its defect is.
+
+    An InputError is raised if the file has another hash, or if it is no image that can be read.
+
+    Args:
+        path: The mask file.
+        sha256: The hash that the file must have, in hex. None for any.
+
+    Returns:
+        (H, W) bool, True where the value is above zero, and the highest value.
+    """
+    with _opened(path, sha256) as image:
+        values = np.atleast_3d(_mask_values(image, ABOVE_ZERO, path)).max(axis=-1)
+    return values > 0, int(values.max())
+
+
 def _mask_values(image: Image.Image, rule: MaskRule, path: Path) -> NDArray[Any]:
     """The values of a mask, (H, W) or (H, W, channels)."""
     if image.mode in ("P", "PA"):
@@ -187,8 +244,8 @@ def _opened(path: Path, sha256: str | None, oddities: set[str] | None = None) ->
         if size > MAX_BYTES:
             raise InputError(f"{path}: {size} bytes is more than the {MAX_BYTES} that an image may have; remove it")
         content = path.read_bytes()
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be opened ({fault.strerror})") from None
+    except (OSError, ValueError) as fault:
+        raise InputError(f"{path}: cannot be opened ({getattr(fault, 'strerror', fault)})") from None
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path}: the file has changed since its fingerprint was taken; run again")
     try:

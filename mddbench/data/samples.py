@@ -196,9 +196,15 @@ class DatasetSource:
         package: The package that holds the images. They are read there unless the user gives a folder.
             None if there is no such package.
         terms: The licence of the images and whom to cite, as one line that is printed when they are opened.
+        caution: What must not be concluded from results on it, as one sentence below its tables.
         version: A number that changes whenever `build` would write other images.
         published: The numbers of images, for estimates and checks.
         mask_rule: The rule that says which mask pixels are defects.
+        saturation: Finds the file that says from which area on a defect of an image counts as found, by the image's
+            file. None for a dataset without such files. `mddbench.data.saturation` has their form.
+        validation: Returns whether a training image, by its file, belongs to the dataset's own validation split. None if
+            the dataset has no such split.
+        own: True if it is any folder of a user, whose images are named after it.
         fabricate: Writes a small tree of drawn images into an empty folder, in the dataset's own layout with its traps.
             The tree must have the given numbers of images.
     """
@@ -209,7 +215,11 @@ class DatasetSource:
     build: Callable[[Path], None] | None = None
     package: DataPackage | None = None
     terms: str = ""
+    caution: str = ""
     version: int = 1
     published: Published | None = None
     mask_rule: MaskRule = ABOVE_ZERO
+    saturation: Callable[[Path], Path] | None = None
+    validation: Callable[[Path], bool] | None = None
+    own: bool = False
     fabricate: Callable[[Path, Counts], None] | None = None

@@ -33,7 +33,7 @@ class Textures:
         return f"{len(self.images)} pictures, {self.fingerprint[:16]}"
 
 
-def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> Textures:
+def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter, decode: bool = True) -> Textures:
     """Decode all pictures below a folder into the cache. Folders that mddbench wrote are skipped.
 
     Args:
@@ -41,6 +41,7 @@ def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> T
         size: The side of the decoded pictures in pixels.
         cache: The cache folder.
         reporter: Receives progress, messages and warnings.
+        decode: False to use only what is decoded. It is an UnpreparedError if that is not all.
 
     Returns:
         The pictures, sorted by path.
@@ -53,7 +54,7 @@ def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter) -> T
         raise InputError(f"--textures {folder}: expected a folder of pictures, as images/ of DTD; found none there")
     samples = tuple(Sample(path, "textures", "train") for path in files)
     file_manifest = manifest(folder, files, reporter, hash_folder=cache / "manifests")
-    (decoded,) = decoded_splits([samples], size, cache / "decoded", file_manifest, reporter)
+    (decoded,) = decoded_splits([samples], size, cache / "decoded", file_manifest, reporter, decode=decode)
     for line in decoded.oddities.lines(folder):
         reporter.say(f"{WARNING}--textures {folder}: {line}")
     return Textures(decoded.images, file_manifest.fingerprint)

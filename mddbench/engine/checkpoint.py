@@ -1,6 +1,7 @@
 """The checkpoint file from which an interrupted training is resumed.
 
-It is written at the end of epochs. It is refused if a single byte of its content has changed.
+It is written at the end of epochs, and inside an epoch if a signal stops it or if that is asked for.
+It is refused if a single byte of its content has changed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,23 @@ DIGEST = "sha256"
 """Key of the hash of all other content of a checkpoint. PyTorch does not verify the checksums of its archives."""
 
 
+@dataclass(frozen=True)
+class Inside:
+    """Where a training stands inside an epoch.
+
+    Attributes:
+        step: Number of steps of the epoch that are done.
+        rows: Name -> loss of each of these steps.
+        seconds: Time in seconds that they took; None if other cells ran on the device.
+        random: State of the random generators after them.
+    """
+
+    step: int
+    rows: list[dict[str, float]]
+    seconds: float | None
+    random: dict[str, Any]
+
+
 @dataclass
 class Progress:
     """How much of a training is done.
@@ -35,11 +53,13 @@ class Progress:
         epoch: Number of finished epochs.
         history: One entry for each finished epoch.
         test_curve: Metrics of the test split after some epochs, if they were requested.
+        inside: Where it stands in the next epoch; None at the end of an epoch.
     """
 
     epoch: int = 0
     history: list[EpochLog] = field(default_factory=list)
     test_curve: list[CurvePoint] = field(default_factory=list)
+    inside: Inside | None = None
 
 
 class Checkpoint:
@@ -49,7 +69,10 @@ class Checkpoint:
         file: Path of the file.
         last_written: Monotonic time in seconds when the file was last written, or when this object was created.
         write_seconds: Seconds that the last writing took, 0 before the first.
+        demand: Called before each writing. Raises if another process trains the cell now.
     """
+
+    demand: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, file: Path) -> None:
         """Prepare a checkpoint. Nothing is read or written yet.
@@ -89,7 +112,8 @@ class Checkpoint:
             raise ValueError("it is damaged: its content has another hash than was written with it")
         history = [EpochLog(**log) for log in saved.pop("history")]
         test_curve = [CurvePoint(**point) for point in saved.pop("looks")]
-        return Progress(saved.pop("epoch"), history, test_curve), saved
+        inside = saved.pop("inside", None)
+        return Progress(saved.pop("epoch"), history, test_curve, Inside(**inside) if inside else None), saved
 
     def unusable(self, reason: str) -> InputError:
         """Return the error for a checkpoint that cannot be used.
@@ -120,12 +144,14 @@ class Checkpoint:
         Raises:
             FileNotFoundError: If the folder no longer exists.
         """
+        self.demand()
         started = time.monotonic()
         content = {
             **states,
             "epoch": progress.epoch,
             "history": [log.model_dump() for log in progress.history],
             "looks": [point.model_dump() for point in progress.test_curve],
+            "inside": vars(progress.inside) if progress.inside else None,
         }
         partial = self.file.with_suffix(".part")
         try:

@@ -18,13 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from mddbench.batch import Batch, as_images
 from mddbench.detector import Detector
 from mddbench.engine.device import autocast, synchronize
-from mddbench.engine.evaluate import BATCH_SIZE
+from mddbench.engine.inference import BATCH_SIZE
+from mddbench.engine.latency import KEYS as LATENCIES
 from mddbench.engine.step import TrainingStep
 from mddbench.machine import give_back_freed_memory
 from mddbench.runs.records import EpochLog
 
 TIMED_CALLS, MOST_SECONDS = 7, 20.0
-TIMES = ("train_seconds", "train_images_per_second", "metric_seconds", "inference_ms_per_image")
+TIMES = ("train_seconds", "train_images_per_second", "metric_seconds", "inference_ms_per_image", *LATENCIES)
 """The costs that are only valid if no other cell ran on the device at the same time."""
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -95,7 +96,7 @@ def inference_seconds(detector: Detector, image_size: int, precision: str = "flo
         synchronize(device)
         started = time.perf_counter()
         with torch.inference_mode(), autocast(device, precision):
-            detector.image_scores(detector.anomaly_maps(images).float())
+            detector.maps_and_scores(images)
         synchronize(device)
         return time.perf_counter() - started
 
@@ -123,9 +124,7 @@ def step_seconds(step: TrainingStep, batch: Batch, steps: int = 1) -> float:
 
 
 def median_seconds(timed: Callable[[], float]) -> float:
-    """Compute the median time of TIMED_CALLS calls, after one call that warms up.
-
-    No further call is started after MOST_SECONDS. If the first call alone takes so long, its time is the result.
+    """Compute the median time of several calls, see `seconds_of_calls`.
 
     Args:
         timed: Function that does the work once and returns the seconds it took.
@@ -133,11 +132,25 @@ def median_seconds(timed: Callable[[], float]) -> float:
     Returns:
         The median in seconds.
     """
+    return median(seconds_of_calls(timed))
+
+
+def seconds_of_calls(timed: Callable[[], float]) -> list[float]:
+    """Time TIMED_CALLS calls, after one call that warms up.
+
+    No further call is started after MOST_SECONDS. If the first call alone takes so long, its time is the result.
+
+    Args:
+        timed: Function that does the work once and returns the seconds it took.
+
+    Returns:
+        Seconds of each call.
+    """
     started, first = time.perf_counter(), timed()
     times: list[float] = []
     while len(times) < TIMED_CALLS and time.perf_counter() - started < MOST_SECONDS:
         times.append(timed())
-    return median(times or [first])
+    return times or [first]
 
 
 def training_speed(history: Sequence[EpochLog]) -> dict[str, float | None]:

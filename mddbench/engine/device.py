@@ -31,9 +31,9 @@ def choose_device(name: str) -> torch.device:
 
 def _usable_device(name: str) -> torch.device:
     """Create the device. RuntimeError or AssertionError is raised if it cannot hold a tensor."""
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise RuntimeError("expected auto, cpu, cuda, cuda:1 or mps")
     device = torch.device(name)
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise RuntimeError("expected auto, cpu, cuda or mps")
     torch.empty(1, device=device)
     return device
 

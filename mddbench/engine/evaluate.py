@@ -6,28 +6,29 @@ Of the maps only the data for exact metrics stays in memory, and the few maps th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mddbench.batch import as_images
 from mddbench.data.dataset import Dataset, Split
 from mddbench.detector import Detector
-from mddbench.engine.device import autocast
-from mddbench.errors import CellError
+from mddbench.engine.calibrate import find_thresholds
+from mddbench.engine.inference import Scored, infer_split
+from mddbench.errors import CellError, InputError
 from mddbench.metrics.bootstrap import confidence
-from mddbench.metrics.names import ITEM, MEAN, Engine
-from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories
+from mddbench.metrics.names import ITEM, LABELS, MEAN, Engine
+from mddbench.metrics.saturated import ImageRegions
+from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories, means_of_shared
+from mddbench.metrics.thresholds import PixelCounts, image_values
 from mddbench.progress import WARNING, Reporter
 from mddbench.runs.evidence import Evidence, evidence_of
 from mddbench.runs.maps import MapKeeper
 from mddbench.runs.panels import Panel, PanelChoice
+from mddbench.runs.thresholds import Thresholds
 
-BATCH_SIZE = 32
-"""Number of images that are evaluated at once."""
 MOST_EXACT_PIXELS = 2**30
 """Greatest number of pixels of a category for which the exact engine is used."""
 
@@ -44,6 +45,8 @@ class Evaluation:
         metric_seconds: Seconds that the computation of metrics took.
         bounds: Category -> metric -> interval that contains the exact value. Only for the histogram engine.
         confidence: 'mean' and each category -> metric -> 95 % bootstrap interval; empty without resamples.
+        further: 'mean' and each category -> further metric -> value, NaN where it is not defined.
+        thresholds: Thresholds that were set without test labels; None if no images were held out for them.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -52,6 +55,8 @@ class Evaluation:
     metric_seconds: float = 0.0
     bounds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     confidence: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    further: dict[str, dict[str, float]] = field(default_factory=dict)
+    thresholds: Thresholds | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class EvaluationOptions:
         before: Called with each category before it is evaluated.
         keeper: Writes all maps to disk; None if they are not wanted.
         sharing: Number of cells that run on the device at the same time.
+        further: True to compute further metrics beside the seven.
+        all_images: True to keep every test image as a panel.
     """
 
     engine: Engine = "exact"
@@ -73,6 +80,8 @@ class EvaluationOptions:
     before: Callable[[str], object] = lambda _: None
     keeper: MapKeeper | None = None
     sharing: int = 1
+    further: bool = True
+    all_images: bool = False
 
 
 def evaluate(
@@ -95,13 +104,20 @@ def evaluate(
     detector.eval()
     if options.resamples and options.engine == "histogram":
         reporter.say(f"{WARNING}the histogram engine has no confidence intervals of pixel metrics")
+    thresholds = None
+    if options.further and dataset.calibration is not None:
+        thresholds = find_thresholds(detector, dataset, precision, reporter, options.before)
     results: dict[str, CategoryResults] = {}
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
             options.before(category)
-            evaluation = CategoryEvaluation(detector, category, number, dataset.test.of(category), options)
+            split = dataset.test.of(category)
+            evaluation = CategoryEvaluation(detector, category, number, split, options)
+            evaluation.regions = _regions(dataset, category, options, reporter)
+            evaluation.judge(thresholds)
             results[category] = evaluation.run(precision, task.advance)
     metrics = {category: each.metrics for category, each in results.items()}
+    further = {category: each.further for category, each in results.items() if options.further}
     replicates = {category: each.replicates for category, each in results.items() if each.replicates}
     return Evaluation(
         metrics={MEAN: mean_over_categories(metrics), **metrics},
@@ -110,7 +126,22 @@ def evaluate(
         metric_seconds=sum(each.metric_seconds for each in results.values()),
         bounds={category: each.bounds for category, each in results.items() if each.bounds},
         confidence=confidence(replicates) if replicates else {},
+        further={MEAN: means_of_shared(further), **further} if further else {},
+        thresholds=thresholds,
     )
+
+
+def _regions(
+    dataset: Dataset, category: str, options: EvaluationOptions, reporter: Reporter
+) -> list[ImageRegions] | None:
+    """Read the regions of the test images of a category; None, with a warning, if they cannot be read."""
+    if dataset.regions is None or not options.further or options.engine != "exact":
+        return None
+    try:
+        return dataset.regions.of(dataset.test.of(category).samples)
+    except InputError as fault:
+        reporter.say(f"{WARNING}{category}: {LABELS['spro_05']} is not measured: {fault}")
+        return None
 
 
 def choose_engine(images: int, size: int) -> Engine:
@@ -142,6 +173,7 @@ class CategoryResults:
         metric_seconds: Seconds that the computation of metrics took.
         bounds: Metric -> interval that contains the exact value; empty for the exact engine.
         replicates: Metric -> its values on bootstrap samples; empty without resamples.
+        further: Further metric -> value.
     """
 
     metrics: dict[str, float]
@@ -150,6 +182,7 @@ class CategoryResults:
     metric_seconds: float
     bounds: dict[str, tuple[float, float]]
     replicates: dict[str, NDArray[np.float64]]
+    further: dict[str, float]
 
 
 class CategoryEvaluation:
@@ -161,6 +194,9 @@ class CategoryEvaluation:
         number: Its index in the dataset.
         split: Its test images.
         options: Options of the evaluation.
+        regions: The regions of its test images; None if they are not known.
+        thresholds: Thresholds that were set without test labels; None if there are none.
+        counts: What the thresholds of pixels do to its maps.
         device: Device of the model.
         metrics: The metrics of the category.
         choice: The choice of panels.
@@ -182,13 +218,21 @@ class CategoryEvaluation:
         """
         self.detector, self.category, self.number = detector, category, number
         self.split, self.options = split, options
+        self.regions: list[ImageRegions] | None = None
+        self.thresholds: Thresholds | None = None
+        self.counts = PixelCounts({})
         self.device = next(detector.parameters()).device
-        self.metrics, self.choice = CategoryMetrics(options.engine), PanelChoice(category, split)
+        self.metrics, self.choice = CategoryMetrics(options.engine), PanelChoice(category, split, options.all_images)
         size = split.images.shape[1]
         self.on_device = _fits_device(options.sharing * 4 * len(split) * size**2, self.device)
         self.metric_seconds = 0.0
         if options.keeper is not None:
             options.keeper.begin(category, len(split), size, split.masks if split.has_masks else None)
+
+    def judge(self, thresholds: Thresholds | None) -> None:
+        """Prepare to judge the images by thresholds; None for no thresholds."""
+        self.thresholds = thresholds
+        self.counts = PixelCounts(thresholds.of_pixels(self.category) if thresholds else {})
 
     def run(self, precision: str, advance: Callable[[int], object]) -> CategoryResults:
         """Evaluate all images of the category.
@@ -200,74 +244,51 @@ class CategoryEvaluation:
         Returns:
             The results.
         """
-        for indices, maps, scores in self._infer(precision):
-            self._add(indices, maps, scores)
-            advance(len(scores))
+        for batch in infer_split(self.detector, self.split, precision, self.number):
+            self._add(batch)
+            advance(len(batch.maps))
         started = time.perf_counter()
         values = self.metrics.compute()
         if self.split.items is not None:
             values[ITEM.key] = self.metrics.images.item_auroc(self.split.items)
+        further = self._further() if self.options.further else {}
         bounds = self.metrics.bounds() if self.options.engine == "histogram" else {}
         resamples, seed = self.options.resamples, self.options.seed + self.number
         replicates = self.metrics.replicates(resamples, seed) if resamples else {}
         seconds = self.metric_seconds + time.perf_counter() - started
         evidence = evidence_of(self.category, self.split.samples, self.metrics.images.all()[0], self.metrics.curves())
-        return CategoryResults(values, self.choice.panels(), evidence, seconds, bounds, replicates)
+        return CategoryResults(values, self.choice.panels(), evidence, seconds, bounds, replicates, further)
 
-    @torch.inference_mode()
-    def _infer(self, precision: str) -> Iterator[tuple[slice, torch.Tensor, NDArray[np.floating]]]:
-        """Compute maps and scores, batch by batch.
+    def _further(self) -> dict[str, float]:
+        """Compute the metrics beside the seven."""
+        values = self.metrics.low_rates(self.regions)
+        if self.thresholds is not None:
+            values |= image_values(*self.metrics.images.all(), self.thresholds.of_images(self.category))
+            values |= self.counts.values()
+        return values
 
-        Args:
-            precision: 'float32', 'bfloat16' or 'float16'.
-
-        Yields:
-            Indices of the images, anomaly maps (B, H, W) on the device, and image scores (B,) on the host.
-            Maps and scores are as the method returned them, but at least float32.
-        """
-        for start in range(0, len(self.split), BATCH_SIZE):
-            indices = slice(start, min(start + BATCH_SIZE, len(self.split)))
-            images = as_images(self.split.images[indices], self.device)
-            with autocast(self.device, precision):
-                maps = _at_least_single(self._maps(images))
-                scores = _at_least_single(self.detector.image_scores(maps))
-            yield indices, maps, scores.cpu().numpy()
-
-    def _maps(self, images: torch.Tensor) -> torch.Tensor:
-        if not self.detector.wants_test_labels:
-            return self.detector.anomaly_maps(images)
-        return self.detector.anomaly_maps_of(images, min(self.number, self.detector.categories - 1))
-
-    def _add(self, indices: slice, maps: torch.Tensor, scores: NDArray[np.floating]) -> None:
+    def _add(self, batch: Scored) -> None:
         """Pass one batch on to the metrics, the choice of panels and the keeper of maps.
 
         Args:
-            indices: Indices of the images in the split.
-            maps: (B, H, W) anomaly maps.
-            scores: (B,) image scores.
+            batch: Its maps and scores.
 
         Raises:
             CellError: If a map or a score is NaN. The message names the image.
         """
-        host, started = maps.cpu(), time.perf_counter()
+        (host, scores), indices, started = batch.wait(), batch.indices, time.perf_counter()
+        masks = np.asarray(self.split.masks[indices]) if self.split.has_masks else None
+        labels = np.array([sample.anomalous for sample in self.split.samples[indices]])
         try:
-            self.metrics.update(
-                maps=maps if self.on_device else host,
-                masks=np.asarray(self.split.masks[indices]) if self.split.has_masks else None,
-                image_scores=scores,
-                image_labels=np.array([sample.anomalous for sample in self.split.samples[indices]]),
-            )
+            taken = batch.maps if self.on_device else host
+            self.metrics.update(maps=taken, masks=masks, image_scores=scores, image_labels=labels)
+            self.counts.add(host, masks, labels)
         except BrokenScoreError as fault:
             sample = self.split.samples[fault.image]
             image = f"{sample.image.name} ({sample.defect})"
             raise CellError(f"evaluating {self.category}: the {fault.kind} of {image} holds NaN") from None
         self.metric_seconds += time.perf_counter() - started
         if self.options.keeper is not None:
-            self.options.keeper.keep(indices, host.numpy())
-        for offset, (values, score) in enumerate(zip(host.numpy(), scores, strict=True)):
+            self.options.keeper.keep(indices, host)
+        for offset, (values, score) in enumerate(zip(host, scores, strict=True)):
             self.choice.see(indices.start + offset, values, float(score))
-
-
-def _at_least_single(values: torch.Tensor) -> torch.Tensor:
-    """Convert half precision to float32 without loss; keep float64, because rounding could make scores equal."""
-    return values if values.dtype == torch.float64 else values.float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,16 +24,17 @@ class LossWatch:
         rows: Name -> loss of each checked step.
     """
 
-    def __init__(self, first_step: int) -> None:
-        """Begin an epoch.
+    def __init__(self, first_step: int, rows: Sequence[dict[str, float]] = ()) -> None:
+        """Begin an epoch, or go on in it.
 
         Args:
             first_step: Number of steps before this epoch.
+            rows: Name -> loss of each step of this epoch that was checked before.
         """
-        self.step = first_step
+        self.step = first_step + len(rows)
         self.waiting: list[Tensor] = []
         self.names: tuple[str, ...] = ()
-        self.rows: list[dict[str, float]] = []
+        self.rows = list(rows)
 
     @property
     def latest(self) -> float | None:

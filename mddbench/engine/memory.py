@@ -82,7 +82,7 @@ def bytes_of_model(build: Callable[[], Detector], optimizer: str) -> int:
 
     Args:
         build: Builds the model.
-        optimizer: 'adam', 'adamw' or 'sgd'.
+        optimizer: Name of the optimiser.
 
     Returns:
         Bytes; 0 for a model that cannot be built on that device.

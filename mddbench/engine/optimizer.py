@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mddbench.detector import Detector
+from mddbench.engine.stable_adamw import StableAdamW
 from mddbench.errors import InputError
 from mddbench.experiments.schema import OptimizerSettings, ScheduleSettings
 
@@ -30,6 +31,8 @@ def make_optimizer(detector: Detector, settings: OptimizerSettings) -> torch.opt
     """
     if detector.single_pass:
         return None
+    if detector.brings_optimizer:
+        return detector.own_optimizer()
     groups = [group for group in detector.parameter_groups(settings.lr) if group["params"]]
     if not groups:
         raise InputError(
@@ -39,9 +42,11 @@ def make_optimizer(detector: Detector, settings: OptimizerSettings) -> torch.opt
     fused = all(value.is_cuda for group in groups for value in group["params"]) or None
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=decay, fused=fused)
+    options: dict[str, Any] = {"eps": settings.eps, "amsgrad": settings.amsgrad, "weight_decay": decay}
+    if settings.name == "stableadamw":
+        return StableAdamW(groups, lr=settings.lr, betas=settings.betas, **options)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    options: dict[str, Any] = {"eps": settings.eps, "amsgrad": settings.amsgrad, "fused": fused}
-    return kind(groups, lr=settings.lr, betas=settings.betas, weight_decay=decay, **options)
+    return kind(groups, lr=settings.lr, betas=settings.betas, fused=fused, **options)
 
 
 def rate_factor(schedule: ScheduleSettings, progress: float) -> float:

@@ -35,16 +35,19 @@ def for_method(experiment: Experiment, method: type[Detector]) -> Experiment:
         The experiment itself, unless the method is one of these.
 
     Raises:
-        InputError: If the command line overrides a setting that the method does not use, or if there is no encoder
-            for a method that needs one.
+        InputError: If the command line overrides a setting that the method does not use, if there is no encoder
+            for a method that needs one, or if the encoder gives tokens that the method does not take.
     """
     for name in unused_overrides(experiment.overrides, method):
-        reason = (
-            "sees each image once, without an optimiser" if name.partition(".")[0] != "encoder" else "uses no encoder"
-        )
+        reason = "sees each image once, without an optimiser" if method.single_pass else "has its own optimiser"
+        reason = "uses no encoder" if name.partition(".")[0] == "encoder" else reason
         raise InputError(f"--set {name}: {experiment.method} {reason}; leave it out")
     if method.uses_encoder and experiment.encoder.name == NO_ENCODER:
         raise InputError(f"{experiment.name}: {experiment.method} needs an encoder, found '{NO_ENCODER}'")
+    if experiment.encoder.prefix_tokens and not method.takes_prefix_tokens:
+        raise InputError(
+            f"{experiment.name}: {experiment.method} takes no class and register tokens; remove encoder.prefix_tokens"
+        )
     changes: dict[str, Any] = {}
     if method.single_pass:
         constant = ScheduleSettings(name="constant")
@@ -62,9 +65,9 @@ def unused_overrides(overrides: Iterable[str], method: type[Detector]) -> list[s
         method: Class of the method.
 
     Returns:
-        Those that a single pass, or a method without an encoder, does not use.
+        Those that a single pass, or a method with its own optimiser or without an encoder, does not use.
     """
-    unused = UNUSED_BY_SINGLE_PASS if method.single_pass else ()
+    unused = UNUSED_BY_SINGLE_PASS if method.single_pass else ("optimizer",) if method.brings_optimizer else ()
     unused = unused if method.uses_encoder else (*unused, "encoder")
     return [name for name in overrides if name.partition(".")[0] in unused]
 
@@ -79,24 +82,35 @@ class TrainingStep:
         device: Device of the model.
         optimizer: The optimiser; None for a single pass.
         base_rates: Base learning rate of each parameter group.
+        lr: The base learning rate of the training: the experiment's, or that of the method's own optimiser.
         scaler: Scales the loss for float16.
     """
 
-    def __init__(self, detector: Detector, experiment: Experiment, compile_losses: bool = False) -> None:
+    def __init__(
+        self, detector: Detector, experiment: Experiment, compile_losses: bool = False, graphs: bool = False
+    ) -> None:
         """Prepare the optimiser.
-
-        An InputError is raised if the method has no parameter to train, or if the experiment does not suit it.
 
         Args:
             detector: The model, on its device.
             experiment: The experiment.
             compile_losses: True to compute the losses with `torch.compile`.
+            graphs: True to record the kernels of the losses as CUDA graphs.
+
+        Raises:
+            InputError: If the method has no parameter to train, if the experiment does not suit it, or if the device
+                has no CUDA graphs.
         """
         self.detector, self.experiment = detector, for_method(experiment, type(detector))
-        self.losses = compiled(detector.training_step) if compile_losses else detector.training_step
         self.device = next(detector.parameters()).device
+        if graphs and self.device.type != "cuda":
+            raise InputError(f"--cuda-graphs needs a CUDA device, found {self.device}; leave it out")
+        self.losses = detector.training_step
+        if compile_losses or graphs:
+            self.losses = compiled(detector.training_step, compile_losses, graphs)
         self.optimizer = make_optimizer(detector, self.experiment.optimizer)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        self.lr = self.base_rates[0] if detector.brings_optimizer else self.experiment.optimizer.lr
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.experiment.precision == "float16")
 
     def __call__(self, batch: Batch, factor: float = 1.0) -> dict[str, Tensor]:
@@ -146,6 +160,7 @@ class TrainingStep:
         self.detector.load_learned_state(saved["detector"])
         if self.optimizer is not None:
             for own, group in zip(self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True):
-                group["fused"] = own["fused"]  # the checkpoint may come from another kind of device
+                if "fused" in own:
+                    group["fused"] = own["fused"]  # the checkpoint may come from another kind of device
             self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])

@@ -6,47 +6,31 @@ It knows a method only through `Detector`, and it sees only normal training imag
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mddbench.batch import Batch, as_images
 from mddbench.detector import Detector
-from mddbench.engine.checkpoint import Checkpoint, Progress
+from mddbench.engine.batches import TrainingImages, batches_per_epoch, epoch_batches
+from mddbench.engine.checkpoint import Checkpoint, Inside, Progress
 from mddbench.engine.device import autocast
 from mddbench.engine.loss_watch import LossWatch
 from mddbench.engine.optimizer import rate_factor
 from mddbench.engine.step import TrainingStep
 from mddbench.errors import CellError, InputError
 from mddbench.experiments.schema import Experiment
+from mddbench.interruption import closing, held
 from mddbench.nn.feature_cache import GIB, FeatureCache, features_bytes, free_room
 from mddbench.progress import Reporter, Task
 from mddbench.runs.records import CurvePoint, EpochLog
-from mddbench.seeding import derived_seed, seed_everything
+from mddbench.seeding import derived_seed, random_state, restore_random_state, seed_everything
 
 FEATURE_ROOM = 2.0
 """Default for the GiB that cached features of the teacher may take."""
-
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """All the data that a training may use.
-
-    Attributes:
-        images: (N, S, S, 3) uint8 RGB, normal images.
-        categories: (N,) int64, index of each image's category.
-        textures: (T, S, S, 3) uint8 RGB, pictures of any kind; None unless the method wants them.
-    """
-
-    images: NDArray[np.uint8]
-    categories: NDArray[np.int64]
-    textures: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,13 +40,17 @@ class Conditions:
     Attributes:
         feature_room: GiB that cached features of the teacher may take, 0 for no cache.
         compiled: True if training steps use `torch.compile`.
+        graphs: True if the kernels of training steps are recorded as CUDA graphs.
         sharing: Number of cells that run on the device at the same time.
             If it is more than one, times have no meaning and are not recorded.
+        checkpoint_every: Number of steps between two checkpoints inside an epoch; 0 for none.
     """
 
     feature_room: float = FEATURE_ROOM
     compiled: bool = False
+    graphs: bool = False
     sharing: int = 1
+    checkpoint_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +73,7 @@ class Trainer:
 
     Each epoch starts from its own seed, which is derived from the cell's seed and the epoch's number.
     So a training that is resumed at the end of an epoch gives exactly the results of an uninterrupted one.
+    A checkpoint inside an epoch also holds the states of the random generators, for the same result.
     A single pass is never resumed, it begins again.
 
     Attributes:
@@ -96,7 +85,10 @@ class Trainer:
         progress: What is done so far, with the metrics of the test split if they were requested.
         step: The training step of the model.
         device: Device of the model.
+        when_stopped: Called with the epoch and the steps of it that a checkpoint inside the epoch holds.
     """
+
+    when_stopped: Callable[[int, int], object] = staticmethod(lambda *_: None)
 
     def __init__(
         self,
@@ -118,7 +110,7 @@ class Trainer:
             conditions: Conditions of the training.
         """
         self.detector, self.seed, self.conditions = detector, seed, conditions
-        self.step = TrainingStep(detector, experiment, conditions.compiled)
+        self.step = TrainingStep(detector, experiment, conditions.compiled, conditions.graphs)
         self.experiment, self.device = self.step.experiment, self.step.device
         self.checkpoint, self.progress = Checkpoint(checkpoint), Progress()
 
@@ -146,14 +138,16 @@ class Trainer:
         cache = self._feature_cache(data, reporter)
         batches = batches_per_epoch(len(data.images), self.experiment)
         epochs = self.experiment.epochs
-        if progress.epoch:
-            reporter.say(f"resuming after epoch {progress.epoch} of {epochs}")
-        with reporter.task("training", (epochs - progress.epoch) * batches) as task:
+        steps_before = progress.inside.step if progress.inside else 0
+        if progress.epoch or steps_before:
+            more = f" and {steps_before} of {batches} steps" if steps_before else ""
+            reporter.say(f"resuming after epoch {progress.epoch} of {epochs}{more}")
+        with reporter.task("training", (epochs - progress.epoch) * batches - steps_before) as task:
             for epoch in range(progress.epoch, epochs):
-                log = self._epoch(epoch, data, task, cache)
+                log = self._epoch(epoch, data, task, cache, reporter)
                 if test_curve is not None and log.epoch % test_curve.every == 0 and log.epoch < epochs:
                     progress.test_curve.append(test_curve.measure(log.epoch))  # first, so that the checkpoint holds it
-                progress.epoch, progress.history = log.epoch, [*progress.history, log]
+                progress.epoch, progress.history, progress.inside = log.epoch, [*progress.history, log], None
                 if not self.detector.single_pass and (self.checkpoint.is_due or log.epoch == epochs):
                     self.checkpoint.save(progress, self.step.state(), reporter.say)
                 if on_epoch is not None:
@@ -180,39 +174,34 @@ class Trainer:
         reporter.say(f"{subject}: computed once")
         return FeatureCache(self.detector.encoder, len(data.images), self.experiment.batch_size)
 
-    def _epoch(self, epoch: int, data: TrainingImages, task: Task, cache: FeatureCache | None) -> EpochLog:
-        """Train one epoch, whose number counts from 0."""
-        started = time.perf_counter()
-        seed_everything(derived_seed(self.seed, "epoch", epoch))
-        self.detector.train()
-        total = batches_per_epoch(len(data.images), self.experiment)
-        losses = LossWatch(epoch * total)
-        images, factor = 0, 1.0
+    def _epoch(
+        self, epoch: int, data: TrainingImages, task: Task, cache: FeatureCache | None, reporter: Reporter
+    ) -> EpochLog:
+        """Train one epoch, whose number counts from 0, or the rest of it. An interruption leaves a checkpoint."""
+        run = _Epoch(self, epoch, len(data.images))
         order_seed = derived_seed(self.seed, "order", epoch)
-        for index, batch in enumerate(epoch_batches(data, self.experiment, order_seed, self.device, cache)):
-            done = (epoch * total + index) / (self.experiment.epochs * total)
-            factor = rate_factor(self.experiment.schedule, done)
-            losses.add(self.step(replace(batch, progress=done), factor))
-            images += len(batch.images)
-            rate = images / (time.perf_counter() - started)
-            loss = "" if losses.latest is None else f" loss {losses.latest:.4f}"
-            task.advance(1, f"epoch {epoch + 1}/{self.experiment.epochs}{loss} {rate:.0f} images/s")
-        terms = losses.means()
-        content: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "loss": sum(terms.values()) if terms else None,
-            "terms": terms,
-            "lr": self.experiment.optimizer.lr * factor,
-            "seconds": time.perf_counter() - started if self.conditions.sharing == 1 else None,
-            "images": images,
-            "diagnostics": self.detector.diagnostics(),
-        }
+        batches = epoch_batches(data, self.experiment, order_seed, self.device, cache, run.step)
         try:
-            return EpochLog(**content)
-        except ValidationError as fault:
-            error = fault.errors()[0]
-            name = ".".join(map(str, error["loc"]))
-            raise CellError(f"epoch {epoch + 1}: {name} is {error['input']!r} ({error['msg']})") from None
+            for batch in batches:
+                note = run.train(batch)
+                task.advance(1, note)
+                every = self.conditions.checkpoint_every
+                if every and run.step % every == 0 and run.step < run.steps:
+                    self._save_inside(run, reporter)
+        except KeyboardInterrupt:
+            with closing():
+                self._save_inside(run, reporter)
+            raise
+        return run.log()
+
+    def _save_inside(self, run: _Epoch, reporter: Reporter) -> None:
+        """Write a checkpoint inside an epoch, unless there is nothing new or a step was cut off in the midst of it."""
+        before = self.progress.inside.step if self.progress.inside else 0
+        if self.detector.single_pass or run.is_stepping or not before < run.step < run.steps:
+            return
+        self.progress.inside = run.inside()
+        self.checkpoint.save(self.progress, self.step.state(), reporter.say)
+        self.when_stopped(self.progress.epoch + 1, run.step)
 
     def _resumed(self, test_curve: PeriodicEvaluation | None) -> Progress:
         """Load the checkpoint if there is one, and return the progress until then."""
@@ -248,6 +237,86 @@ class Trainer:
             )
 
 
+class _Epoch:
+    """One epoch that is being trained.
+
+    Attributes:
+        trainer: The training.
+        epoch: Number of the epoch, from 0.
+        steps: Number of its steps.
+        step: Number of its steps that are done.
+        losses: Their losses.
+        is_stepping: True while the model changes.
+        factor: Factor of the learning rates in the last step.
+        started: When it would have begun if it had not been interrupted; None if its first part has no time.
+    """
+
+    def __init__(self, trainer: Trainer, epoch: int, images: int) -> None:
+        """Seed the generators of an epoch, or go on where the checkpoint stands in it."""
+        self.trainer, self.epoch, self.images = trainer, epoch, images
+        self.steps = batches_per_epoch(images, trainer.experiment)
+        inside = trainer.progress.inside if trainer.progress.epoch == epoch else None
+        if inside is None:
+            seed_everything(derived_seed(trainer.seed, "epoch", epoch))
+        else:
+            restore_random_state(inside.random)
+        self.step, rows, before = (inside.step, inside.rows, inside.seconds) if inside else (0, [], 0.0)
+        self.losses = LossWatch(epoch * self.steps, rows)
+        self.is_stepping, self.factor = False, 1.0
+        self.started = None if before is None else time.perf_counter() - before
+        trainer.detector.train()
+
+    @property
+    def seconds(self) -> float | None:
+        """The time so far; None if it has no meaning."""
+        shared = self.started is None or self.trainer.conditions.sharing > 1
+        return None if shared or self.started is None else time.perf_counter() - self.started
+
+    @property
+    def images_done(self) -> int:
+        """Number of images of the steps that are done."""
+        return min(self.step * self.trainer.experiment.batch_size, self.images)
+
+    def train(self, batch: Batch) -> str:
+        """Train the next step. Signals wait for its end. Return a note on the progress."""
+        experiment = self.trainer.experiment
+        done = (self.epoch * self.steps + self.step) / (experiment.epochs * self.steps)
+        with held():
+            self.is_stepping = True
+            self.factor = rate_factor(experiment.schedule, done)
+            terms = self.trainer.step(replace(batch, progress=done, first_epoch=self.epoch == 0), self.factor)
+            self.losses.add(terms)
+            self.step += 1
+            self.is_stepping = False
+        loss = "" if self.losses.latest is None else f" loss {self.losses.latest:.4f}"
+        rate = f" {self.images_done / seconds:.0f} images/s" if (seconds := self.seconds) else ""
+        return f"epoch {self.epoch + 1}/{experiment.epochs}{loss}{rate}"
+
+    def inside(self) -> Inside:
+        """Describe where the training stands, for a checkpoint."""
+        self.losses.check()
+        return Inside(self.step, self.losses.rows, self.seconds, random_state())
+
+    def log(self) -> EpochLog:
+        """Return the measurements of the epoch, which has ended. Raise CellError if one is not finite."""
+        terms = self.losses.means()
+        content: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "loss": sum(terms.values()) if terms else None,
+            "terms": terms,
+            "lr": self.trainer.step.lr * self.factor,
+            "seconds": self.seconds,
+            "images": self.images_done,
+            "diagnostics": self.trainer.detector.diagnostics(),
+        }
+        try:
+            return EpochLog(**content)
+        except ValidationError as fault:
+            error = fault.errors()[0]
+            name = ".".join(map(str, error["loc"]))
+            raise CellError(f"epoch {self.epoch + 1}: {name} is {error['input']!r} ({error['msg']})") from None
+
+
 def bytes_per_image(detector: Detector, data: TrainingImages, precision: str) -> int:
     """Compute the bytes that the teacher's features of one image take.
 
@@ -277,44 +346,3 @@ def with_features(batch: Batch, detector: Detector, precision: str) -> Batch:
     """
     with autocast(batch.images.device, precision):
         return replace(batch, features=tuple(detector.encoder(batch.images)))
-
-
-def batches_per_epoch(images: int, experiment: Experiment) -> int:
-    """Count the batches of an epoch of that many images: only full ones with `drop_last`, but always at least one."""
-    full_batches, remainder = divmod(images, experiment.batch_size)
-    return max(1, full_batches if experiment.drop_last else full_batches + bool(remainder))
-
-
-def epoch_batches(
-    data: TrainingImages,
-    experiment: Experiment,
-    seed: int,
-    device: torch.device,
-    cache: FeatureCache | None = None,
-) -> Iterator[Batch]:
-    """Draw the batches of one epoch.
-
-    Args:
-        data: The training images.
-        experiment: The experiment.
-        seed: Seed for the order of the images, and for the choice of textures.
-        device: Device of the batches.
-        cache: Cache for the teacher's features; None if batches have no features.
-
-    Yields:
-        The batches.
-    """
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(data.images))
-    for index in range(batches_per_epoch(len(order), experiment)):
-        indices = order[index * experiment.batch_size : (index + 1) * experiment.batch_size]
-        categories = torch.from_numpy(data.categories[indices]).to(device)
-        textures = None
-        if data.textures is not None:
-            textures = as_images(data.textures[generator.integers(len(data.textures), size=len(indices))], device)
-        images = as_images(data.images[indices], device)
-        features = None
-        if cache is not None:
-            with autocast(device, experiment.precision):
-                features = tuple(cache.features(indices, images))
-        yield Batch(images, categories, textures, features)

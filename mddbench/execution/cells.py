@@ -14,14 +14,16 @@ from mddbench.detector import Detector
 from mddbench.engine.compiling import COMPILING_PAYS
 from mddbench.engine.cost import TIMES, peak_memory, size_and_speed, training_speed
 from mddbench.engine.evaluate import Evaluation
+from mddbench.engine.latency import latency
 from mddbench.execution.protocol import fewest_steps, identities, protocol_card, resolved_settings, training_settings
 from mddbench.experiments.ablation import is_ablation
 from mddbench.experiments.schema import Experiment
 from mddbench.runs import records
+from mddbench.runs.bounds import LONGEST_NAME
 from mddbench.runs.card import ProtocolCard
-from mddbench.runs.environment import describe_environment
-from mddbench.runs.facts import CellFacts, flat_settings, tags_of
-from mddbench.runs.records import CurvePoint, EpochLog, Record
+from mddbench.runs.environment import describe_environment, source_commit
+from mddbench.runs.facts import CellFacts, describe, flat_settings
+from mddbench.runs.records import IMAGES, CurvePoint, EpochLog, Record
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Prepared:
         protocol: The same hash without the seed.
         sharing: Number of cells that run on its device at the same time.
         compiled: True if its training steps are compiled.
+        graphs: True if the kernels of its training steps are recorded as CUDA graphs.
     """
 
     cell: Cell
@@ -68,10 +71,17 @@ class Prepared:
     protocol: str
     sharing: int
     compiled: bool
+    graphs: bool
 
     @classmethod
     def of(
-        cls, cell: Cell, detector: Detector, dataset: Dataset, sharing: int = 1, compiling: bool = False
+        cls,
+        cell: Cell,
+        detector: Detector,
+        dataset: Dataset,
+        sharing: int = 1,
+        compiling: bool = False,
+        graphs: bool = False,
     ) -> Prepared:
         """Prepare a cell.
 
@@ -81,6 +91,7 @@ class Prepared:
             dataset: Its opened dataset.
             sharing: Number of cells that run on its device at the same time.
             compiling: True to compile the training steps if the training is long enough.
+            graphs: True to record the kernels of training steps as CUDA graphs.
 
         Returns:
             The prepared cell.
@@ -89,7 +100,7 @@ class Prepared:
         settings = resolved_settings(cell.experiment, detector.settings)
         compiled = compiling and fewest_steps(cell.experiment, dataset) >= COMPILING_PAYS
         identity, protocol = identities(settings, card.decisive(), detector.version, cell.seed, dataset.fingerprint)
-        return cls(cell, detector, dataset, card, settings, identity, protocol, sharing, compiled)
+        return cls(cell, detector, dataset, card, settings, identity, protocol, sharing, compiled, graphs)
 
     @property
     def training_identity(self) -> str:
@@ -97,6 +108,11 @@ class Prepared:
         card = self.card.decisive(training_only=True)
         settings = training_settings(self.settings, type(self.detector), self.detector.settings)
         return identities(settings, card, self.detector.version, self.cell.seed, self.dataset.fingerprint)[0]
+
+    @property
+    def label(self) -> str:
+        """Name of the method in tables."""
+        return self.detector.label + (" (weights from a file)" if self.detector.learned_from else "")
 
     @property
     def uses_textures(self) -> bool:
@@ -119,24 +135,43 @@ class Prepared:
         """Collect what the tracking store gets before the training.
 
         Returns:
-            The facts of the cell, with its settings and tags.
+            The facts of the cell, with its settings.
         """
-        environment = self._environment()
         splits = {"train": len(self.dataset.train), "test": len(self.dataset.test), "files": self.dataset.files}
         return CellFacts(
             name=self.cell.name,
             dataset=self.dataset.name,
             identity=self.identity,
+            protocol=self.protocol,
+            experiment=self.cell.experiment.name,
+            about=describe(self.label, self.dataset.name, self.cell.seed, self.card),
             fingerprint=self.dataset.fingerprint,
             profile=splits,
             params={"seed": str(self.cell.seed), **flat_settings(self.settings)},
-            tags=tags_of(self.card, environment, self.protocol, self.cell.experiment.name),
+            commit=source_commit()[0] or "",
         )
 
     def _environment(self) -> dict[str, Any]:
         """Describe the machine and the conditions of the cell."""
         machine = describe_environment(next(self.detector.parameters()).device)
-        return machine | {"cells_on_device": self.sharing, "compiled": self.compiled}
+        own = {IMAGES: self.dataset.own_name[:LONGEST_NAME]} if self.dataset.own_name else {}
+        graphs = {"cuda_graphs": True} if self.graphs else {}
+        return machine | own | {"cells_on_device": self.sharing, "compiled": self.compiled} | graphs
+
+    def _cost(self, history: list[EpochLog], evaluation: Evaluation, measure_latency: bool) -> dict[str, float | None]:
+        """Measure what the cell costs. A cell that shared its device has no times."""
+        experiment, device = self.cell.experiment, next(self.detector.parameters()).device
+        cost: dict[str, float | None] = {
+            **training_speed(history),
+            "metric_seconds": evaluation.metric_seconds,
+            **peak_memory(device),  # before the next line, because that measurement is not part of the cell's work
+            **size_and_speed(self.detector, experiment.image_size, experiment.precision),
+        }
+        if self.sharing > 1:
+            cost |= dict.fromkeys(key for key in TIMES if key in cost)
+        elif measure_latency:
+            cost |= latency(self.detector, self.dataset.test, experiment.precision)
+        return cost
 
     def record(
         self,
@@ -145,6 +180,7 @@ class Prepared:
         model_sha256: str,
         donor: Record | None = None,
         test_curve: list[CurvePoint] | None = None,
+        measure_latency: bool = False,
     ) -> Record:
         """Create the record of the finished cell.
 
@@ -156,20 +192,12 @@ class Prepared:
             model_sha256: Hash of the learned tensors.
             donor: Record of the cell whose trained model was used. Its cost of training counts. None if there is none.
             test_curve: Metrics of the test split after some epochs, if they were requested.
+            measure_latency: True to measure latency and throughput. A cell that shares its device has none.
 
         Returns:
             The record.
         """
-        device = next(self.detector.parameters()).device
-        experiment = self.cell.experiment
-        cost = {
-            **training_speed(history),
-            "metric_seconds": evaluation.metric_seconds,
-            **peak_memory(device),  # before the next line, because that measurement is not part of the cell's work
-            **size_and_speed(self.detector, experiment.image_size, experiment.precision),
-        }
-        if self.sharing > 1:
-            cost |= dict.fromkeys(TIMES)
+        cost = self._cost(history, evaluation, measure_latency)
         environment = self._environment()
         if donor is not None:
             cost |= {key: value for key, value in donor.cost.items() if key.startswith(("train_", "peak_"))}
@@ -179,7 +207,7 @@ class Prepared:
             protocol=self.protocol,
             status="finished",
             method=self.cell.experiment.method,
-            label=self.detector.label + (" (weights from a file)" if self.detector.learned_from else ""),
+            label=self.label,
             dataset=self.dataset.name,
             experiment=self.cell.experiment.name,
             seed=self.cell.seed,
@@ -194,4 +222,6 @@ class Prepared:
             environment=environment,
             history=history,
             test_curve=test_curve or [],
+            further=records.nullable(evaluation.further),
+            thresholds=evaluation.thresholds,
         )

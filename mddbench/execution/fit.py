@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from mddbench.detector import Detector
+from mddbench.engine.batches import TrainingImages
 from mddbench.engine.compiling import COMPILING_PAYS
 from mddbench.engine.evaluate import Evaluation, EvaluationOptions, evaluate
 from mddbench.engine.foreign import ALL_CATEGORIES, load_authors_models
-from mddbench.engine.train import Conditions, PeriodicEvaluation, Trainer, TrainingImages
+from mddbench.engine.train import Conditions, PeriodicEvaluation, Trainer
 from mddbench.errors import CellError, InputError
 from mddbench.execution.cells import Prepared
-from mddbench.execution.plan import RunOptions, build_detector
+from mddbench.execution.model_file import MODEL, State, joined, read_model, state_of, trained_as, write_model
+from mddbench.execution.models import build_detector
+from mddbench.execution.options import RunOptions
 from mddbench.execution.protocol import metric_engine
 from mddbench.metrics.names import MEAN
-from mddbench.nn.weights import digest
 from mddbench.progress import Reporter, SilentReporter
+from mddbench.runs.events import CellEvents
 from mddbench.runs.maps import MAPS, MapKeeper
 from mddbench.runs.records import RECORD, CurvePoint, EpochLog, Record, nullable, read_record
 from mddbench.seeding import derived_seed
 
-MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
-TRAINING = "mddbench.training"
-"""Key in the metadata of a model's file. Its value is the training identity of the cell."""
-
-State = dict[str, Tensor]
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,35 @@ class Trained:
         Returns:
             Name -> tensor. In the model of a category, names begin with the category and '/'.
         """
-        return {_joined(model, name): value for model, state in self.states.items() for name, value in state.items()}
+        return {joined(model, name): value for model, state in self.states.items() for name, value in state.items()}
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who watches a training.
+
+    Attributes:
+        events: The events of the cell; None if nobody reads them.
+        demand: Called before a checkpoint is written. Raises if another process has taken the cell over.
+    """
+
+    events: CellEvents | None = None
+    demand: Callable[[], object] = lambda: None
+
+    def epoch(self, log: EpochLog) -> None:
+        """Tell that an epoch has ended."""
+        if self.events is not None:
+            self.events.epoch(log)
+
+    def look(self, epoch: int) -> None:
+        """Tell that the model was evaluated on the test split after an epoch."""
+        if self.events is not None:
+            self.events.append("look", epoch=epoch)
+
+    def stopped(self, epoch: int, step: int) -> None:
+        """Tell that a checkpoint inside an epoch was written: that many steps of it are done."""
+        if self.events is not None:
+            self.events.append("checkpoint", epoch=epoch, step=step)
 
 
 class Fit:
@@ -67,10 +89,13 @@ class Fit:
         options: Options of the run.
         folder: Folder of the cell.
         reporter: Shows the progress.
+        watch: Who watches the training.
         models: Names of the models: the categories, or ALL_CATEGORIES alone.
     """
 
-    def __init__(self, prepared: Prepared, options: RunOptions, folder: Path, reporter: Reporter) -> None:
+    def __init__(
+        self, prepared: Prepared, options: RunOptions, folder: Path, reporter: Reporter, watch: Watch = Watch()
+    ) -> None:
         """Prepare training and evaluation.
 
         Args:
@@ -78,20 +103,19 @@ class Fit:
             options: Options of the run.
             folder: Folder of the cell, which must exist.
             reporter: Shows the progress.
+            watch: Who watches the training.
         """
         self.prepared, self.options, self.folder, self.reporter = prepared, options, folder, reporter
+        self.watch = watch
         self.models = (
             prepared.dataset.categories if prepared.cell.experiment.setting == "separate" else (ALL_CATEGORIES,)
         )
 
-    def train(self, on_epoch: Callable[[EpochLog], None]) -> Trained:
+    def train(self) -> Trained:
         """Train the models, or take trained ones.
 
         Weights from a file are used if the options name one. Otherwise a finished cell can be the donor of the weights
         if it differs only in its evaluation.
-
-        Args:
-            on_epoch: Called with each epoch.
 
         Returns:
             The trained models.
@@ -100,13 +124,13 @@ class Fit:
             detector, path = self.prepared.detector, self.options.from_checkpoint
             return Trained([], dict(load_authors_models(detector, path, self.models)))
         if not self.options.force and not self.options.test_curve:
-            trained = self._trained_before(on_epoch)
+            trained = self._trained_before()
             if trained is not None:
                 return trained
         if self.options.compiling and not self.prepared.compiled:
             self.reporter.say(f"{self.prepared.cell.name}: not compiled, which pays from {COMPILING_PAYS} steps on")
         if self.models == (ALL_CATEGORIES,):
-            return self._train_whole(on_epoch)
+            return self._train_whole()
         histories, states = [], {}
         for category in self.models:
             self.reporter.say(f"{self.prepared.cell.name}: the model of {category}")
@@ -115,7 +139,7 @@ class Fit:
             states[category] = _on_host(detector)
         history = [_combined(logs) for logs in zip(*histories, strict=True)]
         for log in history:
-            on_epoch(log)
+            self.watch.epoch(log)
         return Trained(history, states)
 
     def load_finished(self) -> Trained:
@@ -128,7 +152,7 @@ class Fit:
             CellError: If the file does not exist or has changed since it was written.
         """
         record = read_record(self.folder / RECORD)
-        state, fault = _read_model(self.folder / MODEL, record)
+        state, fault = read_model(self.folder / MODEL, record)
         if state is None:
             raise CellError(
                 f"{self.folder / MODEL}: {fault}, so its maps cannot be made again; --force runs the cell again"
@@ -150,6 +174,7 @@ class Fit:
             self.options.resamples,
             derived_seed(cell.seed, "bootstrap"),
             sharing=self.options.sharing,
+            all_images=self.options.all_images,
         )
         if ALL_CATEGORIES not in trained.states:
             evaluation_options = replace(
@@ -169,33 +194,40 @@ class Fit:
         Args:
             trained: The trained models.
         """
-        partial = self.folder / f"{MODEL}.part"
-        save_file(trained.flat(), partial, {TRAINING: self.prepared.training_identity})
-        os.replace(partial, self.folder / MODEL)
+        write_model(trained.flat(), self.folder / MODEL, self.prepared.training_identity)
 
     def clean(self) -> None:
         """Remove the checkpoints, which only an unfinished training needs."""
         for model in self.models:
             self._checkpoint(model).unlink(missing_ok=True)
 
-    def _train_whole(self, on_epoch: Callable[[EpochLog], None]) -> Trained:
+    def _train_whole(self) -> Trained:
         detector, every = self.prepared.detector, self.options.test_curve
         test_curve = PeriodicEvaluation(every, self._test_point) if every else None
         trainer = self._trainer(detector, ALL_CATEGORIES)
-        history = trainer.run(self._data(ALL_CATEGORIES), self.reporter, on_epoch, test_curve)
+        history = trainer.run(self._data(ALL_CATEGORIES), self.reporter, self.watch.epoch, test_curve)
         return Trained(history, {ALL_CATEGORIES: _on_host(detector)}, trainer.progress.test_curve if test_curve else [])
 
     def _test_point(self, epoch: int) -> CurvePoint:
         """Evaluate the model on the test split after an epoch. The training never depends on the result."""
         cell, dataset = self.prepared.cell, self.prepared.dataset
-        options = EvaluationOptions(metric_engine(cell.experiment, dataset))
+        options = EvaluationOptions(metric_engine(cell.experiment, dataset), further=False)
         evaluation = evaluate(self.prepared.detector, dataset, cell.experiment.precision, SilentReporter(), options)
+        self.watch.look(epoch)
         return CurvePoint(epoch=epoch, metrics=nullable(evaluation.metrics)[MEAN])
 
     def _trainer(self, detector: Detector, model: str) -> Trainer:
         cell, options = self.prepared.cell, self.options
-        conditions = Conditions(options.feature_room, self.prepared.compiled, options.sharing)
-        return Trainer(detector, cell.experiment, cell.seed, self._checkpoint(model), conditions)
+        conditions = Conditions(
+            options.feature_room,
+            self.prepared.compiled,
+            options.cuda_graphs,
+            options.sharing,
+            options.checkpoint_every,
+        )
+        trainer = Trainer(detector, cell.experiment, cell.seed, self._checkpoint(model), conditions)
+        trainer.checkpoint.demand, trainer.when_stopped = self.watch.demand, self.watch.stopped
+        return trainer
 
     def _checkpoint(self, model: str) -> Path:
         return self.folder / (f"checkpoint-{model}.pt" if model else CHECKPOINT)
@@ -210,30 +242,30 @@ class Fit:
         textures = dataset.textures.images if dataset.textures and self.prepared.uses_textures else None
         return TrainingImages(dataset.train.images, dataset.train_categories, textures)
 
-    def _trained_before(self, on_epoch: Callable[[EpochLog], None]) -> Trained | None:
+    def _trained_before(self) -> Trained | None:
         """Load the models of a finished cell with the same training; None if there is no such cell."""
         wanted, name = self.prepared.training_identity, self.prepared.cell.name
         for file in sorted((self.options.out / "cells").glob(f"*/{MODEL}")):
-            if _trained_as(file) != wanted or not file.with_name(RECORD).exists():
+            if trained_as(file) != wanted or not file.with_name(RECORD).exists():
                 continue
             try:
                 donor = read_record(file.with_name(RECORD))
             except InputError as fault:
                 self.reporter.say(f"{name}: its training is not shared: {fault}")
                 continue
-            state, reason = _read_model(file, donor)
+            state, reason = read_model(file, donor)
             if state is None:
                 self.reporter.say(f"{name}: trained before, but {file}: {reason}; training it anew")
                 continue
             self.reporter.say(f"{name}: trained before, as {file.parent.name}")
             for log in donor.history:
-                on_epoch(log)
+                self.watch.epoch(log)
             return self._learned(state, donor)
         return None
 
     def _learned(self, flat: State, donor: Record) -> Trained:
         """Split the content of a model's file into models. The state of a single model is also loaded."""
-        states = {model: _state_of(flat, model) for model in self.models}
+        states = {model: state_of(flat, model) for model in self.models}
         if ALL_CATEGORIES in states:
             self.prepared.detector.load_learned_state(states[ALL_CATEGORIES])
         return Trained(donor.history, states, donor=donor)
@@ -256,37 +288,3 @@ def _combined(logs: tuple[EpochLog, ...]) -> EpochLog:
 
 def _on_host(detector: Detector) -> State:
     return {name: value.detach().cpu().clone().contiguous() for name, value in detector.learned_state().items()}
-
-
-def _joined(model: str, name: str) -> str:
-    """Return the name of a model's tensor in the file of all models."""
-    return f"{model}/{name}" if model else name
-
-
-def _state_of(flat: State, model: str) -> State:
-    """Return the state of one model from the content of the file of all models."""
-    if not model:
-        return flat
-    return {name.removeprefix(f"{model}/"): value for name, value in flat.items() if name.startswith(f"{model}/")}
-
-
-def _read_model(file: Path, record: Record) -> tuple[State | None, str]:
-    """Read a model's file and compare its hash with the record. The result is (content, '') or (None, reason)."""
-    try:
-        state = load_file(file)
-    except FileNotFoundError:
-        return None, "it is not there"
-    except (SafetensorError, OSError) as fault:
-        return None, f"it cannot be read ({str(fault).splitlines()[0]})"
-    if digest(state) != record.model_sha256:
-        return None, "it is damaged (its tensors have another SHA-256 than its record says)"
-    return state, ""
-
-
-def _trained_as(file: Path) -> str | None:
-    """Read the training identity from a model's file; None if it has none or cannot be read."""
-    try:
-        with safe_open(file, "pt") as stored:
-            return (stored.metadata() or {}).get(TRAINING)
-    except (SafetensorError, OSError):
-        return None

@@ -48,7 +48,7 @@ def hold_out(dataset: Dataset) -> Dataset:
         held[members[::FOLDS]] = True
     fingerprint = hashlib.sha256(f"{dataset.fingerprint} held out {FOLDS} {VERSION}".encode()).hexdigest()
     train, test = _subset(dataset.train, ~held), _with_defects(_subset(dataset.train, held))
-    return replace(dataset, fingerprint=fingerprint, train=train, test=test)
+    return replace(dataset, fingerprint=fingerprint, train=train, test=test, regions=None)
 
 
 def is_held_out(dataset: Dataset) -> bool:

@@ -1,31 +1,39 @@
 """Runs several cells at once, each in its own child process with its share of the processors.
 
-Only this process writes to the tracking store. It also reports what the child processes do.
+A child process is `mddbench cell` on the plan of the run. It takes the next part that none has claimed. This process reads
+what the children write into the folders of the cells, reports it, and starts a new child in place of one that died.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections import deque
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
-from typing import Any, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from mddbench.errors import InputError, TrackingError
 from mddbench.execution.cells import Cell
-from mddbench.execution.plan import RunOptions, training_key
-from mddbench.execution.runner import Draw, Outcome
-from mddbench.execution.worker import Work, serve
+from mddbench.execution.claims import Claims
+from mddbench.execution.frozen import FrozenPlan, chains
+from mddbench.execution.runner import Outcome
 from mddbench.interruption import blocking_all_but_sigterm, closing
 from mddbench.machine import processor_count, usable_processors
-from mddbench.plugins import added_folders
-from mddbench.progress import WARNING, Reporter
-from mddbench.runs.tracking import CellRun, Tracker
+from mddbench.progress import WARNING, Reporter, Task
+from mddbench.runs.events import ENDS, Event, EventReader, append_event, current_folder, read_events
+from mddbench.runs.records import RECORD
+
+INTERVAL = 0.1
+"""Seconds between two looks at the folders."""
+PROGRAM = "import sys; sys.path = [folder for folder in sys.path if folder]; from mddbench.cli.main import main; main()"
+"""The command line, without the current folder among the places of code: a checkout there may be another version."""
 
 
 @dataclass(frozen=True)
@@ -71,189 +79,155 @@ def shares(device: torch.device, jobs: int) -> list[Share]:
     ]
 
 
-def chains(cells: list[Cell]) -> list[list[Cell]]:
-    """Group cells that share a trained model. A group runs in one process, one cell after another.
-
-    Args:
-        cells: The cells.
-
-    Returns:
-        The groups, in the order of their first cells.
-    """
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(training_key(cell), []).append(cell)
-    return list(groups.values())
-
-
 class Jobs:
-    """Runs checked cells in several child processes, with one set of options.
+    """Runs the cells of a plan in several child processes.
 
     Attributes:
-        options: Options of the run.
-        tracker: The tracking store.
+        plan: The plan.
+        force: True to run finished cells again.
         reporter: Shows the progress.
-        draw: Draws the picture of a finished cell; None for no pictures.
         process_shares: Share of each child process.
+        cells: Identity of a cell -> the cell.
+        outcomes: Identity of a cell -> how it ended.
+        activities: Identity of a cell -> what it does now.
     """
 
-    def __init__(
-        self, options: RunOptions, tracker: Tracker, reporter: Reporter, draw: Draw | None, process_shares: list[Share]
-    ) -> None:
+    def __init__(self, plan: FrozenPlan, force: bool, reporter: Reporter, process_shares: list[Share]) -> None:
         """Prepare a run. No process is started yet.
 
         Args:
-            options: Options of the run.
-            tracker: The tracking store.
+            plan: The plan.
+            force: True to run finished cells again.
             reporter: Shows the progress.
-            draw: Draws the picture of a finished cell, as for a Runner. Child processes must be able to import it.
             process_shares: Share of each child process.
         """
-        self.options, self.tracker, self.reporter = options, tracker, reporter
-        self.draw, self.process_shares = draw, process_shares
+        self.plan, self.force, self.reporter, self.process_shares = plan, force, reporter, process_shares
+        self.outcomes: dict[str, Outcome] = {}
+        self.activities: dict[str, str] = {}
+        self.cells: dict[str, Cell] = {}
+        self.readers = {cell.identity: EventReader(plan.folder(cell)) for cell in plan.cells()}
 
     def run(self, cells: list[Cell]) -> list[Outcome]:
         """Run all cells. A cell that fails, or whose process dies, does not stop the others.
 
         Args:
-            cells: The checked cells.
+            cells: The cells of the plan.
 
         Returns:
             The outcomes, in the order of the cells.
         """
-        waiting, outcomes = deque(map(deque, chains(cells))), {}
-        if self.options.device.type == "cuda":
+        in_order = [cell for chain in chains(cells) for cell in chain]
+        self.cells = {planned.identity: cell for planned, cell in zip(self.plan.cells(), in_order, strict=True)}
+        if any(share.device.type == "cuda" for share in self.process_shares):
             torch.cuda.empty_cache()
-        workers = [_Worker(self, share, cells) for share in self.process_shares]
-        try:
-            with self.reporter.task("cells", len(cells)) as task:
-                while busy := _busy(workers, waiting):
-                    for connection in wait(list(busy)):
-                        outcome = busy[connection].handle_message()
-                        if outcome is not None:
-                            outcomes[id(outcome.cell)] = outcome
-                        note = " · ".join(worker.activity for worker in workers if worker.activity)
-                        task.advance(outcome is not None, note)
-        finally:
-            with closing():
-                for worker in workers:
-                    worker.process.terminate()
-                for worker in workers:
-                    worker.end("KILLED", "interrupted")
-        return [outcomes[id(cell)] for cell in cells]
-
-
-class _Worker:
-    """A child process, as its parent sees it.
-
-    Attributes:
-        jobs: The run of all cells.
-        share: The part of the machine that the process may use.
-        cells: All cells of the run.
-        cell: The cell that it runs now, None if it has none.
-        chain: Cells that it must run after that, because they share the trained model.
-        runs: Runs that its cell has started in the tracking store. A run that has ended is None.
-        activity: Text about its progress, '' if it has no cell.
-        connection: The connection to the process.
-        process: The process.
-    """
-
-    def __init__(self, jobs: Jobs, share: Share, cells: list[Cell]) -> None:
-        self.jobs, self.share, self.cells = jobs, share, cells
-        self.cell: Cell | None = None
-        self.chain: deque[Cell] = deque()
-        self.runs: list[CellRun | None] = []
-        self.activity = ""
-        self.start()
-
-    def start(self) -> None:
-        """Start a new process with its share of the machine."""
-        context = multiprocessing.get_context("spawn")  # CUDA and threads do not work after a fork
-        self.connection, child_connection = context.Pipe()
-        options, share = self.jobs.options, self.share
-        feature_room = options.feature_room / share.sharing
-        options = replace(options, device=share.device, feature_room=feature_room, sharing=share.sharing)
-        work = Work(options, share.threads, tuple(self.cells), tuple(added_folders()), self.jobs.draw)
-        self.process = context.Process(target=serve, args=(child_connection, work), daemon=True)
-        with _on(share.cores), blocking_all_but_sigterm():
-            self.process.start()
-        child_connection.close()
-
-    def give(self, waiting: deque[deque[Cell]]) -> None:
-        """Send the next of the waiting cells to the process if it has none. A dead process is started anew."""
-        if self.cell is None and (self.chain or waiting):
-            if self.process.exitcode is not None:
-                self.start()
-            if not self.chain:
-                self.chain = waiting.popleft()
-            self.cell, self.runs = self.chain.popleft(), []
-            self.jobs.reporter.say(self.cell.name)
-            with suppress(OSError):  # then receiving from it fails, too
-                self.connection.send(self.cell)
-
-    def handle_message(self) -> Outcome | None:
-        """Receive one message and act on it. Return the outcome of the cell if it has ended."""
-        cell, reporter = self.cell, self.jobs.reporter
-        assert cell is not None
-        try:
-            kind, *content = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            message = f"its process died (exit status {self.process.exitcode}); was there enough memory?"
-            self.end("FAILED", message)
-            kind, content = "done", [Outcome(cell, "failed", None, message)]
-        if kind == "done":
-            self.cell, self.activity = None, ""
-            outcome: Outcome = replace(content[0], cell=cell)  # the process returned a copy of the cell
-            if outcome.status == "skipped":
-                reporter.say(f"{cell.name}: skipped, {outcome.message}")
-            return outcome
-        if kind == "say":
-            complete = content[0].startswith((cell.name, WARNING))
-            reporter.say(content[0] if complete else f"{cell.name}: {content[0]}")
-        elif kind == "doing":
-            self.activity = f"{cell.name} {content[0]}"
-        else:
-            answer = self._answer(*content)
-            with suppress(OSError):
-                self.connection.send(answer)
-        return None
-
-    def end(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
-        """Wait until the process has ended, and stop the runs that it left open in the tracking store."""
-        self.process.join()
-        for run in self.runs:
+        with TemporaryDirectory(prefix="mddbench-jobs-") as name:
+            self.claims, self.file = Claims(Path(name) / "claims"), Path(name) / "plan.json"
+            self.claims.folder.mkdir()
+            self.file.write_text(self.plan.model_dump_json(), encoding="utf-8")
+            children = [self._start(share) for share in self.process_shares]
             try:
-                if run is not None:
-                    run.stop(status, message)
-            except Exception as fault:  # noqa: BLE001 - stores raise many kinds, and the other cells must continue
-                self.jobs.reporter.say(
-                    f"the tracking store did not take that a run ended ({type(fault).__name__}: {fault})"
-                )
-        self.runs = []
+                with self.reporter.task("cells", len(cells)) as task:
+                    while len(self.outcomes) < len(cells):
+                        time.sleep(INTERVAL)
+                        self._look(task)
+                        self._replace_dead(children)
+            finally:
+                with closing():
+                    for child in children:
+                        child.terminate()
+                    for child in children:
+                        child.wait()
+        by_cell = {id(outcome.cell): outcome for outcome in self.outcomes.values()}
+        return [by_cell[id(cell)] for cell in cells]
 
-    def _answer(self, number: int | None, method: str, arguments: tuple[Any, ...]) -> Any:
-        """Call a method of the tracking store, or of the run with a number. Return its result or its exception."""
-        target: Any = self.jobs.tracker if number is None else self.runs[number]
-        try:
-            result = getattr(target, method)(*arguments)
-        except (InputError, TrackingError) as fault:
-            return fault
-        except Exception as fault:  # noqa: BLE001 - stores raise many kinds, and some of them cannot be sent
-            return RuntimeError(f"{type(fault).__name__}: {fault}")
-        if method == "start":
-            self.runs.append(result)
-            return len(self.runs) - 1
-        if number is not None and method in ("finish", "stop"):
-            self.runs[number] = None
-        return result
+    def _start(self, share: Share) -> subprocess.Popen[bytes]:
+        """Start a child process with its share of the machine."""
+        command = [sys.executable, "-c", PROGRAM, "cell", str(self.file), "--claims", str(self.claims.folder)]
+        command += ["--device", str(share.device), "--sharing", str(share.sharing), "--threads", str(share.threads)]
+        command += ["--force"] if self.force else []
+        with _on(share.cores), blocking_all_but_sigterm():
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
 
+    def _look(self, task: Task) -> None:
+        """Report what has happened to cells since the last look."""
+        for index, part in enumerate(self.plan.parts):
+            unended = [cell.identity for cell in part if cell.identity not in self.outcomes]
+            if not unended or not self.claims.has(index):
+                continue
+            ended = self.claims.ended(index)
+            for identity in unended:
+                for event in self.readers[identity].new():
+                    self._report(identity, event)
+            for number, content in (ended or {}).items():
+                self._end(part[number].identity, *content)
+                task.advance(1)
+        activities = [f"{self.cells[identity].name} {doing}" for identity, doing in self.activities.items()]
+        task.advance(0, " · ".join(activities))
 
-def _busy(workers: list[_Worker], waiting: deque[deque[Cell]]) -> dict[Any, _Worker]:
-    """Give each worker its next cell. Return the workers that have one, by their connections."""
-    for worker in workers:
-        worker.give(waiting)
-    return {worker.connection: worker for worker in workers if worker.cell is not None}
+    def _report(self, identity: str, event: Event) -> None:
+        cell = self.cells[identity]
+        if event.kind == "started":
+            self.reporter.say(cell.name)
+            self.activities[identity] = ""
+        elif event.kind == "said":
+            complete = event.message.startswith((cell.name, WARNING))
+            self.reporter.say(event.message if complete else f"{cell.name}: {event.message}")
+        elif event.kind == "epoch":
+            self.activities[identity] = f"epoch {event.epoch}/{cell.experiment.epochs}"
+        elif event.kind == "evaluated":
+            self.activities[identity] = "evaluated"
+
+    def _end(self, identity: str, status: Any, folder: str | None, message: str) -> None:
+        self.activities.pop(identity, None)
+        cell = self.cells[identity]
+        self.outcomes[identity] = Outcome(cell, status, Path(folder) if folder else None, message)
+        if status == "skipped":
+            self.reporter.say(f"{cell.name}: skipped, {message}")
+
+    def _replace_dead(self, children: list[subprocess.Popen[bytes]]) -> None:
+        """Note which cell a dead process was running, and start a new process for the cells that are left."""
+        for number, (share, child) in enumerate(zip(self.process_shares, list(children), strict=True)):
+            lost = [] if child.poll() is None else self.claims.of(child.pid)
+            for index in lost:
+                self._lose(index, child)
+            if lost:
+                children[number] = self._start(share)
+        if all(child.poll() is not None for child in children):  # after all of them, since one may have been replaced
+            self._give_up(children[0].returncode)
+
+    def _lose(self, index: int, child: subprocess.Popen[bytes]) -> None:
+        """Fail the cell that a dead process was running. The other cells of its part are run by another one."""
+        part = self.plan.parts[index]
+        for cell in part:
+            folder = current_folder(self.plan.folder(cell))
+            own = [event for event in read_events(folder) if event.process == child.pid]
+            if cell.identity in self.outcomes:
+                continue
+            if not own and (folder / RECORD).exists() and not self.force:
+                self._end(cell.identity, "skipped", str(folder), "finished before; --force runs it again")
+                continue
+            if own and (own[-1].kind in ENDS or ((folder / RECORD).exists() and self.force)):
+                status = "finished" if (folder / RECORD).exists() else "failed"
+                self._end(cell.identity, status, str(folder), own[-1].message)
+                continue
+            if own and (folder / RECORD).exists():
+                break  # another process finds it finished, and draws and removes what this one has not
+            message = f"its process died (exit status {abs(child.returncode)}); was there enough memory?"
+            self._end(cell.identity, "failed", str(folder), message)
+            if own:
+                with suppress(TrackingError):
+                    append_event(folder, "failed", message=message)
+            break
+        ended = [number for number, cell in enumerate(part) if cell.identity in self.outcomes]
+        if len(ended) < len(part):
+            self.claims.begin_again(index, ended)
+
+    def _give_up(self, status: int) -> None:
+        """Fail the cells that are left, because no process can be started for them."""
+        for index, part in enumerate(self.plan.parts):
+            for cell in part if self.claims.ended(index) is None else ():
+                if cell.identity not in self.outcomes:
+                    self._end(cell.identity, "failed", None, f"no process could run it (exit status {abs(status)})")
 
 
 @contextmanager

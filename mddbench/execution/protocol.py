@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from mddbench.data.dataset import Dataset
 from mddbench.data.images import INTERPOLATION
 from mddbench.detector import Detector
+from mddbench.engine.batches import batches_per_epoch
 from mddbench.engine.evaluate import choose_engine
 from mddbench.engine.foreign import UNKNOWN
-from mddbench.engine.train import batches_per_epoch
 from mddbench.errors import InputError
 from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
@@ -53,8 +53,10 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
     """The values of the card's fields, of those that apply to the cell."""
     encoder, single_pass = detector.encoder, detector.single_pass
     optional = {
+        "encoder_features": encoder.describe_features(),
         "encoder_padding": f"as for {encoder.padding_for} pixels" if encoder.padding_for else "",
         "network": detector.network,
+        "calibration": dataset.calibration_source,
         "learned_weights": detector.learned_from,
     }
     return dict(
@@ -78,7 +80,7 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
         encoder_levels=tuple(encoder.levels),
         encoder_weights=encoder.weights_source,
         encoder_sha256=encoder.weights_sha256 if encoder.levels else None,
-        optimizer="none" if single_pass else experiment.optimizer.model_dump(mode="json"),
+        optimizer="none" if single_pass else _optimizer(experiment, detector),
         schedule="none" if single_pass else experiment.schedule.model_dump(mode="json"),
         gradient_clip=experiment.gradient_clip,
         precision=experiment.precision,
@@ -89,6 +91,18 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
         method_version=detector.version,
         **{name: text for name, text in optional.items() if text},
     )
+
+
+def _optimizer(experiment: Experiment, detector: Detector) -> dict[str, Any]:
+    """The settings of the optimiser: the experiment's, or what the method's own one says of its groups' defaults."""
+    if not detector.brings_optimizer:
+        return experiment.optimizer.model_dump(mode="json")
+    own = detector.own_optimizer()
+    told = ("lr", "betas", "momentum", "weight_decay", "amsgrad")
+    rates = [group["lr"] for group in own.param_groups]
+    values = {name: own.defaults[name] for name in told if name in own.defaults}
+    values |= {"betas": list(values["betas"])} if "betas" in values else {}
+    return {"name": f"own {type(own).__name__}", **values, "lr": rates[0] if len(set(rates)) == 1 else rates}
 
 
 def _steps(experiment: Experiment, dataset: Dataset) -> int:

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from mddbench.detector import load_method, method_settings
-from mddbench.engine.step import UNUSED_BY_SINGLE_PASS, for_method
+from mddbench.engine.step import for_method, unused_overrides
 from mddbench.errors import InputError
-from mddbench.execution.cells import Cell
+from mddbench.execution.calibration import calibrated
+from mddbench.execution.cells import Cell, Prepared
+from mddbench.execution.models import build_detector
+from mddbench.execution.options import RunOptions
 from mddbench.execution.overrides import used_overrides
 from mddbench.execution.plan import Datasets
 from mddbench.execution.runner import Outcome
 from mddbench.experiments.ablation import is_ablation
 from mddbench.experiments.catalogue import load_experiment, load_suite
 from mddbench.experiments.schema import Experiment
-from mddbench.experiments.search import Point, at_point, draw_points, load_space, point_of
+from mddbench.experiments.search import Point, at_point, draw_points, load_space, point_of, short_name
 from mddbench.metrics.names import COLUMNS, MEAN
+from mddbench.runs.card import SEEN_ONCE
 from mddbench.runs.records import RECORD, Record, read_record
 from mddbench.runs.search import METRICS, JudgedOn, SearchResult, Trial
 
@@ -35,15 +39,25 @@ class Search:
         experiment: The experiment as it is.
         points: The points, the experiment's own first.
         cells: For each point, its cells, one for each seed.
+        known: Points as JSON -> their trials, from an earlier search with the same recipe. They are not run again.
+        label: Label of the method in that earlier search.
     """
 
     experiment: Experiment
     points: tuple[Point, ...]
     cells: tuple[tuple[Cell, ...], ...]
+    known: Mapping[str, Trial] = field(default_factory=dict)
+    label: str = ""
 
-    def all_cells(self) -> list[Cell]:
-        """Return the cells of all points in one list."""
-        return [cell for cells in self.cells for cell in cells]
+    @property
+    def file_name(self) -> str:
+        """Name of the file of its result, which is that of the experiment without its dataset."""
+        return f"{short_name(self.experiment.name)}.json"
+
+    def cells_to_run(self) -> list[Cell]:
+        """Return the cells of all points whose trials are not known."""
+        pairs = zip(self.points, self.cells, strict=True)
+        return [cell for point, cells in pairs if json.dumps(point) not in self.known for cell in cells]
 
 
 def plan_searches(
@@ -62,7 +76,8 @@ def plan_searches(
         One search for each experiment.
 
     Raises:
-        InputError: If an experiment is an ablation, two are of one method, or a setting is given that a space varies.
+        InputError: If an experiment is an ablation, the results of two have one name, or a setting is given that a
+            space varies.
     """
     searches: list[Search] = []
     names = names or load_suite(suite).experiments
@@ -71,22 +86,23 @@ def plan_searches(
         if is_ablation(name):
             raise InputError(f"tune: {name} is an ablation; expected experiments, as in folder/rd4ad")
         searches.append(_planned(name, trials, seeds, overrides_of[name]))
-        method = searches[-1].experiment.method
-        if [search.experiment.method for search in searches].count(method) > 1:
-            raise InputError(f"tune: {name} is a second experiment of {method}; search one at a time")
+        if [search.file_name for search in searches].count(searches[-1].file_name) > 1:
+            raise InputError(
+                f"tune: {name} is a second one whose result is {searches[-1].file_name}; search one at a time"
+            )
     return searches
 
 
 def _planned(name: str, trials: int, seeds: tuple[int, ...] | None, overrides: Mapping[str, Any]) -> Search:
     recipe = load_experiment(name, overrides)
     method = load_method(recipe.method)
-    space = load_space(recipe.method)
+    space = load_space(short_name(recipe.name), recipe.method)
     source = f"the search space of {recipe.method}"
     for setting in space.vary:
         if setting in overrides:
             raise InputError(f"--set {setting}: {source} varies it; leave it out")
-        if method.single_pass and setting.partition(".")[0] in UNUSED_BY_SINGLE_PASS:
-            raise InputError(f"{source}: '{setting}' has no effect on a method that sees each image once")
+        if unused_overrides([setting], method):
+            raise InputError(f"{source}: '{setting}' has no effect on this method, which does not use it")
     own = method_settings(method, recipe.settings, name).model_dump(mode="json")
     points = draw_points(space, point_of(recipe, own, list(space.vary), source), trials)
     experiments = [recipe, *(at_point(name, point, overrides) for point in points[1:])]
@@ -95,12 +111,38 @@ def _planned(name: str, trials: int, seeds: tuple[int, ...] | None, overrides: M
     return Search(experiments[0], tuple(points), cells)
 
 
+def after_earlier(search: Search, earlier: SearchResult, options: RunOptions, datasets: Datasets) -> Search:
+    """Return a search without the trials that an earlier one made. They need not have been made on this machine.
+
+    The identities of the recipe's cells hold the data, the version of the method, and all settings that no trial varies.
+    So if they are equal, the trials of the earlier search belong to this one, too.
+
+    Args:
+        search: The search.
+        earlier: The result of the earlier search.
+        options: Options of the run.
+        datasets: The opened datasets.
+
+    Returns:
+        The search; unchanged if the recipes differ.
+    """
+    dataset = datasets[search.experiment.dataset, search.experiment.image_size]
+    recipe = []
+    for cell in search.cells[0]:
+        own = calibrated(dataset, cell.experiment, cell.seed)
+        recipe.append(Prepared.of(cell, build_detector(cell.experiment, own, options, cell.seed), own))
+    if earlier.recipe.identities != tuple(prepared.identity for prepared in recipe):
+        return search
+    known = {json.dumps(trial.settings): trial for trial in earlier.trials}
+    return replace(search, known=known, label=earlier.label)
+
+
 def result_of(search: Search, outcomes: Sequence[Outcome], datasets: Datasets, held_out: bool) -> SearchResult | None:
     """Collect the result of a search.
 
     Args:
         search: The search.
-        outcomes: How its cells ended, in the order of `all_cells`.
+        outcomes: How its cells ended, in the order of `cells_to_run`.
         datasets: The opened datasets.
         held_out: True if the trials were judged on held-out training images with drawn defects.
 
@@ -110,11 +152,14 @@ def result_of(search: Search, outcomes: Sequence[Outcome], datasets: Datasets, h
     Raises:
         InputError: If no metric is defined on the data, which then cannot tell trials apart.
     """
-    following = iter(outcomes)
+    following, method = iter(outcomes), load_method(search.experiment.method)
     trials: list[Trial] = []
     failed: dict[str, str] = {}
-    epochs: int | str | None = None
+    label = search.label
     for point, cells in zip(search.points, search.cells, strict=True):
+        if (known := search.known.get(json.dumps(point))) is not None:
+            trials.append(known)
+            continue
         ends = [next(following) for _ in cells]
         messages = [end.message for end in ends if end.status == "failed"]
         if messages:
@@ -122,7 +167,7 @@ def result_of(search: Search, outcomes: Sequence[Outcome], datasets: Datasets, h
             continue
         records = [read_record(end.folder / RECORD) for end in ends if end.folder is not None]
         trials.append(_trial(point, records))
-        epochs = records[0].card.epochs
+        label = label or records[0].label  # of the recipe, the first trial
     if json.dumps(search.points[0]) in failed:
         return None
     dataset = datasets[search.experiment.dataset, search.experiment.image_size]
@@ -134,7 +179,7 @@ def result_of(search: Search, outcomes: Sequence[Outcome], datasets: Datasets, h
     return SearchResult(
         metric=defined[0],
         method=search.experiment.method,
-        label=load_method(search.experiment.method).label,
+        label=label,
         experiment=search.experiment.name,
         judged_on=JudgedOn(
             dataset=dataset.name,
@@ -143,7 +188,7 @@ def result_of(search: Search, outcomes: Sequence[Outcome], datasets: Datasets, h
             test_images=len(dataset.test),
             held_out=held_out,
         ),
-        epochs=epochs,
+        epochs=SEEN_ONCE if method.single_pass else search.experiment.epochs,
         seeds=tuple(cell.seed for cell in search.cells[0]),
         trials=tuple(trials),
         failed=failed,
@@ -158,9 +203,11 @@ def _trial(point: Point, records: Sequence[Record]) -> Trial:
         metrics[key] = fmean(defined) if len(defined) == len(values) else None
     seconds = [record.cost.get("train_seconds") for record in records]
     measured = [value for value in seconds if value is not None]
+    processor = records[0].environment.get("processor")
     return Trial(
         settings=point,
         identities=tuple(record.identity for record in records),
         metrics=metrics,
+        processor=str(processor) if processor else None,
         train_seconds=fmean(measured) if len(measured) == len(seconds) else None,
     )

@@ -1,197 +1,114 @@
-"""The child process that runs cells.
+"""A process that runs parts of a plan: one that it is told, or all that no other process of `mddbench run --jobs` has claimed.
 
-The parent process sends it the cells. The child sends back all messages, and all that must be logged.
+It gets the plan as a file. What it does is seen in the folders of the cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Literal
+import ctypes
+import os
+import signal
+import sys
 
 import torch
 
 from mddbench.data.dataset import Dataset
+from mddbench.errors import UnpreparedError
 from mddbench.execution.cells import Cell
-from mddbench.execution.plan import Datasets, RunOptions, distinct_experiments, open_datasets
-from mddbench.execution.runner import Draw, Runner
-from mddbench.interruption import ignore_all_but_sigterm
-from mddbench.machine import keep_freed_memory
-from mddbench.plugins import add_folder
-from mddbench.progress import SilentReporter, Task
-from mddbench.runs.facts import CellFacts
-from mddbench.runs.records import EpochLog, Record
-from mddbench.runs.tracking import CellRun
-from mddbench.seeding import use_deterministic_algorithms
+from mddbench.execution.claims import Claims
+from mddbench.execution.frozen import FrozenPlan
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import Datasets, distinct_experiments, open_datasets
+from mddbench.execution.runner import Draw, Outcome, Runner
+from mddbench.progress import Reporter
 
-Reply = Any
-"""The answer of the parent process: a value, or an InputError or RuntimeError that is raised here."""
+PARENT_DEATH_SIGNAL = 1
+"""Source: prctl(2), PR_SET_PDEATHSIG."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """All that a child process must know before it gets its first cell.
+class Worker:
+    """Runs parts of a plan.
 
     Attributes:
-        options: Options of the run, with the device of this process.
-        threads: Number of threads it may use.
-        cells: All cells that it may get.
-        plugins: Plug-in folders.
-        draw: Draws the picture of a finished cell; None for no pictures.
+        plan: The plan.
+        reporter: Shows the progress.
+        runner: Runs the cells.
     """
 
-    options: RunOptions
-    threads: int
-    cells: tuple[Cell, ...]
-    plugins: tuple[Path, ...]
-    draw: Draw | None
+    def __init__(self, plan: FrozenPlan, options: RunOptions, reporter: Reporter, draw: Draw | None) -> None:
+        """Prepare to run parts.
 
+        Args:
+            plan: The plan.
+            options: Its options, with the device of this process.
+            reporter: Shows the progress.
+            draw: Draws the picture of a finished cell; None for no pictures.
+        """
+        self.plan, self.reporter = plan, reporter
+        identities = frozenset(cell.identity for cell in plan.cells())
+        self.runner = Runner(options, _LazyDatasets(plan, options, reporter), reporter, draw, identities)
 
-def serve(connection: Connection, work: Work) -> None:
-    """Run the cells that the parent process sends. If the parent process is gone, this process ends at once.
+    def run(self, index: int) -> list[Outcome]:
+        """Run a part. A failed cell does not stop the others.
 
-    It sends four kinds of messages:
+        Args:
+            index: Number of the part.
 
-    - ('say', text).
-    - ('doing', text).
-    - ('ask', number of a run or None for the store, name of a method, arguments). The answer is a Reply.
-    - ('done', outcome).
+        Returns:
+            The outcomes of its cells.
+        """
+        return self.runner.run([Cell(cell.experiment, cell.seed) for cell in self.plan.parts[index]])
 
-    Args:
-        connection: The connection to the parent process.
-        work: What this process must know.
-    """
-    ignore_all_but_sigterm()
-    torch.set_num_threads(work.threads)
-    if work.options.device.type == "cuda":
-        torch.cuda.set_device(work.options.device)
-    use_deterministic_algorithms()
-    keep_freed_memory()
-    for folder in work.plugins:
-        add_folder(folder)
-    parent = _Parent(connection)
-    runner = Runner(work.options, _LazyDatasets(work), _RemoteTracker(parent), _RemoteReporter(parent), work.draw)
-    while True:
-        cell = parent.receive()
-        parent.send("done", runner.run_cell(cell))
+    def run_unclaimed(self, claims: Claims) -> None:
+        """Run one part after another that no other process has claimed.
+
+        Args:
+            claims: The claims.
+        """
+        parent = os.getppid()
+        for index, part in enumerate(self.plan.parts):
+            if os.getppid() != parent:
+                return
+            if claims.claim(index):
+                left = {number: cell for number, cell in enumerate(part) if number not in claims.without(index)}
+                claims.end(index, {number: self._outcome(Cell(c.experiment, c.seed)) for number, c in left.items()})
+
+    def _outcome(self, cell: Cell) -> Outcome:
+        try:
+            return self.runner.run_cell(cell)
+        except UnpreparedError as fault:
+            return Outcome(cell, "failed", None, str(fault))
 
 
 class _LazyDatasets(Datasets):
-    """Datasets that are opened when a cell first needs them."""
+    """The datasets of a plan, each opened when a cell first needs it."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, plan: FrozenPlan, options: RunOptions, reporter: Reporter) -> None:
         super().__init__()
-        self.work = work
+        self.plan, self.options, self.reporter = plan, options, reporter
 
     def __missing__(self, key: tuple[str, int]) -> Dataset:
-        experiments = [
-            experiment
-            for experiment in distinct_experiments(list(self.work.cells))
-            if (experiment.dataset, experiment.image_size) == key
-        ]
-        self.update(open_datasets(experiments, self.work.options, SilentReporter()))
+        cells = [Cell(cell.experiment, cell.seed) for cell in self.plan.cells()]
+        experiments = [each for each in distinct_experiments(cells) if (each.dataset, each.image_size) == key]
+        self.update(open_datasets(experiments, self.options, self.reporter))
         return self[key]
 
 
-class _Parent:
-    """The connection to the parent process.
+def end_with_parent() -> None:
+    """Let the system send SIGTERM to this process when its parent ends, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
 
-    If the parent process is gone, sending and receiving end this process.
-    Its cell could be neither reported nor logged. It resumes from its checkpoint when it is run again.
+
+def use_threads(threads: int | None, sharing: int) -> None:
+    """Set the number of threads of this process.
+
+    Args:
+        threads: The number; None for the usual one. It is smaller if a job of Slurm was given fewer processors.
+        sharing: Number of parts that run on this machine at the same time and share its processors.
     """
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def send(self, *message: Any) -> None:
-        """Send a message that needs no answer."""
-        try:
-            self.connection.send(message)
-        except OSError:
-            raise SystemExit(1) from None
-
-    def receive(self) -> Any:
-        """Wait for the next message."""
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            raise SystemExit(0) from None
-
-    def ask(self, *question: Any) -> Any:
-        """Send a question and return the answer, or raise the exception that the parent process sent as the answer."""
-        self.send("ask", *question)
-        reply: Reply = self.receive()
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-
-class _RemoteReporter:
-    """Sends messages and progress to the parent process."""
-
-    def __init__(self, parent: _Parent) -> None:
-        self.parent = parent
-
-    @contextmanager
-    def task(self, label: str, total: int) -> Iterator[Task]:
-        yield _RemoteTask(self.parent, label, total)
-
-    def say(self, message: str) -> None:
-        self.parent.send("say", message)
-
-
-class _RemoteTask:
-    def __init__(self, parent: _Parent, label: str, total: int) -> None:
-        self.parent, self.label, self.total, self.done, self.reported = parent, label, total, 0, 0
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count steps, and report after each hundredth of the total."""
-        self.done += steps
-        if self.done == self.total or (self.done - self.reported) * 100 >= self.total:
-            self.reported = self.done
-            self.parent.send("doing", f"{self.label} {self.done}/{self.total} {note}".rstrip())
-
-
-@dataclass(frozen=True)
-class _Remote:
-    """The tracking store of the parent process, or one of its runs.
-
-    Attributes:
-        parent: The connection to the parent process.
-        number: Number of the run; None for the store.
-    """
-
-    parent: _Parent
-    number: int | None = None
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method in the parent process."""
-        return self.parent.ask(self.number, method, arguments)
-
-
-class _RemoteTracker(_Remote):
-    def start(self, facts: CellFacts, folder: Path | None) -> CellRun:
-        return _RemoteRun(self.parent, self.ask("start", facts, folder))
-
-    def has(self, identity: str, folder: Path) -> bool:
-        return bool(self.ask("has", identity, folder))
-
-    def add(self, identity: str, files: list[Path]) -> None:
-        self.ask("add", identity, files)
-
-    def close(self) -> None:
-        """Do nothing, because the parent process closes the store."""
-
-
-class _RemoteRun(_Remote):
-    def epoch(self, log: EpochLog) -> None:
-        self.ask("epoch", log)
-
-    def finish(self, record: Record, files: list[Path]) -> None:
-        self.ask("finish", record, files)
-
-    def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
-        self.ask("stop", status, message)
+    given, usual = os.environ.get("SLURM_CPUS_PER_TASK", ""), torch.get_num_threads()
+    fewer = min(usual, int(given)) if given.isdecimal() and int(given) else usual
+    wanted = threads or max(1, fewer // sharing)
+    if wanted != usual:
+        torch.set_num_threads(wanted)

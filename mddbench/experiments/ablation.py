@@ -14,7 +14,7 @@ from pydantic import Field
 from mddbench.errors import InputError
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.experiments.schema import Experiment
-from mddbench.plugins import nearest
+from mddbench.plugins import nearest, yaml_files
 from mddbench.settings import Strict, packaged, read_yaml, shown_path, validated
 
 KEPT = "ablations"
@@ -79,8 +79,14 @@ class Ablation:
 
 
 def ablation_names() -> list[str]:
-    """Return the names of all ablations of the package, as in 'ablation/components', sorted."""
-    return sorted(f"{PREFIX}{file.stem}" for file in (packaged("experiments") / "ablation").glob("*.yaml"))
+    """Return the names of all ablations of the package and of plug-in folders, as in 'ablation/components', sorted."""
+    return list(ablation_files())
+
+
+def ablation_files() -> dict[str, Path]:
+    """Return the file of each ablation of the package and of plug-in folders, sorted by name."""
+    found = yaml_files("experiments", packaged("experiments"), f"{PREFIX}*.yaml")
+    return {f"{PREFIX}{name}": file for name, file in found.items()}
 
 
 def keep_ablations(files: Iterable[str], out: Path) -> None:
@@ -144,7 +150,7 @@ def load_ablation(name: str) -> Ablation:
         raise InputError(
             f"unknown ablation '{name}'{nearest(name, ablation_names())}; known: {', '.join(ablation_names())}"
         )
-    path = Path(name) if is_path(name) else packaged("experiments") / f"{name}.yaml"
+    path = Path(name) if is_path(name) else ablation_files()[name]
     source = shown_path(path)
     if is_path(name) and f"{PREFIX}{path.stem}" in ablation_names():
         raise InputError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from mddbench.errors import InputError
 from mddbench.experiments.schema import Experiment, Suite
-from mddbench.plugins import DATASETS, METHODS, experiment_folders, modules, nearest
+from mddbench.plugins import DATASETS, METHODS, experiment_folders, modules, nearest, yaml_files
 from mddbench.settings import packaged, read_yaml, shown_path, validated
 
 PROTOCOL = "protocol"
@@ -91,8 +91,13 @@ def _yaml_files() -> list[Path]:
 
 
 def suite_names() -> list[str]:
-    """Return the names of all suites of the package, sorted."""
-    return sorted(path.stem for path in packaged("suites").glob("*.yaml"))
+    """Return the names of all suites of the package and of plug-in folders, sorted."""
+    return list(suite_files())
+
+
+def suite_files() -> dict[str, Path]:
+    """Return the file of each suite of the package and of plug-in folders, sorted by name."""
+    return yaml_files("suites", packaged("suites"), "*.yaml")
 
 
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -129,6 +134,20 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     return validated(Experiment, {"name": name, "overrides": dict(overrides or {}), **raw}, source)
 
 
+def experiment_file(name: str) -> Path:
+    """Return the file that holds the settings of an experiment of a dataset and a method.
+
+    An InputError is raised if there is no such experiment.
+
+    Args:
+        name: Name of the experiment, as in 'mini/rd4ad'.
+
+    Returns:
+        Its own file, that of the dataset it is like, or the dataset's protocol file.
+    """
+    return _named(name)[0]
+
+
 def _named(name: str) -> tuple[Path, dict[str, Any]]:
     """Return the file of an experiment and its content."""
     files = _experiment_files()
@@ -143,10 +162,23 @@ def _named(name: str) -> tuple[Path, dict[str, Any]]:
     if dataset in modules(DATASETS) and method in modules(METHODS):
         protocol_dataset = dataset if dataset in protocols else "folder"
         return protocols[protocol_dataset], {**load_protocol(protocol_dataset), "dataset": dataset, "method": method}
-    raise InputError(
-        f"unknown experiment '{name}'{nearest(name, files)}; `mddbench list` shows experiments, and methods and "
-        "datasets to combine as DATASET/METHOD; or give the path of a YAML file"
-    )
+    raise InputError(f"unknown experiment '{name}'{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """Say what to give in place of a name that is no experiment."""
+    if "=" in name:
+        return f"; a setting is changed by --set {name}"
+    if name in modules(DATASETS):
+        of_dataset = [known for known in experiment_names() if known.startswith(f"{name}/")]
+        examples = ", ".join(of_dataset[:3]) or f"{name}/rd4ad"
+        return f", which is a dataset; name a method of it, such as {examples}"
+    if name in modules(METHODS):
+        return f", which is a method; name a dataset, too, such as folder/{name}"
+    if name in suite_names():
+        return f", which is a suite; run it by --all --suite {name}"
+    more = "`mddbench list` shows experiments, and methods and datasets to combine as DATASET/METHOD"
+    return f"{nearest(name, experiment_names())}; {more}; or give the path of a YAML file"
 
 
 def load_suite(name: str) -> Suite:
@@ -163,7 +195,7 @@ def load_suite(name: str) -> Suite:
     """
     if name not in suite_names():
         raise InputError(f"unknown suite '{name}'{nearest(name, suite_names())}; known: {', '.join(suite_names())}")
-    path = packaged("suites") / f"{name}.yaml"
+    path = suite_files()[name]
     return validated(Suite, read_yaml(path), shown_path(path))
 
 

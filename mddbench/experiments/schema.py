@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field
 
 from mddbench.errors import InputError
-from mddbench.settings import BelowOne, Count, Fraction, Positive, Strict, parse_yaml
+from mddbench.settings import BelowOne, Count, Extended, Fraction, Positive, Strict, parse_yaml
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
 
 
-class EncoderSettings(Strict):
+class EncoderSettings(Extended):
     """Settings of the frozen teacher."""
 
+    added: ClassVar[tuple[str, ...]] = ("padding_for", "normed", "prefix_tokens")
+
     name: str = Field(description="Name of a timm model, with its tag if there are several sets of weights.")
-    levels: tuple[int, ...] = Field(default=(1, 2, 3), description="timm's indices of the feature levels.")
+    levels: tuple[int | Annotated[tuple[int, ...], Field(min_length=1)], ...] = Field(
+        default=(1, 2, 3),
+        description="timm's indices of the feature levels. Several indices in brackets are one level, the mean of theirs.",
+    )
     sha256: str | None = Field(default=None, description="Hash that the weights must have; null for no check.")
     padding_for: Annotated[int, Field(ge=32, le=8192)] | None = Field(
         default=None,
@@ -24,34 +29,45 @@ class EncoderSettings(Strict):
         "This is for code that fixes its padding once, where timm adapts it to each image. "
         "If it is not set, it is left out of everything that is written.",
     )
+    normed: bool = Field(
+        default=False,
+        description="Vision transformers: apply the final normalisation to each level. "
+        "The default is left out of what is written.",
+    )
+    prefix_tokens: bool = Field(
+        default=False,
+        description="Vision transformers: give class and register tokens, too, to a method that takes them. "
+        "The default is left out of what is written.",
+    )
 
-    @model_serializer(mode="wrap")
-    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(self, serialize(self), "padding_for")
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the encoder besides its name, its levels and its hash."""
+        return {"padding_for": self.padding_for, "normed": self.normed, "prefix_tokens": self.prefix_tokens}
 
 
-class OptimizerSettings(Strict):
+class OptimizerSettings(Extended):
     """Settings of the optimiser."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field(description="Name of the optimiser.")
+    added: ClassVar[tuple[str, ...]] = ("eps", "amsgrad")
+
+    name: Literal["adam", "adamw", "stableadamw", "sgd"] = Field(
+        description="Name of the optimiser. stableadamw: AdamW with update clipping."
+    )
     lr: Annotated[float, Field(gt=0, le=100)] = Field(description="Base learning rate.")
-    betas: tuple[BelowOne, BelowOne] = Field(default=(0.9, 0.999), description="Betas of Adam and AdamW.")
+    betas: tuple[BelowOne, BelowOne] = Field(default=(0.9, 0.999), description="Betas of Adam and its variants.")
     momentum: BelowOne = Field(default=0.9, description="Momentum of SGD.")
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0, description="Weight decay, in the form that the optimiser itself defines."
     )
     eps: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1e-8,
-        description="Adam and AdamW: what is added to the denominator. The default is left out of what is written.",
+        description="Adam and its variants: what is added to the denominator. The default is left out of what is written.",
     )
     amsgrad: bool = Field(
         default=False,
-        description="Adam and AdamW: the AMSGrad variant. The default is left out of what is written.",
+        description="Adam and its variants: AMSGrad. The default is left out of what is written.",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(self, serialize(self), "eps", "amsgrad")
 
 
 class ScheduleSettings(Strict):
@@ -101,8 +117,10 @@ class ReportedSettings(Strict):
     known: tuple[str, ...] = Field(default=(), description="Other known differences, in words.")
 
 
-class Experiment(Strict):
+class Experiment(Extended):
     """One method on one dataset under one protocol. With a seed it is a cell."""
+
+    added: ClassVar[tuple[str, ...]] = ("calibration",)
 
     name: str = Field(
         description="'dataset/method' for an experiment of the package, otherwise the name of the file. "
@@ -134,6 +152,12 @@ class Experiment(Strict):
     metrics: Literal["auto", "exact", "histogram"] = Field(
         default="auto", description="Engine of the pixel metrics. auto: exact wherever it fits into memory."
     )
+    calibration: Annotated[float, Field(ge=0, le=0.5)] | Literal["validation"] = Field(
+        default=0.0,
+        description="Share of each category's normal training images that is not trained on. Thresholds are set on it, "
+        "without test labels. validation: the dataset's own validation images in place of a share. "
+        "The default, no thresholds, is left out of what is written.",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="The method's own settings.")
     reported: ReportedSettings | None = Field(
         default=None,
@@ -147,13 +171,6 @@ class Suite(Strict):
     description: str = Field(description="What the suite is for, in one line.")
     experiments: tuple[str, ...] = Field(description="Names of the experiments and ablations.")
     seeds: Seeds | None = Field(default=None, description="Seeds in place of the experiments' own.")
-
-
-def _without_defaults(settings: Strict, content: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Leave out fields that have their default, so that a new field changes no identity of a cell."""
-    fields = type(settings).model_fields
-    unset = {name for name in names if getattr(settings, name) == fields[name].default}
-    return {name: value for name, value in content.items() if name not in unset}
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -37,10 +37,20 @@ class SearchSpace(Strict):
     )
 
 
-def load_space(method: str) -> SearchSpace:
-    """Load the search space of a method, from a plug-in folder or the package.
+def short_name(experiment: str) -> str:
+    """Return the name of an experiment without its dataset.
+
+    >>> short_name("folder/rd4ad")
+    'rd4ad'
+    """
+    return experiment.rpartition("/")[2]
+
+
+def load_space(name: str, method: str) -> SearchSpace:
+    """Load the search space of an experiment, or else that of its method, from a plug-in folder or the package.
 
     Args:
+        name: Name of the experiment without its dataset.
         method: Name of the method.
 
     Returns:
@@ -50,7 +60,8 @@ def load_space(method: str) -> SearchSpace:
         InputError: If there is none, if anything in its file is wrong, or if it has too many points.
     """
     roots = [packaged("experiments"), *experiment_folders()]
-    files = [file for root in roots if (file := Path(root) / FOLDER / f"{method}.yaml").is_file()]
+    names = dict.fromkeys((name, method))
+    files = [file for each in names for root in roots if (file := Path(root) / FOLDER / f"{each}.yaml").is_file()]
     if not files:
         raise InputError(
             f"{method}: no search space; write experiments/{FOLDER}/{method}.yaml with `vary: {{SETTING: [VALUES]}}`"

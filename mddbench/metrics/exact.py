@@ -137,6 +137,24 @@ class ExactPixels:
                 images.append((scores, self.anomalous[batch][of_hits], self.areas[batch][of_hits]))
         return images
 
+    def of_images(self, chosen: NDArray[np.bool_]) -> ExactPixels:
+        """Select images.
+
+        Args:
+            chosen: (images,) bool, True for an image to keep, in the order in which images were added.
+
+        Returns:
+            The pixels of these images, as views.
+        """
+        selected = ExactPixels()
+        counts = [np.concatenate(lists) for lists in (self.sizes, self.hits, self.regions)]
+        for image, (scores, anomalous, areas) in enumerate(self.by_image()):
+            if chosen[image]:
+                of_image = (scores, anomalous, areas, *(count[image : image + 1] for count in counts))
+                for batches, values in zip(selected._lists(), of_image, strict=True):
+                    batches.append(values)
+        return selected
+
     def _thresholds(self) -> tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.float64]]:
         """Collect the distinct scores of anomalous pixels.
 

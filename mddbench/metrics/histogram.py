@@ -20,7 +20,7 @@ from mddbench.metrics.intervals import intervals, mixed_average_precision, slack
 from mddbench.metrics.keys import keys_of, wide_keys_of
 from mddbench.metrics.names import PIXEL_LEVEL
 from mddbench.metrics.regions import find_regions
-from mddbench.metrics.steps import Steps, area_under_pro, auroc, f1_max
+from mddbench.metrics.steps import LOW_LIMITS, Steps, area_under_pro, auroc, f1_max
 from mddbench.metrics.threads import in_threads, use_kernels, workers
 
 PAGE_BITS = 12
@@ -336,7 +336,7 @@ class HistogramPixels:
         return dict(zip(PIXEL_LEVEL, metrics, strict=True))
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """Compute an interval that is sure to hold the exact value of each pixel metric.
+        """Compute an interval that is sure to hold the exact value of each pixel metric, and of AUPRO to lower limits.
 
         Returns:
             Metric key -> (low, high), NaN where a metric is not defined.
@@ -344,8 +344,9 @@ class HistogramPixels:
         steps, _ = self._steps()
         if not self._exact:
             return intervals(steps)
+        values = {**self.values(), **{key: area_under_pro(steps, limit) for key, limit in LOW_LIMITS.items()}}
         slack = slack_of(steps)
-        return {key: (value - slack[key], value + slack[key]) for key, value in self.values().items()}
+        return {key: (value - slack[key], value + slack[key]) for key, value in values.items()}
 
     def steps(self) -> Steps:
         """Return the counts of all pixels, as if all scores of a bin were one score."""

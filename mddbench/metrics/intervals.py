@@ -6,13 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.metrics.names import PIXEL_LEVEL
-from mddbench.metrics.steps import LIMIT, Steps, auroc, f1_max
+from mddbench.metrics.steps import LIMIT, LOW_LIMITS, Steps, auroc, f1_max
 
 ROUNDING = 1e-12
 """Added to both ends of an interval for rounding in the arithmetic on bins.
 
 Rounding of the sums within bins has a bound of its own, in `slack_of`.
 """
+LIMITS = {"aupro": LIMIT, **LOW_LIMITS}
+"""Metric key -> the false-positive rate up to which AUPRO integrates in it."""
+KEYS = (*PIXEL_LEVEL, *LOW_LIMITS)
+"""The metrics that have intervals."""
 
 
 def mixed_average_precision(steps: Steps, tied: NDArray[np.bool_]) -> float:
@@ -52,7 +56,7 @@ def intervals(steps: Steps) -> dict[str, tuple[float, float]]:
         Metric key -> (worst, best) value, widened by `slack_of`; NaN unless both kinds of pixel exist.
     """
     if not steps.defined:
-        return dict.fromkeys(PIXEL_LEVEL, (float("nan"), float("nan")))
+        return dict.fromkeys(KEYS, (float("nan"), float("nan")))
     positives, negatives = steps.positives, steps.negatives
     true_positives = np.cumsum(steps.hits)
     before, normals = true_positives - steps.hits, steps.at_least - steps.above
@@ -66,10 +70,13 @@ def intervals(steps: Steps) -> dict[str, tuple[float, float]]:
             np.sum(steps.hits * (true_positives / (true_positives + steps.above))) / positives,
         ),
         "p_f1max": (f1_max(steps), np.max(2 * true_positives / (positives + true_positives + steps.above))),
-        "aupro": tuple(
-            np.sum(steps.overlap * np.maximum(LIMIT - rank / negatives, 0.0)) / LIMIT
-            for rank in (steps.at_least, steps.above)
-        ),
+        **{
+            key: tuple(
+                np.sum(steps.overlap * np.maximum(limit - rank / negatives, 0.0)) / limit
+                for rank in (steps.at_least, steps.above)
+            )
+            for key, limit in LIMITS.items()
+        },
     }
     slack = slack_of(steps)
     return {key: (float(low) - slack[key], float(high) + slack[key]) for key, (low, high) in ends.items()}
@@ -87,5 +94,5 @@ def slack_of(steps: Steps) -> dict[str, float]:
     Returns:
         Metric key -> largest error.
     """
-    summing = float(np.finfo(np.float64).eps * np.sum(steps.hits * steps.overlap)) / LIMIT
-    return {key: ROUNDING + (summing if key == "aupro" else 0.0) for key in PIXEL_LEVEL}
+    summing = float(np.finfo(np.float64).eps * np.sum(steps.hits * steps.overlap))
+    return {key: ROUNDING + (summing / LIMITS[key] if key in LIMITS else 0.0) for key in KEYS}

@@ -55,8 +55,41 @@ ITEM = Metric("s_auroc", "S-AUROC", "item")
 
 It belongs neither to the seven metrics nor to their mean.
 """
+LOW_RATES: tuple[Metric, ...] = (
+    Metric("aupro_05", "AUPRO@0.05", "pixel"),
+    Metric("aupro_01", "AUPRO@0.01", "pixel"),
+    Metric("aupimo", "AUPIMO", "pixel"),
+    Metric("aupimo_p05", "AUPIMO 5%", "pixel"),
+    Metric("aupimo_p25", "AUPIMO 25%", "pixel"),
+    Metric("aupimo_p50", "AUPIMO 50%", "pixel"),
+    Metric("spro_05", "AU-sPRO@0.05", "pixel"),
+)
+"""Pixel metrics at low false-positive rates. They belong neither to the seven metrics nor to their mean."""
 COLUMNS: tuple[str, ...] = (*SEVEN, MAD.key)
-LABELS: dict[str, str] = {metric.key: metric.label for metric in (*METRICS, MAD, ITEM)}
+LABELS: dict[str, str] = {metric.key: metric.label for metric in (*METRICS, MAD, ITEM, *LOW_RATES)}
+MEANINGS: dict[str, str] = {
+    "i_auroc": "share of pairs of a defective and a normal image in the right order, by image score",
+    "i_ap": "average precision of image scores, step by step",
+    "i_f1max": "highest F1 of image scores over all thresholds",
+    "p_auroc": "the same as I-AUROC over all pixels of a category",
+    "p_ap": "average precision of pixel scores",
+    "p_f1max": "highest F1 of pixel scores over all thresholds",
+    "aupro": "mean overlap of defect regions at false-positive rates from 0 to 0.3 of the pixels",
+    "mad": "mean of the seven metrics",
+    "s_auroc": "AUROC of items that are shown in several images, by their highest score",
+    "aupro_05": "AUPRO up to a rate of 0.05",
+    "aupro_01": "AUPRO up to a rate of 0.01",
+    "aupimo": "mean over defective images of the recall of their pixels at rates of normal images from 1e-5 to 1e-4",
+    "spro_05": "AUPRO up to a rate of 0.05, where a region counts as found from a given area on",
+    "auroc_pooled": "AUROC of the images of all categories as one list",
+    "ap_pooled": "average precision of the same list",
+    "f1max_pooled": "highest F1 of the same list",
+    "f1_one": "mean F1 of the categories at the threshold with the best F1 of the list",
+    "fpr95": "share of false alarms where 95 % of the defective images are found",
+    "pg2": "share of normal images that pass where 2 % of the defective ones pass, too",
+    "pb2": "share of defective images that are found where 2 % of the normal ones are false alarms",
+}
+"""Key of a metric -> what it is, in a few words. docs/metrics.md has the formulas."""
 
 
 def expected_keys(category: str) -> set[str]:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 LIMIT = 0.3
 """The false-positive rate up to which AUPRO integrates."""
+LOW_LIMITS = {"aupro_05": 0.05, "aupro_01": 0.01}
+"""Metric key -> the lower limit up to which AUPRO integrates in it."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,13 @@ def f1_max(steps: Steps) -> float:
     Returns:
         F1 in [0, 1], NaN unless both kinds of item exist.
     """
-    if not steps.defined:
-        return float("nan")
+    return float(np.max(f1_curve(steps))) if steps.defined else float("nan")
+
+
+def f1_curve(steps: Steps) -> NDArray[np.float64]:
+    """Compute F1 at each distinct score of an anomalous item, highest score first: (T,) in [0, 1]."""
     true_positives = np.cumsum(steps.hits)
-    return float(np.max(2 * true_positives / (steps.positives + true_positives + steps.at_least)))
+    return np.asarray(2 * true_positives / (steps.positives + true_positives + steps.at_least))
 
 
 def area_under_pro(steps: Steps, limit: float = LIMIT) -> float:

@@ -5,6 +5,7 @@ This is the only interface between maps and numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from mddbench.metrics.exact import ExactPixels
 from mddbench.metrics.histogram import HistogramPixels
 from mddbench.metrics.images import ImageScores
 from mddbench.metrics.names import ITEM, MAD, METRIC_VERSIONS, PIXEL_LEVEL, SEVEN, Engine
-from mddbench.metrics.steps import steps_of_items
+from mddbench.metrics.pimo import aupimo_of_images, summary
+from mddbench.metrics.saturated import ImageRegions, area_under_spro
+from mddbench.metrics.steps import LOW_LIMITS, area_under_pro, steps_of_items
 from mddbench.metrics.threads import in_threads, workers
 
 if TYPE_CHECKING:
@@ -164,11 +167,52 @@ class CategoryMetrics:
         values = {**self.images.values(), **pixels}
         return {key: values[key] for key in SEVEN}
 
+    def low_rates(self, regions: Sequence[ImageRegions] | None = None) -> dict[str, float]:
+        """Compute the pixel metrics at low false-positive rates: AUPRO up to lower limits, AUPIMO and AU-sPRO.
+
+        AUPIMO and AU-sPRO need the exact engine.
+
+        Args:
+            regions: For each image, in the order in which images were added, its regions; None without AU-sPRO.
+
+        Returns:
+            Key of LOW_RATES -> value in [0, 1], NaN where a metric is not defined. A metric that the engine cannot
+            compute is left out; without masks all of them are.
+
+        Raises:
+            ValueError: If there are regions for another number of images.
+        """
+        if not self.has_masks:
+            return {}
+        if regions is not None and len(regions) != len(self.images):
+            raise ValueError(f"expected regions of {len(self.images)} images, found them of {len(regions)}")
+        steps = self.pixels.steps()
+        values = {key: area_under_pro(steps, limit) for key, limit in LOW_LIMITS.items()}
+        if isinstance(self.pixels, ExactPixels):
+            values |= summary(self.aupimo())
+            if regions is not None:
+                values["spro_05"] = area_under_spro(self.pixels, regions)
+        return values
+
+    def aupimo(self) -> NDArray[np.float64]:
+        """Compute AUPIMO of each defective image, in the order in which images were added.
+
+        Returns:
+            (defective images,) values in [0, 1], NaN where it is not defined, and with the histogram engine.
+        """
+        labels = self.images.all()[1]
+        if not self.has_masks or not isinstance(self.pixels, ExactPixels):
+            return np.full(np.count_nonzero(labels), NAN)
+        images = list(zip(labels, self.pixels.by_image(), strict=True))
+        normal = [scores for label, (scores, _, _) in images if not label]
+        return aupimo_of_images(normal, [anomalous for label, (_, anomalous, _) in images if label])
+
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Compute an interval that is sure to hold the exact value of each metric.
 
         Returns:
             Metric key -> (low, high). Both are the value itself unless it is a pixel metric of the histogram engine.
+            AUPRO up to lower limits is among them with that engine.
         """
         values = self.compute()
         bounds = {key: (value, value) for key, value in values.items()}
@@ -227,12 +271,30 @@ def mean_over_categories(per_category: dict[str, dict[str, float]]) -> dict[str,
     Returns:
         Metric key or 'mad' -> mean in [0, 1], NaN where it is not defined.
     """
-    means: dict[str, float] = {}
     further = [key for key in (ITEM.key,) if all(key in values for values in per_category.values())]
-    for key in (*SEVEN, *further):
+    means = _means(per_category, (*SEVEN, *further))
+    return {**means, MAD.key: float(np.mean([means[key] for key in SEVEN]))}
+
+
+def means_of_shared(per_category: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Compute the unweighted mean of each metric that all categories have, over those where it is defined.
+
+    Args:
+        per_category: Category -> metric key -> value.
+
+    Returns:
+        Metric key -> mean, NaN where it is not defined.
+    """
+    all_values = list(per_category.values())
+    return _means(per_category, [key for key in all_values[0] if all(key in values for values in all_values)])
+
+
+def _means(per_category: dict[str, dict[str, float]], keys: Sequence[str]) -> dict[str, float]:
+    means: dict[str, float] = {}
+    for key in keys:
         defined = [values[key] for values in per_category.values() if not np.isnan(values[key])]
         means[key] = float(np.mean(defined)) if defined else NAN
-    return {**means, MAD.key: float(np.mean([means[key] for key in SEVEN]))}
+    return means
 
 
 def with_nan(values: Any) -> NDArray[np.bool_]:

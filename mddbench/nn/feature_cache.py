@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mddbench.batch import on_device
 from mddbench.nn.encoder import FrozenEncoder
 
 GIB = 2**30
@@ -53,7 +54,7 @@ class FeatureCache:
         """
         if len(chosen) != self.batch_size:
             return compute_features(self.encoder, images)
-        indices = torch.from_numpy(chosen).to(images.device)
+        indices = on_device(chosen, images.device)
         if self.cached[chosen].all():
             return [_channels_first(level.index_select(0, indices)) for level in self.levels]
         features = compute_features(self.encoder, images)

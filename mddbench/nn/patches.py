@@ -1,4 +1,4 @@
-"""Embeddings of patches: each position of a feature grid with its 3x3 neighbourhood, at several levels at once.
+"""Embeddings of patches: each position of a feature grid with its neighbourhood, at several levels at once.
 
 Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022, section 3.1.
 The authors' code (Apache-2.0) was read beside it. It says how a neighbourhood becomes a vector.
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mddbench.nn.precision import at_least_single
 
 SIDE = 3
-"""Side of a neighbourhood, in positions of a level's own grid."""
+"""Side of a neighbourhood in the paper, in positions of a level's own grid."""
 
 
 def embedding_width(channels: Sequence[int], width: int | None) -> int:
@@ -31,36 +31,39 @@ def embedding_width(channels: Sequence[int], width: int | None) -> int:
     return sum(channels) if width is None else width
 
 
-def patch_embeddings(levels: Sequence[Tensor], width: int | None) -> Tensor:
+def patch_embeddings(levels: Sequence[Tensor], width: int | None, side: int = SIDE, unit: bool = False) -> Tensor:
     """Embed each position of the first level's grid with its neighbourhood at all levels.
 
     Positions outside of a grid count as zeros.
-    With a width, the 9 C_l numbers of a neighbourhood are averaged in `width` equal, possibly overlapping ranges.
+    With a width, the side^2 C_l numbers of a neighbourhood are averaged in `width` equal, possibly overlapping ranges.
     Deeper levels are resized to the first level's grid, bilinearly. The levels are then joined and averaged again,
     in `width` ranges. Without a width, each channel's mean over the neighbourhood is taken, and the levels are joined.
 
     The authors resize before they average. Both are linear, so the order changes rounding only. Here, the map that is
-    resized has `width` instead of 9 C_l channels.
+    resized has `width` instead of side^2 C_l channels.
 
     Args:
         levels: (B, C_l, H_l, W_l) for each level, shallow to deep.
         width: Number of channels of the embeddings; None for sum C_l.
+        side: Side of a neighbourhood, an odd number of positions; 1 for the position alone.
+        unit: True to give each level's part of an embedding the length 1.
 
     Returns:
         (B, H_1, W_1, D), in at least single precision.
     """
     grid = (levels[0].shape[-2], levels[0].shape[-1])
-    parts = [_resized(_neighbourhoods(at_least_single(level), width), grid) for level in levels]
+    parts = [_resized(_neighbourhoods(at_least_single(level), width, side), grid) for level in levels]
+    parts = [F.normalize(part, dim=1) for part in parts] if unit else parts
     joined = torch.cat(parts, dim=1).movedim(1, -1)
     return joined.contiguous() if width is None else _averaged(joined, width)
 
 
-def _neighbourhoods(level: Tensor, width: int | None) -> Tensor:
+def _neighbourhoods(level: Tensor, width: int | None, side: int) -> Tensor:
     """Turn a level (B, C, H, W) into (B, width, H, W), or (B, C, H, W) without a width."""
     if width is None:
-        return F.avg_pool2d(level, SIDE, stride=1, padding=SIDE // 2, count_include_pad=True)
+        return F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=True) if side > 1 else level
     height, columns = level.shape[-2:]
-    numbers = F.unfold(level, SIDE, padding=SIDE // 2).transpose(1, 2)
+    numbers = F.unfold(level, side, padding=side // 2).transpose(1, 2)
     return _averaged(numbers, width).transpose(1, 2).reshape(len(level), width, height, columns)
 
 

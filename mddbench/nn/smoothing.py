@@ -64,6 +64,11 @@ def describe_smoothing(sigma: float) -> str:
     return f"Gaussian, sigma {sigma:g} pixels" if sigma else "none"
 
 
+def describe_window(window: int, sigma: float) -> str:
+    """Describe `window_smooth` for a protocol card; sigma is in pixels."""
+    return f"Gaussian in {window}x{window} pixels, sigma {sigma:g} pixels" if window > 1 else "none"
+
+
 @lru_cache(maxsize=8)
 def _smoothing_matrix(length: int, sigma: float, truncate: float) -> Tensor:
     """Return (length, length) float64 weights; row i holds the weights of the smoothed value at i.

@@ -167,3 +167,20 @@ def described(content: Any) -> str:
     names = [str(name) for name in content]
     kind = f"{len(names)} tensors" if _is_state(content) else f"a dict of {len(names)}"
     return f"{kind}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+
+
+def digest(state: State) -> str:
+    """Hash the names, types, shapes and values of tensors.
+
+    Args:
+        state: Tensors by name, on any device.
+
+    Returns:
+        SHA-256 in hexadecimal digits. It does not depend on where the tensors came from.
+    """
+    total = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return total.hexdigest()

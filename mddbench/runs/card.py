@@ -49,6 +49,8 @@ class CardField:
         training: True if it describes a training, so that it is not known for weights from a file.
         evaluation: True if it decides the evaluation only, so that cells that differ in it share their training.
         outside_settings: True if no setting of an experiment decides it. Variants of an ablation must agree in it.
+        later: True if it came after reports had been written, and is set for few cells. The name of a sheet leaves it out
+            where it is not set.
     """
 
     role: Role
@@ -56,6 +58,7 @@ class CardField:
     training: bool = False
     evaluation: bool = False
     outside_settings: bool = False
+    later: bool = False
 
 
 class Setting(Strict):
@@ -127,10 +130,12 @@ class ProtocolCard(Strict):
     interpolation: Annotated[Text | None, _TASK("interpolation", outside_settings=True)] = None
     mask_rule: Annotated[Text | None, _TASK("mask rule", outside_settings=True)] = None
     augmentation: Annotated[Text | None, _TASK("augmentation")] = None
+    calibration: Annotated[Text | None, _TASK("held out for thresholds", later=True)] = None
     textures: Annotated[Text | None, _RECIPE("textures", outside_settings=True)] = None
     test_labels: Annotated[Text | None, _TASK("test labels", evaluation=True)] = None
     encoder: Annotated[Text | None, _RECIPE("encoder")] = None
-    encoder_levels: Annotated[tuple[Natural, ...] | None, _RECIPE("encoder levels")] = None
+    encoder_levels: Annotated[tuple[Natural | tuple[Natural, ...], ...] | None, _RECIPE("encoder levels")] = None
+    encoder_features: Annotated[Text | None, _RECIPE("encoder features")] = None
     encoder_padding: Annotated[Text | None, _RECIPE("encoder padding")] = None
     encoder_weights: Annotated[Text | None, _DERIVED("encoder weights")] = None
     encoder_sha256: Annotated[Text | None, _RECIPE("encoder sha256", outside_settings=True)] = None
@@ -158,8 +163,8 @@ class ProtocolCard(Strict):
 
     @property
     def standard_setting(self) -> bool:
-        """True if the setting is known, and is that of published numbers."""
-        return isinstance(self.setting, Setting) and self.setting.standard
+        """True if the setting is known and is that of published numbers, and no training images were held out."""
+        return isinstance(self.setting, Setting) and self.setting.standard and self.calibration is None
 
     @property
     def unified(self) -> bool:
@@ -244,4 +249,6 @@ CARD_FIELDS: dict[str, CardField] = {
 
 
 def _words(value: Any) -> str:
-    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str("none" if value is None else value)
+    if isinstance(value, list | tuple):
+        return "/".join("+".join(map(str, part)) if isinstance(part, list | tuple) else str(part) for part in value)
+    return str("none" if value is None else value)

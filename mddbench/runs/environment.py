@@ -9,12 +9,13 @@ import subprocess
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from mddbench import __version__
 from mddbench.machine import processor_count
+from mddbench.version import VERSION
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scipy", "pillow", "mlflow")
 
@@ -28,9 +29,11 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     Returns:
         Versions, processor, memory and commit of the source code, as texts and numbers without nesting.
     """
+    import torch
+
     commit, changed = source_commit()
     return {
-        "mddbench": __version__,
+        "mddbench": VERSION,
         "commit": commit,
         "changed": changed,
         "source": source_digest(),

@@ -1,18 +1,19 @@
-"""What a tracking store gets of a cell beside its numbers: facts, tags, settings, and names that MLflow allows."""
+"""What a tracking store gets of a cell beside its curves: facts, settings, a description, and the table of its categories."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import unicodedata
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from mddbench.experiments.ablation import is_ablation
-from mddbench.runs.card import ProtocolCard
+from mddbench.metrics.names import COLUMNS, ITEM, LABELS, MEAN
+from mddbench.runs.card import CARD_FIELDS, ProtocolCard
 from mddbench.runs.records import Record
+
+TOLD = ("epochs", "image_size", "encoder")
+"""Fields of the protocol card that the description of a cell gives beside its setting."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,25 @@ class CellFacts:
         name: Name of the run.
         dataset: Name of the dataset.
         identity: Identity of the cell.
+        protocol: The same without the seed.
+        experiment: Name of the experiment.
+        about: The cell in a sentence, see `describe`.
         fingerprint: Fingerprint of the dataset.
         profile: Numbers that say how much of the dataset was read.
         params: Settings without nesting.
-        tags: Protocol card, environment and code.
+        commit: Git commit of the code, '' outside a checkout.
     """
 
     name: str
     dataset: str
     identity: str
+    protocol: str
+    experiment: str
+    about: str
     fingerprint: str
     profile: dict[str, int]
     params: dict[str, str]
-    tags: dict[str, str]
+    commit: str
 
 
 def facts_of(record: Record) -> CellFacts:
@@ -52,28 +59,62 @@ def facts_of(record: Record) -> CellFacts:
         + (f" ({record.experiment})" if is_ablation(record.experiment) else ""),
         dataset=record.dataset,
         identity=record.identity,
+        protocol=record.protocol,
+        experiment=record.experiment,
+        about=describe(record.label, record.dataset, record.seed, record.card),
         fingerprint=record.fingerprint,
         profile={"categories": len(record.categories)},
         params={"seed": str(record.seed), **flat_settings(record.settings)},
-        tags=tags_of(record.card, record.environment, record.protocol, record.experiment),
+        commit=str(record.environment.get("commit") or ""),
     )
 
 
-def tags_of(card: ProtocolCard, environment: Mapping[str, Any], protocol: str, experiment: str) -> dict[str, str]:
-    """Describe a run by its tags.
+def describe(label: str, dataset: str, seed: int, card: ProtocolCard) -> str:
+    """Describe a cell in a sentence.
 
     Args:
-        card: Protocol card of the cell.
-        environment: Description of machine and software.
-        protocol: Identity of the cell without its seed.
-        experiment: Name of the experiment.
+        label: Name of the method in tables.
+        dataset: Name of the dataset.
+        seed: Seed of the cell.
+        card: Its protocol card.
 
     Returns:
-        Name -> text. Values of other types are JSON.
+        Markdown, as in '**RD4AD** on mini: one model for 8 categories, epochs 60, image size 128, seed 0'.
     """
-    tags = {f"mddbench.card.{key}": _text(value) for key, value in card.texts().items()}
-    tags |= {f"mddbench.environment.{key}": _text(value) for key, value in environment.items()}
-    return tags | {"mddbench.protocol": protocol, "mddbench.experiment": experiment, "mddbench.status": "running"}
+    told = [f"{CARD_FIELDS[name].label} {card.shown(name)}" for name in TOLD if name in card.model_fields_set]
+    setting = [] if card.setting is None else [str(card.setting)]
+    return f"**{label}** on {dataset}: {', '.join([*setting, *told, f'seed {seed}'])}"
+
+
+def results_row(record: Record) -> str:
+    """Write the results of a cell as the row of a table.
+
+    Args:
+        record: The record.
+
+    Returns:
+        A Markdown table of one row, in percent.
+    """
+    keys = [*COLUMNS, *([ITEM.key] if ITEM.key in record.metrics[MEAN] else [])]
+    values = [record.value(MEAN, key) for key in keys]
+    cells = [record.label, str(record.seed), *("–" if math.isnan(value) else f"{100 * value:.1f}" for value in values)]
+    lines = (["Method", "Seed", *(LABELS[key] for key in keys)], ["---"] * len(cells), cells)
+    return "\n".join(f"| {' | '.join(cell.replace('|', ' ') for cell in line)} |" for line in lines)
+
+
+def category_table(record: Record) -> dict[str, list[Any]]:
+    """Write the metrics of each category as a table.
+
+    Args:
+        record: The record.
+
+    Returns:
+        'columns' with the names of the columns, and 'data' with a list of values for each category.
+    """
+    groups = [{**record.metrics[name], **record.further.get(name, {})} for name in record.categories]
+    keys = list(dict.fromkeys(key for group in groups for key in group))
+    rows = [[name, *(group.get(key) for key in keys)] for name, group in zip(record.categories, groups, strict=True)]
+    return {"columns": ["category", *(LABELS.get(key, key) for key in keys)], "data": rows}
 
 
 def _text(value: Any) -> str:
@@ -97,36 +138,3 @@ def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = _text(value)
     return flat
-
-
-def metric_names(categories: list[str]) -> dict[str, str]:
-    """Find a name for each category that MLflow allows in the key of a metric. The names are all different.
-
-    MLflow allows letters and digits of all scripts, '_', '-', '.' and spaces. Other characters become '_'.
-    A category without any letter or digit is named by its position and a hash. The tags of a run hold the true names.
-
-    >>> metric_names(["schüssel", "螺丝", "nut (big)", "nut [big]"])
-    {'schüssel': 'schüssel', '螺丝': '螺丝', 'nut (big)': 'nut _big_', 'nut [big]': 'nut _big_-2'}
-
-    Args:
-        categories: Names of the categories.
-
-    Returns:
-        Category -> allowed name.
-    """
-    plain: dict[str, str] = {}
-    for position, category in enumerate(categories):
-        name = re.sub(r"^\.\.|[^\w\-. ]", "_", unicodedata.normalize("NFC", category))
-        readable = any(character.isalnum() for character in name)
-        plain[category] = (
-            name if readable else f"category-{position}-{hashlib.sha256(category.encode()).hexdigest()[:8]}"
-        )
-    unchanged = {name for category, name in plain.items() if name == category}
-    names: dict[str, str] = {}
-    for category, name in plain.items():
-        number, candidate = 1, name
-        while candidate != category and (candidate in unchanged or candidate in names.values()):
-            number += 1
-            candidate = f"{name}-{number}"
-        names[category] = candidate
-    return names

@@ -38,6 +38,7 @@ class FoundRecord:
             "own name": not self.record.experiment.startswith(PREFIX),
             "confidence": bool(self.record.confidence),
             "test_curve": bool(self.record.test_curve),
+            "further": bool(self.record.further),
         }
         return self.files | {name for name, present in extras.items() if present}
 

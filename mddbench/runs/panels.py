@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from mddbench.arrays import demand, finest_scale, from_half, read_npz, refusing, to_half
 from mddbench.data.dataset import Split
+from mddbench.data.images import aspect_of
 from mddbench.metrics.steps import average_precision, steps_of_items
 
 ARRAYS = ("texts", "scores", "images", "masks", "maps")
-SCALING_ARRAYS = ("offsets", "scales")
-"""Offset and scale of each map in half precision. Older files have none, and their maps are not scaled."""
+LATER_ARRAYS = ("offsets", "scales", "aspects")
+"""Offset and scale of each map in half precision, and the shape of the image. Older files lack some."""
+CHOSEN, ANY = ("best", "worst", "typical", "normal"), "any"
+"""The roles of chosen images, and that of every image."""
 PANELS, PICTURE = "panels.npz", "gallery.png"
 """Names of the file of panels and of their picture, in a cell's folder and among a run's artifacts."""
 
@@ -34,12 +37,14 @@ class Panel:
             'typical' for the defect of median area, or the middle one if there are no masks. It does not depend on the
             method.
             'normal' for the normal image with the highest score.
+            'any' for every test image, where all are kept.
         defect: Kind of defect.
         name: File name of the image.
         score: Image score.
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) bool, True on the defect.
         map: (H, W) float32 anomaly map.
+        aspect: Width of the image file by its height; None if that is not known.
     """
 
     category: str
@@ -50,6 +55,7 @@ class Panel:
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
     map: NDArray[np.float32]
+    aspect: float | None = None
 
 
 class PanelChoice:
@@ -58,22 +64,27 @@ class PanelChoice:
     Defects are ranked by the pixel AP within the image, or by the image score if there are no masks.
     Of equal images the first is chosen.
 
+    If all images are kept, each is a panel of the role 'any', too, and all maps stay in memory.
+
     Attributes:
         category: Name of the category.
         split: The test images of the category.
+        every: Index, image score and map of each image so far; None if they are not kept.
         best: Role -> merit, index, image score and map of the best candidate so far.
         defective: Indices of the defective images. Those with an empty mask are left out if there are others.
         typical: Index of the typical defect; None if there is no defect.
     """
 
-    def __init__(self, category: str, split: Split) -> None:
+    def __init__(self, category: str, split: Split, all_images: bool = False) -> None:
         """Begin without any candidates.
 
         Args:
             category: Name of the category.
             split: The test images of the category.
+            all_images: True to keep all images.
         """
         self.category, self.split = category, split
+        self.every: list[tuple[int, float, NDArray[np.float32]]] | None = [] if all_images else None
         self.best: dict[str, tuple[float, int, float, NDArray[np.float32]]] = {}
         defective = {index for index, sample in enumerate(split.samples) if sample.anomalous}
         if split.has_masks:  # a mask can become empty when it is made smaller, and such a defect cannot be found
@@ -91,6 +102,8 @@ class PanelChoice:
             values: (H, W) anomaly map of the image.
             score: Image score.
         """
+        if self.every is not None:
+            self.every.append((index, score, np.array(values, dtype=np.float32)))
         if index in self.defective:
             quality = score
             if self.split.has_masks:
@@ -107,17 +120,18 @@ class PanelChoice:
         """Return the panels of the images that were chosen.
 
         Returns:
-            The panels in the order best, worst, typical, normal. A role without a fitting image is left out.
+            The panels in the order best, worst, typical, normal. A role without a fitting image is left out. Then all
+            images, if they are kept.
         """
-        return [self._panel(role) for role in ("best", "worst", "typical", "normal") if role in self.best]
+        chosen = [self._panel(role, *self.best[role][1:]) for role in CHOSEN if role in self.best]
+        return [*chosen, *(self._panel(ANY, *image) for image in self.every or ())]
 
     def _keep(self, role: str, merit: float, index: int, values: NDArray[np.float32], score: float) -> None:
         """Keep an image for a role if it has more merit than the candidate so far."""
         if role not in self.best or merit > self.best[role][0]:
             self.best[role] = merit, index, score, np.array(values, dtype=np.float32)
 
-    def _panel(self, role: str) -> Panel:
-        _, index, score, values = self.best[role]
+    def _panel(self, role: str, index: int, score: float, values: NDArray[np.float32]) -> Panel:
         return Panel(
             category=self.category,
             role=role,
@@ -127,6 +141,7 @@ class PanelChoice:
             image=np.array(self.split.images[index]),
             mask=np.array(self.split.masks[index]),
             map=values,
+            aspect=aspect_of(self.split.samples[index].image),
         )
 
 
@@ -150,6 +165,7 @@ def save_panels(panels: tuple[Panel, ...], file: Path) -> None:
         maps=np.array([to_half(panel.map, *scaling) for panel, scaling in zip(panels, scalings, strict=True)]),
         offsets=np.array([offset for offset, _ in scalings]),
         scales=np.array([scale for _, scale in scalings]),
+        aspects=np.array([np.nan if panel.aspect is None else panel.aspect for panel in panels]),
     )
 
 
@@ -165,28 +181,28 @@ def load_panels(file: Path) -> tuple[Panel, ...]:
         The panels.
     """
     with refusing(file, "panels", "run the cell again"):
-        arrays = read_npz(file, ARRAYS, SCALING_ARRAYS)
+        arrays = read_npz(file, ARRAYS, LATER_ARRAYS)
         if not any(len(array) for array in arrays.values()):
             return ()
-        arrays = {"offsets": np.zeros(len(arrays["maps"])), "scales": np.ones(len(arrays["maps"])), **arrays}
+        count = len(arrays["maps"])
+        absent = {"offsets": np.zeros(count), "scales": np.ones(count), "aspects": np.full(count, np.nan)}
+        arrays = {**absent, **arrays}
         _check(arrays)
-        rows = zip(*(arrays[name] for name in (*ARRAYS, *SCALING_ARRAYS)), strict=True)
-        return tuple(_panel(*row) for row in rows)
+        scaled = zip(arrays["maps"], arrays["offsets"], arrays["scales"], strict=True)
+        maps = [from_half(values, float(offset), float(scale)) for values, offset, scale in scaled]
+        rows = zip(
+            *(arrays[name] for name in ("texts", "scores", "images", "masks")), maps, arrays["aspects"], strict=True
+        )
+        return tuple(
+            Panel(*_texts(texts), float(score), image, mask, values, None if np.isnan(aspect) else float(aspect))
+            for texts, score, image, mask, values, aspect in rows
+        )
 
 
-def _panel(
-    texts: NDArray[np.str_],
-    score: float,
-    image: NDArray[np.uint8],
-    mask: NDArray[np.bool_],
-    values: NDArray[np.float16],
-    offset: float,
-    scale: float,
-) -> Panel:
-    """Create a panel from its entry in each array."""
+def _texts(texts: NDArray[np.str_]) -> tuple[str, str, str, str]:
+    """The category, the role, the kind of defect and the file's name of a panel."""
     category, role, defect, name = map(str, texts)
-    restored = from_half(values, float(offset), float(scale))
-    return Panel(category, role, defect, name, float(score), image, mask, restored)
+    return category, role, defect, name
 
 
 def _scaling(values: NDArray[np.float32]) -> tuple[float, float]:
@@ -208,7 +224,7 @@ def _check(arrays: dict[str, NDArray[Any]]) -> None:
     height, width = arrays["images"].shape[1:3]
     demand("masks", arrays["masks"], "b", (count, height, width))
     demand("maps", arrays["maps"], "f", (count, height, width))
-    for name in ("scores", *SCALING_ARRAYS):
+    for name in ("scores", *LATER_ARRAYS):
         demand(name, arrays[name], "f", (count,))
     if arrays["images"].dtype != np.uint8 or not arrays["maps"].size:
         raise ValueError(f"images are {arrays['images'].dtype} of {height} x {width} pixels")
@@ -216,3 +232,5 @@ def _check(arrays: dict[str, NDArray[Any]]) -> None:
         raise ValueError("a map or score holds NaN")
     if not np.isfinite(arrays["offsets"]).all() or not (np.isfinite(arrays["scales"]) & (arrays["scales"] > 0)).all():
         raise ValueError("a scale or an offset is no such number")
+    if (arrays["aspects"] <= 0).any() or np.isinf(arrays["aspects"]).any():
+        raise ValueError("an image without width or height")

@@ -8,12 +8,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mddbench.errors import InputError
 from mddbench.metrics.names import ITEM, MAD, MEAN, SEVEN, expected_keys
-from mddbench.runs.bounds import LARGEST, LONGEST_NAME, LONGEST_TEXT, MOST_COST, Natural, small_value
+from mddbench.runs.bounds import LONGEST_NAME, LONGEST_TEXT, MOST_COST, Category, Natural, Number, small_value
 from mddbench.runs.card import ProtocolCard
+from mddbench.runs.thresholds import Thresholds
 from mddbench.settings import Strict, validated
 
 
@@ -26,9 +27,7 @@ def _plain_name(value: str) -> str:
 VERSION: Literal[2] = 2
 """Of a record as it is written now. In version 1 the setting of the card was a text. Both are read."""
 Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_plain_name)]
-Category = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 CostValue = Annotated[float, Field(ge=0, le=MOST_COST)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Value = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)] | None
@@ -38,6 +37,8 @@ Scalar = Annotated[str | int | float | bool | None, AfterValidator(small_value)]
 Nested = Annotated[dict[str, Any], AfterValidator(small_value)]
 
 
+IMAGES = "images"
+"""Key of the environment under which the name of a user's own images stands."""
 RECORD = "record.json"
 """Name of the file in a cell's folder and among a run's artifacts."""
 REPORT_FILES = "report-files.json"
@@ -116,6 +117,9 @@ class Record(Strict):
         environment: Machine and software.
         history: One entry for each epoch.
         test_curve: Metrics of the test split after some epochs, if they were requested.
+        further: 'mean' and each category -> further metric -> value; None where a metric is not defined. A metric that
+            was not measured is not in it. Older records have none, and no `further` is written then.
+        thresholds: The thresholds that were set without test labels; None, which is not written, if none were to be set.
     """
 
     record_version: Annotated[Literal[1, 2], AfterValidator(lambda _: VERSION)] = VERSION
@@ -138,26 +142,43 @@ class Record(Strict):
     environment: dict[Label, Scalar]
     history: list[EpochLog]
     test_curve: list[CurvePoint] = Field(default_factory=list)
+    further: dict[Category, dict[Label, Value]] = Field(default_factory=dict)
+    thresholds: Thresholds | None = None
 
     @property
     def categories(self) -> list[str]:
         """Names of the categories."""
         return [name for name in self.metrics if name != MEAN]
 
+    @property
+    def shown_dataset(self) -> str:
+        """What a report calls the images: the name of a user's own ones, or else that of the dataset.
+
+        It is a plain name of letters, digits and '-', '_' and spaces, so that a folder can have it.
+        """
+        own = str(self.environment.get(IMAGES) or "")
+        return "".join(sign if sign.isalnum() or sign in "-_ " else "-" for sign in own).strip() or self.dataset
+
     def value(self, group: str, key: str) -> float:
         """Return the value of a metric. The mAD of a category is the mean of its seven metrics.
 
         Args:
             group: 'mean' or the name of a category.
-            key: Key of the metric.
+            key: Key of the metric, which may be a further one.
 
         Returns:
-            The value, NaN if it is not defined or if there is no such category.
+            The value, NaN if it is not defined, if it was not measured, or if there is no such category.
         """
         if key == MAD.key and group != MEAN:
             return sum(self.value(group, metric) for metric in SEVEN) / len(SEVEN)
-        value = self.metrics.get(group, {}).get(key)
+        values = self.metrics if key in self.metrics.get(group, {}) else self.further
+        value = values.get(group, {}).get(key)
         return math.nan if value is None else value
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_records_lack(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name not in ("further", "thresholds") or value}
 
     def deterministic(self) -> dict[str, Any]:
         """Return the content that is equal in two runs of one cell on one machine, to the last bit.

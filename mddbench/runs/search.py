@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from mddbench.errors import InputError
-from mddbench.runs.bounds import LONGEST_TEXT, Natural, small_value
-from mddbench.runs.records import Category, CostValue, Hash, Label, Name, Value
-from mddbench.settings import Strict, validated
+from mddbench.runs.bounds import LONGEST_TEXT, Category, Natural, small_value
+from mddbench.runs.records import CostValue, Hash, Label, Name, Value
+from mddbench.settings import Strict, read_json, validated
 
 METRICS: tuple[Literal["mad", "i_auroc"], ...] = ("mad", "i_auroc")
 """The metric by which trials are compared, as a mean over the categories, then over the seeds.
@@ -47,6 +46,7 @@ class Trial(Strict):
     settings: Annotated[dict[str, Any], AfterValidator(small_value)] = Field(description="Dotted setting -> value.")
     identities: tuple[Hash, ...] = Field(description="The cells, one for each seed.")
     metrics: dict[Label, Value] = Field(description="Metric -> mean over categories and seeds.")
+    processor: Label | None = Field(None, description="Processor of the machine; null if it is unknown.")
     train_seconds: CostValue | None = Field(description="Mean time of a training; null if it was not measured.")
 
     def value(self, metric: str) -> float:
@@ -103,19 +103,12 @@ def write_search(result: SearchResult, file: Path) -> None:
 def read_search(file: Path) -> SearchResult:
     """Read a result from a file of any origin. Its content is checked.
 
+    An InputError is raised if the file cannot be read or its content does not fit.
+
     Args:
         file: The file.
 
     Returns:
         The result.
-
-    Raises:
-        InputError: If the file cannot be read or its content does not fit.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as fault:
-        raise InputError(f"{file}: no result of a search can be read there ({fault})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected the result of a search, found {type(content).__name__}")
-    return validated(SearchResult, content, str(file))
+    return validated(SearchResult, read_json(file, "the result of a search"), str(file))

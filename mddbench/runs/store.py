@@ -5,12 +5,13 @@ MLflow is imported only here, and only when a store is opened.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
+import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,6 @@ from urllib.parse import urlparse
 from filelock import FileLock
 
 from mddbench.errors import InputError, TrackingError
-from mddbench.interruption import held
 from mddbench.runs.addresses import (
     PREFIX,
     SQLITE,
@@ -33,12 +33,17 @@ from mddbench.runs.addresses import (
     store_address,
 )
 from mddbench.runs.evidence import EVIDENCE, Evidence, load_evidence
+from mddbench.runs.guarded import Guarded
 from mddbench.runs.panels import PANELS, PICTURE, Panel, load_panels
 from mddbench.runs.records import RECORD, Record, parse_record
 
 KIND_TAG, CELL, TRIAL = "mddbench.kind", "cell", "trial"
 """Tag that says what a run is. Trials of a search for settings are in no report."""
 IDENTITY_TAG = "mddbench.identity"
+HALF_MADE = ".mlflow-"
+"""Start of the names of folders in which a database is made."""
+KEPT = (PANELS, EVIDENCE, PICTURE)
+"""Files of a cell that the store gets beside the record. The anomaly maps are too large for it."""
 
 
 class MlflowStore:
@@ -49,6 +54,7 @@ class MlflowStore:
         client: MLflow's client. All its errors are TrackingErrors.
         uri: URI of the store.
         artifacts: Folder of the artifacts of a local store; None if a server decides.
+        answered: Monotonic time of the store's last answer in seconds.
     """
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
@@ -66,6 +72,7 @@ class MlflowStore:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for data
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default waits minutes for a dead server
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds; the same for a hung one
         try:
             self.mlflow: Any = import_module("mlflow")
         except ImportError:
@@ -74,7 +81,7 @@ class MlflowStore:
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # its failures are reported here, in one line
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        self.uri, self.artifacts = uri, artifacts
+        self.uri, self.artifacts, self.answered = uri, artifacts, time.monotonic()
         try:
             self.client: Any = self._open()
         except OSError:
@@ -106,8 +113,12 @@ class MlflowStore:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{file}.lock"):
+                for left in file.parent.glob(
+                    f"{HALF_MADE}*"
+                ):  # by a process that was killed, as this one holds the lock
+                    shutil.rmtree(left, ignore_errors=True)
                 if not file.exists():
-                    with TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
+                    with TemporaryDirectory(prefix=HALF_MADE, dir=file.parent) as folder:
                         new = Path(folder) / file.name
                         self._client(f"{SQLITE}{new}")
                         os.replace(new, file)
@@ -123,7 +134,10 @@ class MlflowStore:
     def _client(self, uri: str) -> Any:
         client = self.mlflow.MlflowClient(uri)
         client.search_experiments(max_results=1)
-        return _Guarded(client, uri)
+        return Guarded(client, uri, self._has_answered)
+
+    def _has_answered(self) -> None:
+        self.answered = time.monotonic()
 
     def holds_artifacts_of(self, run: Any) -> bool:
         """Check where the artifacts of a run lie.
@@ -136,11 +150,12 @@ class MlflowStore:
         """
         return self.artifacts is None or path_of_uri(run.info.artifact_uri).is_relative_to(self.artifacts.resolve())
 
-    def experiment(self, name: str) -> str:
+    def experiment(self, name: str, about: str = "") -> str:
         """Return the id of an MLflow experiment. It is created if it does not exist.
 
         Args:
             name: Name of the experiment.
+            about: Description of a new experiment.
 
         Returns:
             The id.
@@ -151,7 +166,8 @@ class MlflowStore:
         experiment = self.client.get_experiment_by_name(name)
         location = artifact_location(self.artifacts, name) if self.artifacts else None
         if experiment is None:
-            return str(self.client.create_experiment(name, artifact_location=location))
+            tags = {"mlflow.note.content": about, "mlflow.experimentKind": "custom_model_development"}
+            return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
         if experiment.lifecycle_stage != "active":
             raise InputError(
                 f"{self.uri}: experiment '{name}' is deleted there; restore it "
@@ -320,28 +336,6 @@ class MlflowStore:
             yield Path(self.client.download_artifacts(run_id, name, folder))
 
 
-class _Guarded:
-    """A client whose failures are all TrackingErrors of one line, whatever MLflow, a database or a server raise."""
-
-    def __init__(self, client: Any, uri: str) -> None:
-        self._client, self._uri = client, uri
-        self._hold = held if uri.startswith(SQLITE) else nullcontext  # not for a server, which may take long
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._client, name)
-
-        @functools.wraps(function)
-        def guarded(*arguments: Any, **named_arguments: Any) -> Any:
-            try:
-                with self._hold():
-                    return function(*arguments, **named_arguments)
-            except Exception as fault:  # noqa: BLE001 - MLflow, a database or a server may raise anything
-                lines = [line for line in str(fault).splitlines() if line.strip()] or [type(fault).__name__]
-                raise TrackingError(f"tracking store {self._uri}: {name} failed ({lines[0].strip()[:200]})") from None
-
-        return guarded
-
-
 def existing_store(uri: str | None, out: Path) -> MlflowStore:
     """Open a store for reading. Reading never creates a database.
 
@@ -368,12 +362,10 @@ def existing_store(uri: str | None, out: Path) -> MlflowStore:
 def kept_files(folder: Path) -> list[Path]:
     """Find the files of a cell that the tracking store gets in addition to the record.
 
-    The anomaly maps are too large for the store.
-
     Args:
         folder: Folder of the cell.
 
     Returns:
         The files that exist.
     """
-    return [folder / name for name in (PANELS, EVIDENCE, PICTURE) if (folder / name).exists()]
+    return [folder / name for name in KEPT if (folder / name).exists()]

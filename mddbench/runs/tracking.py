@@ -4,145 +4,83 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from getpass import getuser
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from mddbench.errors import TrackingError
 from mddbench.interruption import closing
+from mddbench.metrics.names import MEAN
 from mddbench.runs.addresses import PREFIX
-from mddbench.runs.facts import CellFacts, metric_names
+from mddbench.runs.facts import CellFacts, category_table, facts_of, results_row
+from mddbench.runs.leases import Owner
 from mddbench.runs.records import RECORD, EpochLog, Record, as_json
 from mddbench.runs.store import CELL, IDENTITY_TAG, KIND_TAG, MlflowStore
+from mddbench.runs.system_metrics import Monitor
 
+NOTE_TAG, TABLES_TAG = "mlflow.note.content", "mlflow.loggedArtifacts"
+"""Tags of MLflow: the description of a run, and which of its artifacts are tables."""
 BATCH = 100
 """Greatest number of parameters or metrics in one call of MLflow."""
+PROCESS_TAG = "mddbench.process"
+"""Tag that says which process logs a run. What a killed one left RUNNING is ended by the next."""
 RUN_FILE = "mlflow-run.json"
 """File in a cell's folder that names its store and its run. So only the cell's own run is resumed."""
-
-
-class CellRun(Protocol):
-    """The run of a cell in a tracking store."""
-
-    def epoch(self, log: EpochLog) -> None:
-        """Log the measurements of an epoch.
-
-        Args:
-            log: The measurements.
-        """
-
-    def finish(self, record: Record, files: list[Path]) -> None:
-        """Log the record and the files of the finished cell, and end the run.
-
-        Args:
-            record: Record of the cell.
-            files: Files that become artifacts of the run.
-        """
-
-    def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
-        """End the run of a cell that did not finish.
-
-        Args:
-            status: 'FAILED' after an error, 'KILLED' after an interruption.
-            message: The reason in one line.
-        """
-
-
-class Tracker(Protocol):
-    """A tracking store for the runs of cells."""
-
-    def start(self, facts: CellFacts, folder: Path | None) -> CellRun:
-        """Start or resume the run of a cell.
-
-        Args:
-            facts: What the store gets at the start.
-            folder: Folder of the cell; None if it finished elsewhere.
-
-        Returns:
-            The run.
-        """
-
-    def has(self, identity: str, folder: Path) -> bool:
-        """Check whether the store has the finished run of a cell.
-
-        Args:
-            identity: Identity of the cell.
-            folder: Folder of the cell.
-
-        Returns:
-            True if it has the run, so that the cell need not be logged.
-        """
-
-    def add(self, identity: str, files: list[Path]) -> None:
-        """Add files to the finished run of a cell.
-
-        Args:
-            identity: Identity of the cell.
-            files: The files.
-        """
-
-    def close(self) -> None:
-        """End everything that this command has started."""
-
-
-class _NoRun:
-    def epoch(self, log: EpochLog) -> None: ...
-    def finish(self, record: Record, files: list[Path]) -> None: ...
-    def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None: ...
-
-
-class NoTracker:
-    """No tracking store, for `--tracking none`. Records stay in the output folder, and can be imported later."""
-
-    def start(self, facts: CellFacts, folder: Path | None) -> CellRun:
-        """Return a run that logs nothing."""
-        return _NoRun()
-
-    def has(self, identity: str, folder: Path) -> bool:
-        """Return True, so that no cell is logged."""
-        return True
-
-    def add(self, identity: str, files: list[Path]) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+COMMAND_TAG, PROTOCOL_TAG, EXPERIMENT_TAG = "mddbench.command", "mddbench.protocol", "mddbench.experiment"
+"""Tags by which runs are grouped: the command that logged them, the row of a table (all its seeds), the experiment."""
+CARD, CATEGORIES = "card.json", "categories.json"
+"""Artifacts: the protocol card with the environment, and the table of the metrics of each category."""
 
 
 class MlflowTracker:
     """Logs cells to MLflow.
 
-    Each cell is a child run in the MLflow experiment of its suite and dataset. The parent run stands for this command.
+    Each cell is a run in the MLflow experiment of its suite and dataset. Runs of one command share a tag.
 
     Attributes:
         store: The store.
         suite: Name of the suite.
-        invocation: Name of the parent runs.
+        command: The command and its time, as in 'run 2026-11-30 12.00.00'.
         say: Called with a message for the user.
         kind: CELL, or TRIAL for the trials of a search.
-        parents: Id of an MLflow experiment -> id of the parent run in it.
+        system_metrics: True to measure the machine while a cell runs on it.
     """
 
     def __init__(
         self,
         store: MlflowStore,
         suite: str,
-        invocation: str,
+        command: str,
         say: Callable[[str], object] = lambda _: None,
         kind: str = CELL,
+        system_metrics: bool = False,
     ) -> None:
         """Prepare logging. Nothing is logged yet.
 
         Args:
             store: The store.
             suite: Name of the suite.
-            invocation: Name of the parent runs.
+            command: The command and its time.
             say: Called with a message for the user.
             kind: CELL, or TRIAL for the trials of a search.
+            system_metrics: True to measure the machine while a cell runs on it.
         """
-        self.store, self.suite, self.invocation, self.say, self.kind = store, suite, invocation, say, kind
-        self.parents: dict[str, str] = {}
+        self.store, self.suite, self.command, self.say, self.kind = store, suite, command, say, kind
+        self.system_metrics = system_metrics
+        self.process = json.dumps(vars(Owner.this_process()))
+
+    def end_abandoned(self) -> None:
+        """End as KILLED what is RUNNING in the store and whose process on this machine has ended."""
+        for run in self.store.search("attributes.status = 'RUNNING'"):
+            try:
+                owner = Owner(**json.loads(run.data.tags.get(PROCESS_TAG, "")))
+            except (ValueError, TypeError):
+                continue
+            if owner.is_dead:
+                self.store.client.set_tag(run.info.run_id, "mddbench.error", "its process was killed")
+                self.store.client.set_terminated(run.info.run_id, "KILLED")
 
     def has(self, identity: str, folder: Path) -> bool:
         """Check whether the store has the finished run of a cell.
@@ -176,36 +114,65 @@ class MlflowTracker:
         Returns:
             The run.
         """
-        client, experiment = self.store.client, self.store.experiment(f"{PREFIX}/{self.suite}/{facts.dataset}")
-        if experiment not in self.parents:
-            parent = client.create_run(experiment, run_name=self.invocation, tags={KIND_TAG: "invocation"})
-            self.parents[experiment] = parent.info.run_id
-        tags = {
-            **facts.tags,
-            KIND_TAG: self.kind,
-            IDENTITY_TAG: facts.identity,
-            "mlflow.parentRunId": self.parents[experiment],
-        }
+        client, experiment = self.store.client, self._experiment(facts.dataset)
         interrupted = self._interrupted(facts.identity, folder)
         if interrupted is not None:
-            return self._resumed(interrupted, tags)
-        started = self._start_time(facts.identity)
-        run_id = client.create_run(experiment, start_time=started, run_name=facts.name, tags=tags).info.run_id
-        entities = self.store.mlflow.entities
+            run = self._resumed(interrupted, self._tags(facts))
+        else:
+            started = self._start_time(facts.identity)
+            created = client.create_run(experiment, start_time=started, run_name=facts.name, tags=self._tags(facts))
+            run = CellRun(self.store, created.info.run_id, set())
+            self._log_facts(run.run_id, facts)
+            if folder is not None:
+                self._note(run.run_id, folder)
+        if self.system_metrics and folder is not None and not (folder / RECORD).exists():
+            try:
+                run.monitor = Monitor(self.store, run.run_id)
+            except TrackingError as fault:
+                self.say(f"{facts.name}: {fault}; it is logged without that")
+        return run
+
+    def _experiment(self, dataset: str) -> str:
+        """Return the id of the MLflow experiment of the suite and a dataset."""
+        about = (
+            f"Cells of mddbench on {dataset}, suite '{self.suite}'. Group the runs by the tag {PROTOCOL_TAG} to see the "
+            f"rows of a table, each the mean over its seeds, or by {COMMAND_TAG}."
+        )
+        return self.store.experiment(f"{PREFIX}/{self.suite}/{dataset}", about)
+
+    def _tags(self, facts: CellFacts) -> dict[str, str]:
+        """Return the tags of a cell: MLflow's own, which its pages show, and a few of this package."""
+        tags = {
+            KIND_TAG: self.kind,
+            IDENTITY_TAG: facts.identity,
+            PROTOCOL_TAG: facts.protocol,
+            EXPERIMENT_TAG: facts.experiment,
+            COMMAND_TAG: self.command,
+            PROCESS_TAG: self.process,
+            "mlflow.source.name": f"mddbench {self.command.partition(' ')[0]}",
+            "mlflow.source.type": "LOCAL",
+            NOTE_TAG: facts.about,
+        }
+        if facts.commit:
+            tags["mlflow.source.git.commit"] = facts.commit
+        with suppress(OSError, KeyError, ImportError):  # an account without a name
+            tags["mlflow.user"] = getuser()
+        return tags
+
+    def _log_facts(self, run_id: str, facts: CellFacts) -> None:
+        """Log settings and dataset of a new run."""
+        client, entities = self.store.client, self.store.mlflow.entities
         params = [entities.Param(key, value[:6000]) for key, value in facts.params.items()]
         for first in range(0, len(params), BATCH):
             client.log_batch(run_id, params=params[first : first + BATCH])
         client.log_inputs(run_id, datasets=[_dataset_input(self.store.mlflow, facts)])
-        if folder is not None:
-            partial = (folder / RUN_FILE).with_suffix(".part")
+
+    def _note(self, run_id: str, folder: Path) -> None:
+        """Write into a cell's folder which run is its own."""
+        partial = (folder / RUN_FILE).with_suffix(".part")
+        with suppress(FileNotFoundError):  # the folder has just been moved, or removed
             partial.write_text(json.dumps({"uri": self.store.uri, "run": run_id}), encoding="utf-8")
             partial.replace(folder / RUN_FILE)  # so a killed process leaves a complete file or none
-        return _MlflowCell(self.store, run_id, set())
-
-    def close(self) -> None:
-        """End the parent runs."""
-        for parent in self.parents.values():
-            self.store.client.set_terminated(parent)
 
     def _start_time(self, identity: str) -> int:
         """Return the present time in ms, or a later time if a finished run of the cell started later."""
@@ -245,17 +212,29 @@ class MlflowTracker:
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
         logged_epochs = {point.step for point in client.get_metric_history(run_id, "train/lr")}
-        return _MlflowCell(self.store, run_id, logged_epochs)
+        return CellRun(self.store, run_id, logged_epochs)
 
 
-class _MlflowCell:
-    """The run of a cell in MLflow. `logged_epochs` are the numbers of the epochs that the store has."""
+class CellRun:
+    """The run of a cell in MLflow.
+
+    Attributes:
+        store: The store.
+        run_id: Id of the run.
+        logged_epochs: Numbers of the epochs that the store has.
+        monitor: Measures the machine; None if nothing does.
+    """
 
     def __init__(self, store: MlflowStore, run_id: str, logged_epochs: set[int]) -> None:
         self.store, self.run_id, self.logged_epochs = store, run_id, logged_epochs
+        self.monitor: Monitor | None = None
 
     def epoch(self, log: EpochLog) -> None:
-        """Log loss, loss terms, learning rate and speed of an epoch in one call, unless the store has the epoch."""
+        """Log loss, loss terms, learning rate and speed of an epoch in one call, unless the store has the epoch.
+
+        Args:
+            log: The measurements.
+        """
         if log.epoch in self.logged_epochs:
             return
         values = {"train/lr": log.lr} if log.loss is None else {"train/loss": log.loss, "train/lr": log.lr}
@@ -266,31 +245,47 @@ class _MlflowCell:
         self.logged_epochs.add(log.epoch)
 
     def finish(self, record: Record, files: list[Path]) -> None:
-        """Log metrics, cost, test curve and files of a finished cell, and the epochs that the store does not have."""
+        """Log metrics, cost, test curve and files of a finished cell, and the epochs that the store does not have.
+
+        Args:
+            record: Record of the cell.
+            files: Files that become artifacts of the run.
+        """
+        self._stop_monitor()
+        values = {f"{MEAN}/{key}": value for key, value in _means(record).items()}
+        values.update({f"resources/{key}": value for key, value in record.cost.items()})
+        self._log({key: value for key, value in values.items() if value is not None}, len(record.history))
         for log in record.history:
             self.epoch(log)
         for point in record.test_curve:
             curve = {f"test_curve/{key}": value for key, value in point.metrics.items() if value is not None}
             self._log(curve, point.epoch)
-        names = metric_names(list(record.metrics))
-        for group in (group for group, name in names.items() if name != group):
-            self.store.client.set_tag(self.run_id, f"mddbench.metric_name.{names[group]}", group)
-        flat = {
-            f"{names[group]}/{key}": value for group, values in record.metrics.items() for key, value in values.items()
-        }
-        flat.update({f"cost/{key}": value for key, value in record.cost.items()})
-        self._log({key: value for key, value in flat.items() if value is not None}, len(record.history))
-        self.store.client.log_text(self.run_id, as_json(record), RECORD)
+        client, about = self.store.client, facts_of(record).about
+        client.set_tag(self.run_id, NOTE_TAG, f"{about}\n\n{results_row(record)}")
+        card = {"card": record.card.texts(), "environment": record.environment}
+        client.log_text(self.run_id, json.dumps(card, indent=1, ensure_ascii=False), CARD)
+        client.log_text(self.run_id, json.dumps(category_table(record), ensure_ascii=False), CATEGORIES)
+        client.set_tag(self.run_id, TABLES_TAG, json.dumps([{"path": CATEGORIES, "type": "table"}]))
+        client.log_text(self.run_id, as_json(record), RECORD)
         for file in files:
             self.store.client.log_artifact(self.run_id, str(file))
-        self.store.client.set_tag(self.run_id, "mddbench.status", "finished")
         self.store.client.set_terminated(self.run_id, "FINISHED")
 
     def stop(self, status: Literal["FAILED", "KILLED"], message: str) -> None:
-        """End a run that did not finish. The next start of the cell resumes it."""
-        self.store.client.set_tag(self.run_id, "mddbench.status", status.lower())
+        """End a run that did not finish. The next start of the cell resumes it.
+
+        Args:
+            status: 'FAILED' after an error, 'KILLED' after an interruption.
+            message: The reason in one line.
+        """
+        self._stop_monitor()
         self.store.client.set_tag(self.run_id, "mddbench.error", message[:5000])
         self.store.client.set_terminated(self.run_id, status)
+
+    def _stop_monitor(self) -> None:
+        monitor, self.monitor = self.monitor, None
+        if monitor is not None:
+            monitor.stop()
 
     def _log(self, values: dict[str, float], step: int) -> None:
         """Log metrics at a step, with the present time."""
@@ -300,28 +295,14 @@ class _MlflowCell:
             self.store.client.log_batch(self.run_id, metrics=metrics[first : first + BATCH])
 
 
-@contextmanager
-def finally_closed(tracker: Tracker, say: Callable[[str], object]) -> Iterator[None]:
-    """Close a tracker at the end of the `with` block, whatever happens inside.
-
-    Args:
-        tracker: The tracker.
-        say: Called with a message if the store fails.
-
-    Yields:
-        Nothing. The tracker is used inside the block.
-    """
-    try:
-        yield
-    finally:
-        with closing():
-            try:
-                tracker.close()
-            except TrackingError as fault:
-                say(f"the run of this command could not be closed: {fault}")
+def _means(record: Record) -> dict[str, float | None]:
+    """Return the means over the categories: the seven metrics first, then the further ones."""
+    return {**record.metrics[MEAN], **record.further.get(MEAN, {})}
 
 
-def log_finished(tracker: Tracker, facts: CellFacts, record: Record, files: list[Path]) -> None:
+def log_finished(
+    tracker: MlflowTracker, facts: CellFacts, record: Record, files: list[Path], folder: Path | None = None
+) -> None:
     """Log a cell that finished elsewhere. If that is interrupted or fails, its run ends as KILLED or FAILED.
 
     Args:
@@ -329,8 +310,9 @@ def log_finished(tracker: Tracker, facts: CellFacts, record: Record, files: list
         facts: What the store gets at the start.
         record: Record of the cell.
         files: Files that become artifacts of the run.
+        folder: Folder of the cell, whose unfinished run is taken up; None for a new run.
     """
-    run = tracker.start(facts, None)
+    run = tracker.start(facts, folder)
     try:
         run.finish(record, files)
     except BaseException as fault:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
-from mddbench.nn.weights import digest
+from mddbench.nn.tensor_files import digest
 
 LEVELS = (0, 2)
 SIZES = {

@@ -17,19 +17,26 @@ import torch
 
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method, method_settings
+from mddbench.engine.batches import TrainingImages
 from mddbench.engine.step import TrainingStep
-from mddbench.engine.train import Trainer, TrainingImages
+from mddbench.engine.train import Trainer
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.weights import digest
+from mddbench.nn.tensor_files import digest
 from mddbench.plugins import METHODS, modules
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
 from mddbench.settings import Strict
-from support import experiment, plugin_folder
+from support import BRIDGES, experiment, needs_anomalib, plugin_folder, small_encoder, small_settings
 
 MEMORY = "the method of CONTRIBUTING.md"
-NAMES = [*modules(METHODS), MEMORY]
+OURS = [*(name for name in modules(METHODS) if name not in BRIDGES), "mddnet_vit", "mddnet_bank", MEMORY]
+"""All methods of this suite, and two variants of MDD-Net. Each but the last has an experiment of this name on *mini*."""
+THEIRS = ["anomalib_padim", "anomalib_stfpm"]
+"""Experiments with models of another library, one for each method that holds such models."""
+OURS_ALONE = pytest.mark.parametrize("method", OURS, indirect=True)
+"""For what anomalib's models do not do. They make some tensors in single precision, in which distances lose some digits, they
+read each loss at once, and they are not compiled."""
 
 
 @pytest.fixture(scope="session")
@@ -45,12 +52,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> type[Detector]:
     return found
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*OURS, *(pytest.param(name, marks=needs_anomalib) for name in THEIRS)])
 def method(request: pytest.FixtureRequest) -> type[Detector]:
-    found: type[Detector] = (
-        request.getfixturevalue("template") if request.param == MEMORY else load_method(request.param)
-    )
-    return found
+    if request.param == MEMORY:
+        found: type[Detector] = request.getfixturevalue("template")
+        return found
+    return load_method(load_experiment(f"mini/{request.param}").method)
+
+
+@pytest.fixture
+def encoder(request: pytest.FixtureRequest, encoder: FrozenEncoder) -> FrozenEncoder:
+    """A small one of the kind that the method's experiment has: convolutions, or a vision transformer."""
+    name = request.node.callspec.params["method"]
+    return encoder if name == MEMORY else small_encoder(load_experiment(f"mini/{name}")) or encoder
 
 
 @pytest.fixture
@@ -59,7 +73,7 @@ def settings(request: pytest.FixtureRequest, method: type[Detector]) -> Strict:
     name = request.node.callspec.params["method"]
     if name == MEMORY:
         return method.Settings()
-    return method_settings(method, load_experiment(f"mini/{name}").settings, name)
+    return method_settings(method, small_settings(load_experiment(f"mini/{name}")), name)
 
 
 @pytest.fixture
@@ -140,6 +154,7 @@ def test_images_of_one_shade_give_numbers(detector: Detector, shade: float) -> N
         assert torch.isfinite(detector.image_scores(maps)).all()
 
 
+@OURS_ALONE
 def test_an_images_map_does_not_depend_on_its_batch(detector: Detector, batch: Batch) -> None:
     train(detector, batch, 1)
     with torch.inference_mode():
@@ -148,6 +163,7 @@ def test_an_images_map_does_not_depend_on_its_batch(detector: Detector, batch: B
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
+@OURS_ALONE
 def test_in_double_precision_all_is_double(
     method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch
 ) -> None:
@@ -235,7 +251,8 @@ def stop() -> NoReturn:
     raise KeyboardInterrupt
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@OURS_ALONE
+@pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu(
     method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch
 ) -> None:
@@ -252,6 +269,7 @@ def test_a_step_does_not_wait_for_the_gpu(
         torch.cuda.set_sync_debug_mode("default")
 
 
+@OURS_ALONE
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_its_step_can_be_traced_for_compiling(
     method: type[Detector], settings: Strict, encoder: FrozenEncoder, batch: Batch

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mddbench.data import cache
+from mddbench.data import cache, parallel
 from mddbench.data.cache import decoded_splits
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.data.images import decode_image, decode_mask
@@ -184,7 +184,7 @@ def test_many_images_are_decoded_with_few_in_memory(
 
     monkeypatch.setattr(cache, "_decode", count)
     monkeypatch.setattr(cache.Writer, "append", written)
-    monkeypatch.setattr(cache, limit, most)
+    monkeypatch.setattr(parallel if limit == "AHEAD" else cache, limit, most)
     dataset = opened(root, tmp_path / "cache")
     assert waiting == 0
     assert highest <= 8

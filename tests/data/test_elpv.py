@@ -16,7 +16,8 @@ from mddbench.data.datasets.elpv import DATASET, MODULE_OF, MODULES
 from mddbench.data.fabricate import fabricate
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError
-from mddbench.execution.plan import RunOptions, image_counts
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import image_counts
 from mddbench.progress import LineReporter
 from mddbench.runs.records import read_record, record_files
 from support import mddbench, read

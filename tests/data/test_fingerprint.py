@@ -23,13 +23,13 @@ QUIET = SilentReporter()
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read to be hashed, in any order."""
     files: list[Path] = []
-    original = fingerprint._sha256
+    original = fingerprint.file_sha256
 
     def count(file: Path) -> str:
         files.append(file)
         return original(file)
 
-    monkeypatch.setattr(fingerprint, "_sha256", count)
+    monkeypatch.setattr(fingerprint, "file_sha256", count)
     monkeypatch.setattr(fingerprint, "SETTLED_NS", -SETTLED_NS)  # as if all files had been written long ago
     return files
 

@@ -15,7 +15,8 @@ from mddbench.data.counts import FABRICATED
 from mddbench.data.dataset import load_source, open_dataset
 from mddbench.data.fabricate import fabricate, published_counts
 from mddbench.errors import InputError
-from mddbench.execution.plan import RunOptions, image_counts
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import image_counts
 from mddbench.progress import LineReporter, SilentReporter
 from support import read, write_tree
 

@@ -11,11 +11,11 @@ import torch
 
 from mddbench.data.textures import open_textures
 from mddbench.errors import InputError
-from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import check_cells, plan
 from mddbench.execution.runner import Runner
 from mddbench.progress import SilentReporter
 from mddbench.runs.records import Record, read_record, record_files
-from mddbench.runs.tracking import NoTracker
 from support import YAML, save
 
 QUIET = SilentReporter()
@@ -52,7 +52,7 @@ def run(tmp_path: Path, tree: Path, settings: str, textures: Path | None, name: 
     file.write_text(f"{YAML.replace('rd4ad', 'mddnet').replace('epochs: 3', 'epochs: 1')}settings: {settings}\n")
     cells = plan([str(file)], "named", None, {})
     options = RunOptions(tmp_path / name, tmp_path / "cache", torch.device("cpu"), data_root=tree, textures=textures)
-    (outcome,) = Runner(options, check_cells(cells, options, QUIET), NoTracker(), QUIET).run(cells)
+    (outcome,) = Runner(options, check_cells(cells, options, QUIET), QUIET).run(cells)
     assert outcome.status == "finished", outcome.message
     return read_record(record_files(tmp_path / name)[0])
 

@@ -16,13 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from mddbench.baselines.destseg import denoising_loss, segmentation_losses
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method
+from mddbench.engine.batches import TrainingImages
 from mddbench.engine.checkpoint import Checkpoint
 from mddbench.engine.cost import multiply_adds
 from mddbench.engine.step import TrainingStep
-from mddbench.engine.train import Trainer, TrainingImages
+from mddbench.engine.train import Trainer
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
-from mddbench.nn.weights import digest
+from mddbench.nn.tensor_files import digest
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
 from support import experiment

@@ -15,7 +15,8 @@ from mddbench.baselines.draem import AutoEncoder, SkipNetwork, focal_loss
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method
 from mddbench.errors import InputError
-from mddbench.execution.plan import RunOptions, check_cells, plan
+from mddbench.execution.options import RunOptions
+from mddbench.execution.plan import check_cells, plan
 from mddbench.nn.blending import BlendSettings, blend, turned
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.perlin import perlin, varied_perlin

@@ -311,7 +311,8 @@ def test_one_decoder_alone(encoder: FrozenEncoder) -> None:
 def test_maps_equal_a_loop(signals: Any, fusion: Any) -> None:
     settings = ScoringSettings(signals=signals, fusion=fusion, levels=(0, 2), sigma=2.0)
     given = {"teacher": (levels(0), levels(1)), "decoders": (levels(1), levels(2))}
-    found = scoring.anomaly_maps(given, (16, 16), settings)
+    distances = {name: scoring.distances(*pair, settings) for name, pair in given.items()}
+    found = scoring.anomaly_maps(distances, (16, 16), settings)
     maps = []
     for name in signals:
         for level in (0, 2):

@@ -10,7 +10,8 @@ import pytest
 
 from mddbench.data.dataset import Dataset, open_dataset
 from mddbench.detector import Detector, load_method, method_settings
-from mddbench.engine.train import Trainer, TrainingImages
+from mddbench.engine.batches import TrainingImages
+from mddbench.engine.train import Trainer
 from mddbench.execution.holdout import hold_out
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.nn.encoder import FrozenEncoder

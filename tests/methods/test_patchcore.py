@@ -171,3 +171,15 @@ def test_the_memory_of_the_collection_is_known_before(encoder: FrozenEncoder) ->
     grid = 64 // encoder.strides[0]
     assert detector.collected_bytes(10, 64) == 4 * 10 * grid**2 * (64 + 3 * 16)
     assert detector.collected_bytes(10**9, 64) == 4 * 1_000_000 * (64 + 3 * 16)
+
+
+def test_the_work_of_a_coreset_is_told_before(encoder: FrozenEncoder) -> None:
+    """Quadratic in the patches until the collection is full, then linear: one coreset of a full collection after another."""
+    detector = detector_of(encoder, coreset=0.25, most_patches=4000)
+    grid = (64 // encoder.strides[0]) ** 2
+    assert detector.growing_work(10, 64) == (0.25 * (10 * grid) ** 2, 0.25 * 10 * grid)
+    full = 4000 // grid
+    for images in (4 * full, 8 * full, 16 * full):
+        work, bank = detector.growing_work(images, 64)
+        assert bank == 1000
+        assert work == pytest.approx((images * grid - 1000) / 3000 * 0.25 * 4000**2)

@@ -21,6 +21,7 @@ from mddbench.nn import tokens
 from mddbench.nn.encoder import load_encoder
 from mddbench.seeding import seed_everything
 from networks import KINDS, Plain, plain_twin
+from support import small_encoder, small_settings
 
 PROGRESS = (0.0, 0.05, 0.5)
 """The share of the training at each step: phases and schedules of methods change between them."""
@@ -52,8 +53,8 @@ def twins(name: str) -> tuple[Detector, Plain]:
     experiment = load_experiment(f"mini/{name}", {})
     seed_everything(0)
     method = load_method(name)
-    encoder = load_encoder(experiment.encoder.name, experiment.encoder.levels, None)
-    detector = method(encoder, method_settings(method, experiment.settings, "test"), 2)
+    encoder = small_encoder(experiment) or load_encoder(experiment.encoder.name, experiment.encoder.levels, None)
+    detector = method(encoder, method_settings(method, small_settings(experiment), "test"), 2).double()
     return detector, plain_twin(name, detector)
 
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from mddbench.batch import Batch
-from mddbench.detector import Detector, load_method
+from mddbench.detector import Detector, load_method, method_settings
 from mddbench.engine.optimizer import make_optimizer
 from mddbench.errors import InputError
 from mddbench.experiments.schema import OptimizerSettings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.reverse_distillation import Decoder, flat_cosine_distance
 from mddbench.nn.smoothing import window_smooth
+from mddbench.nn.tensor_files import digest
 from mddbench.nn.trained_encoder import TrainedEncoder
-from mddbench.nn.weights import digest
 from mddbench.seeding import seed_everything
 
 METHOD = load_method("recontrast")
@@ -244,6 +244,6 @@ def test_an_image_size_that_does_not_fit_is_said(detector: Detector) -> None:
         detector.eval().anomaly_maps(torch.rand(1, 3, 100, 100))
 
 
-def test_an_even_window_is_refused(encoder: FrozenEncoder) -> None:
-    with pytest.raises(InputError, match="recontrast: window 4 has no middle; expected an odd number"):
-        METHOD(encoder, METHOD.Settings(window=4), 2)
+def test_an_even_window_is_refused() -> None:
+    with pytest.raises(InputError, match=r"settings: 'window' is 4: expected an odd number, which has a middle"):
+        method_settings(METHOD, {"window": 4}, "test")

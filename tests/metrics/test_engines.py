@@ -379,7 +379,7 @@ def _replicates_of(drawn: dict[str, np.ndarray], maps: np.ndarray) -> dict[str, 
     return state.replicates(5, 0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_bits_that_the_host_gives(drawn: dict[str, np.ndarray]) -> None:
     assert evaluate(**{**drawn, "maps": torch.from_numpy(drawn["maps"]).cuda()}) == evaluate(**drawn)
 

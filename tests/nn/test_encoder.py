@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
-from mddbench.nn.weights import digest, load_state
+from mddbench.nn.tensor_files import digest
+from mddbench.nn.weights import load_state
 
 LITE = "tf_efficientnet_lite0"
 

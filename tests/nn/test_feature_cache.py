@@ -10,7 +10,8 @@ import torch
 
 from mddbench.batch import as_images
 from mddbench.detector import load_method, method_settings
-from mddbench.engine.train import Conditions, Trainer, TrainingImages
+from mddbench.engine.batches import TrainingImages
+from mddbench.engine.train import Conditions, Trainer
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.feature_cache import FeatureCache
 from mddbench.progress import SilentReporter

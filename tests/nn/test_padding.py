@@ -86,7 +86,13 @@ def test_the_card_tells_it_where_it_is_set(padding_for: int | None, told: str | 
     detector = RD4AD(FrozenEncoder("tf_efficientnet_lite0", (1, 2, 3), padding_for), RD4AD.Settings(), 1)
     splits = {"train": range(20), "test": SimpleNamespace(samples=())}
     dataset = SimpleNamespace(
-        categories=("a",), mask_rule="none", textures=None, fabricated=False, development=False, **splits
+        calibration_source="",
+        categories=("a",),
+        mask_rule="none",
+        textures=None,
+        fabricated=False,
+        development=False,
+        **splits,
     )
     card = protocol_card(experiment(metrics="exact"), detector, dataset)  # type: ignore[arg-type]
     assert card.encoder_padding == told

@@ -72,7 +72,13 @@ def test_the_card_tells_another_network_and_so_does_the_identity(teacher: str, t
     detector = RD4AD(FrozenEncoder(teacher, (1, 2, 3)), RD4AD.Settings(), 8)
     splits = {"train": range(20), "test": SimpleNamespace(samples=())}
     dataset = SimpleNamespace(
-        categories=("a",), mask_rule="none", textures=None, fabricated=False, development=False, **splits
+        calibration_source="",
+        categories=("a",),
+        mask_rule="none",
+        textures=None,
+        fabricated=False,
+        development=False,
+        **splits,
     )
     card = protocol_card(experiment(metrics="exact"), detector, dataset)  # type: ignore[arg-type]
     assert card.network == told

@@ -49,5 +49,6 @@ DATASET = DatasetSource(
     description="any folder in MVTec-AD's layout (masks optional by category)",
     read=read,
     layout=LAYOUT,
+    own=True,
     fabricate=fabricate,
 )

@@ -131,6 +131,7 @@ DATASET = DatasetSource(
     read=lambda root, _: read_tree(root, Layout()),
     layout=MVTEC_LAYOUT,
     build=build,
+    caution="The defects are drawn, and some methods train on drawn defects. Nothing may be concluded from it about methods.",
     published=Published(
         "mini", {name: (TRAIN_IMAGES, GOOD_IMAGES, IMAGES_PER_DEFECT * len(DEFECTS)) for name in PHOTOGRAPHS}
     ),

@@ -14,7 +14,7 @@ Unsaid:    the encoder and the bottleneck; the position, size, addressing and lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,16 +25,23 @@ from mddbench.batch import Batch
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.methods.mddnet import losses, scoring
+from mddbench.methods.mddnet.bank import BankSettings, PatchBank
+from mddbench.methods.mddnet.deviations import Deviations
 from mddbench.methods.mddnet.memory import ClassAwareMemory, MemorySettings
 from mddbench.methods.mddnet.scoring import ScoringSettings
+from mddbench.methods.mddnet.tokens import TokenBottleneck, TokenMapDecoder, TokenSettings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.reverse_distillation import Bottleneck, Decoder, require_halving_levels
 from mddbench.nn.smoothing import describe_smoothing
+from mddbench.nn.student import require_equal_shapes
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
-from mddbench.settings import Count, Depth, Strict
+from mddbench.nn.token_levels import require_token_levels
+from mddbench.settings import Count, Depth, Extended, Strict
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
+WITH_BANK = "MDD-Net + bank"
+"""Label of the variant with a bank of normal patches, which is ours and not the paper's."""
 
 
 class LossWeights(Strict):
@@ -50,8 +57,10 @@ class LossWeights(Strict):
     compactness: Weight = Field(default=1.0, description="The weight of the memory's compactness loss.")
 
 
-class MDDNetSettings(Strict):
+class MDDNetSettings(Extended):
     """The settings of MDD-Net."""
+
+    added: ClassVar[tuple[str, ...]] = ("tokens", "bank")
 
     bottleneck_width: Count = Field(
         default=128,
@@ -78,6 +87,16 @@ class MDDNetSettings(Strict):
     scoring: ScoringSettings = Field(
         default=ScoringSettings(), description="The settings of the anomaly maps and image scores."
     )
+    tokens: TokenSettings | None = Field(
+        default=None,
+        description="The network on the tokens of a plain vision transformer, in place of bottleneck_width and "
+        "decoder_blocks. null: the network on a pyramid of three levels. It is left out of what is written.",
+    )
+    bank: BankSettings | None = Field(
+        default=None,
+        description="The bank of normal patches, whose distances are the signal `bank`. It is not the paper's. "
+        "null: none. It is left out of what is written.",
+    )
 
 
 class MDDNet(Detector[MDDNetSettings]):
@@ -89,21 +108,30 @@ class MDDNet(Detector[MDDNetSettings]):
 
     def __init__(self, encoder: FrozenEncoder, settings: MDDNetSettings, categories: int) -> None:
         super().__init__(encoder, settings, categories)
-        require_halving_levels(encoder, "mddnet")
         self.image_score_rule = settings.scoring.image_rule
         self.smoothing = describe_smoothing(settings.scoring.sigma)
-        self.multiple = 2 * encoder.strides[-1]
-        self.bottleneck = Bottleneck(encoder.channels, settings.bottleneck_width)
-        self.restoration_decoder = Decoder(encoder.channels, settings.decoder_blocks)
-        self.identity_decoder = (
-            Decoder(encoder.channels, settings.decoder_blocks) if settings.weights.identity else None
-        )
+        self.bottleneck = _bottleneck(encoder, settings)
+        self.restoration_decoder = _decoder(encoder, settings)
+        self.identity_decoder = _decoder(encoder, settings) if settings.weights.identity else None
         if self.identity_decoder is None and "decoders" in settings.scoring.signals:
             raise InputError(
                 "mddnet: scoring.signals names 'decoders', but weights.identity is 0; use signals [teacher]"
             )
+        self._add_bank(encoder, settings, categories)
         widths = {"none": (), "before": encoder.channels}.get(settings.memory_at, (self.bottleneck.out_channels,))
         self.memories = torch.nn.ModuleList(ClassAwareMemory(width, categories, settings.memory) for width in widths)
+
+    def _add_bank(self, encoder: FrozenEncoder, settings: MDDNetSettings, categories: int) -> None:
+        """Add the bank of normal patches, and the deviations of all signals, if there are settings of a bank."""
+        if settings.bank is None and (settings.scoring.calibrated or "bank" in settings.scoring.signals):
+            raise InputError("mddnet: calibrated signals and the signal 'bank' need a bank; write settings.bank: {}")
+        self.bank = PatchBank(encoder.channels, categories, settings.bank) if settings.bank else None
+        if settings.scoring.calibrated and set(settings.scoring.levels) != set(range(len(encoder.levels))):
+            raise InputError("mddnet: calibrated signals are those of all levels; leave out scoring.levels")
+        signals = ("teacher", "decoders") if settings.weights.identity else ("teacher",)
+        self.deviations = Deviations(signals) if settings.bank else None
+        if "bank" in settings.scoring.signals:
+            self.label = WITH_BANK
 
     @classmethod
     def training_settings(cls, settings: MDDNetSettings) -> dict[str, Any]:
@@ -140,6 +168,10 @@ class MDDNet(Detector[MDDNetSettings]):
             terms["identity"] = losses.identity(identical, abnormal_teacher)
             if weights.discrepancy:
                 terms["discrepancy"] = losses.discrepancy(restored, identical, masks, self.settings.balanced)
+        if self.bank is not None and batch.first_epoch:
+            self.bank.learn(normal_teacher, batch.categories)
+        if self.deviations is not None:
+            self.deviations.learn(_compared(abnormal_teacher, restored, identical), masks)
         if self.settings.memory_at == "before":  # here the memory learns from the features of the normal images
             masks = torch.zeros_like(masks)
             uses = [self._addressed(level, use.memory) for level, use in zip(normal_teacher, uses, strict=True)]
@@ -180,10 +212,16 @@ class MDDNet(Detector[MDDNetSettings]):
     def _maps(self, images: Tensor, category: int | None) -> Tensor:
         teacher = self.encoder(images)
         restored, identical = self._decoded(teacher, [], images.shape[-1], category)
-        signals: dict[str, tuple[losses.Levels, losses.Levels]] = {"teacher": (teacher, restored)}
-        if identical is not None:
-            signals["decoders"] = (restored, identical)
-        return scoring.anomaly_maps(signals, (images.shape[-2], images.shape[-1]), self.settings.scoring)
+        settings = self.settings.scoring
+        pairs = _compared(teacher, restored, identical)
+        signals: dict[str, list[Tensor]] = {
+            name: scoring.distances(*pairs[name], settings) for name in settings.signals if name in pairs
+        }
+        if self.deviations is not None and settings.calibrated:
+            signals = {name: [each / self.deviations.of(name) for each in maps] for name, maps in signals.items()}
+        if self.bank is not None and "bank" in settings.signals:
+            signals["bank"] = [self.bank.distances(teacher)]
+        return scoring.anomaly_maps(signals, (images.shape[-2], images.shape[-1]), settings)
 
     def image_scores(self, maps: Tensor) -> Tensor:
         """Compute the image scores (B,) of maps (B, H, W) by the rule of the settings."""
@@ -202,9 +240,7 @@ class MDDNet(Detector[MDDNetSettings]):
 
         Returns:
             The features of the restoration decoder and of the identity decoder; None if there is no identity decoder.
-
-        Raises:
-            InputError: If the image size does not fit, so that restored features have other sizes than the teacher's.
+            An InputError says if the image size does not fit.
         """
         memory_at = self.settings.memory_at
         needed = memory_at != "before" or self.identity_decoder is not None
@@ -217,11 +253,15 @@ class MDDNet(Detector[MDDNetSettings]):
         else:
             filtered = self._filtered(embedding, self.memories[0], uses, category)
         restored = self.restoration_decoder(filtered)
-        if any(t.shape != r.shape for t, r in zip(teacher, restored, strict=True)):
-            raise InputError(f"mddnet: image_size {size} does not fit; use a multiple of {self.multiple}")
+        require_equal_shapes(teacher, restored, self.encoder, size, "mddnet")
         if self.identity_decoder is None:
             return restored, None
         return restored, self.identity_decoder(filtered if memory_at == "both" else embedding)
+
+    def finish_training(self) -> None:
+        """Measure the scale of the bank's distances, if there is a bank."""
+        if self.bank is not None:
+            self.bank.finish()
 
     def diagnostics(self) -> dict[str, float]:
         """Measure for each category how its prototypes are used.
@@ -273,6 +313,29 @@ class MDDNet(Detector[MDDNetSettings]):
             use.memory.learn(use.queries.detach(), use.weights.detach(), categories, normal)
         terms = {"classes": classes, "compactness": compact}
         return {name: torch.stack(values).mean() for name, values in terms.items() if values}
+
+
+def _compared(
+    teacher: losses.Levels, restored: losses.Levels, identical: losses.Levels | None
+) -> dict[str, tuple[losses.Levels, losses.Levels]]:
+    """The features that each signal compares; without the decoders' if there is no identity decoder."""
+    pairs = {"teacher": (teacher, restored)}
+    return pairs if identical is None else pairs | {"decoders": (restored, identical)}
+
+
+def _bottleneck(encoder: FrozenEncoder, settings: MDDNetSettings) -> Bottleneck | TokenBottleneck:
+    """Make the bottleneck that suits the encoder's levels. An InputError says if the settings do not suit them."""
+    if settings.tokens is None:
+        require_halving_levels(encoder, "mddnet")
+        return Bottleneck(encoder.channels, settings.bottleneck_width)
+    require_token_levels(encoder, "mddnet", settings.tokens.blocks)
+    return TokenBottleneck(encoder, settings.tokens)
+
+
+def _decoder(encoder: FrozenEncoder, settings: MDDNetSettings) -> Decoder | TokenMapDecoder:
+    if settings.tokens is None:
+        return Decoder(encoder.channels, settings.decoder_blocks)
+    return TokenMapDecoder(encoder, settings.tokens)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ The settings say which pairs of features are compared, at which levels, and how 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,16 +15,17 @@ from torch.nn import functional as F
 from mddbench.methods.mddnet.losses import Levels
 from mddbench.nn.precision import at_least_single
 from mddbench.nn.smoothing import gaussian_smooth
-from mddbench.settings import Count, Pixels, Strict
+from mddbench.settings import Count, Extended, Pixels
 
 
-class ScoringSettings(Strict):
+class ScoringSettings(Extended):
     """The settings of anomaly maps and image scores."""
 
-    signals: Annotated[tuple[Literal["teacher", "decoders"], ...], Field(min_length=1)] = Field(
+    added: ClassVar[tuple[str, ...]] = ("calibrated",)
+    signals: Annotated[tuple[Literal["teacher", "decoders", "bank"], ...], Field(min_length=1)] = Field(
         default=("teacher", "decoders"),
         description="The compared features. teacher: the teacher with the restoration decoder. "
-        "decoders: the restoration decoder with the identity decoder.",
+        "decoders: the restoration decoder with the identity decoder. bank: patches with the nearest normal ones.",
     )
     fusion: Literal["sum", "product"] = Field(
         default="sum", description="The way in which the maps of all signals and levels are combined."
@@ -42,6 +43,11 @@ class ScoringSettings(Strict):
     top: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.001, description="The share of the map's pixels that `top` averages."
     )
+    calibrated: bool = Field(
+        default=False,
+        description="True to divide each signal by its standard deviation on normal positions before they are added. "
+        "This needs a bank, whose distances always are divided so.",
+    )
 
     @property
     def image_rule(self) -> str:
@@ -54,13 +60,30 @@ class ScoringSettings(Strict):
         return rules[self.image]
 
 
-def anomaly_maps(signals: dict[str, tuple[Levels, Levels]], size: tuple[int, int], settings: ScoringSettings) -> Tensor:
-    """Compute anomaly maps from pairs of features.
-
-    For each signal and level, 1 - cos at each position is resized to `size`. The results are fused and smoothed.
+def distances(first: Levels, second: Levels, settings: ScoringSettings) -> list[Tensor]:
+    """Compute 1 - cos between two features at each position of the levels that are compared.
 
     Args:
-        signals: For each name of a signal two features, each (B, C_l, H_l, W_l) for each level.
+        first: (B, C_l, H_l, W_l) for each level.
+        second: Of the same shapes.
+        settings: The settings of the scoring.
+
+    Returns:
+        (B, H_l, W_l) for each level of the settings.
+    """
+    return [
+        1.0 - F.cosine_similarity(at_least_single(first[level]), at_least_single(second[level]), dim=1)
+        for level in settings.levels
+    ]
+
+
+def anomaly_maps(signals: dict[str, list[Tensor]], size: tuple[int, int], settings: ScoringSettings) -> Tensor:
+    """Compute anomaly maps from the distances of each signal.
+
+    Each map of distances is resized to `size`. The results are fused and smoothed.
+
+    Args:
+        signals: For each name of a signal its distances, (B, H_l, W_l) each.
         size: The height and width of the maps in pixels.
         settings: The settings of the scoring.
 
@@ -68,14 +91,9 @@ def anomaly_maps(signals: dict[str, tuple[Levels, Levels]], size: tuple[int, int
         (B, H, W).
     """
     maps = [
-        F.interpolate(
-            1.0 - F.cosine_similarity(at_least_single(first[level]), at_least_single(second[level]), dim=1)[:, None],
-            size,
-            mode="bilinear",
-            align_corners=True,
-        )[:, 0]
-        for first, second in (signals[name] for name in settings.signals)
-        for level in settings.levels
+        F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        for name in settings.signals
+        for distance in signals[name]
     ]
     stacked = torch.stack(maps)
     fused = stacked.sum(dim=0) if settings.fusion == "sum" else stacked.clamp_min(1e-6).log().mean(dim=0).exp()

@@ -2,55 +2,73 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
 
 from mddbench.metrics.names import COLUMNS, LABELS, MEAN
-from mddbench.report.figures.canvas import canvas, legend, panels, save
-from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded, series, shown_metrics
+from mddbench.report.figures.canvas import canvas, legend, name_axes, panels, save
+from mddbench.report.figures.style import (
+    ACCENT,
+    INK,
+    QUIET,
+    SHADE,
+    TEXT,
+    WIDTH,
+    folded,
+    is_narrow,
+    series,
+    shown_metrics,
+)
 from mddbench.report.rows.groups import Group, counted_seeds, defined_metrics
 from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS, Pair
 
-LEAST_SPAN = 4.0  # of a curve's axis in percent, so that noise between seeds does not look like a trend
+LEAST_SPAN = 4.0  # of an axis in percent, so that noise between seeds does not look like a trend
+DOT = {"fmt": "o", "color": INK, "ecolor": ACCENT, "elinewidth": 0.9, "capsize": 2, "markersize": 4.5}
 MOST_PAIRS = 6
 MOST_LETTERS = 20  # of the numbers below a curve, so that they do not overlap; longer ones are turned
 PER_CATEGORY = re.compile(r"(.+)_(\d+)")
 
 
 def draw_ablation(study: Study, file: Path) -> None:
-    """Draw an ablation: a curve if its variants are numbers, else a bar from 0 for each variant with its mean.
+    """Draw the mean of each variant as a dot, its seeds as small dots and their standard deviation as a whisker.
 
-    Seeds are dots, and their standard deviation is a whisker. Variants with a seed without a value are left out.
+    Dots are joined by a line if variants are numbers with several seeds. Of one seed each, a band shows how far seeds
+    of the base lie apart, where it has several. Variants with a seed without a value are left out.
 
     Args:
         study: The ablation.
-        file: The PNG file; a PDF is written beside it.
+        file: The PNG file; PDF and SVG are written beside it.
     """
     keys = shown_metrics(defined_metrics(study.groups))
-    frame = _values(study, keys)
-    label = study.groups[0].first.label
+    frame, several = _values(study, keys), any(len(group.records) > 1 for group in study.groups)
     seeds = counted_seeds(group.records for group in study.groups)
-    title = f"{study.title}: {label} on {study.dataset}, {seeds} a variant"
+    title = (
+        f"{study.title}: {study.groups[0].first.label} on {study.dataset}, {seeds} a variant; axes do not start at 0"
+    )
     if study.values is None:
-        names = [folded(group.label, 1.5, TICK) for group in study.groups]
-        lines = sum(max(1, name.count("\n") + 1) for name in names)
-        grid = (2, len(keys) // 2) if len(keys) % 2 == 0 else (1, len(keys))
-        figure, axes = canvas((WIDTH, 1.1 + 0.2 * len(names) + 0.24 * lines), grid, share_y=True)
-        draw: Callable[[Any, pd.DataFrame], None] = partial(_bars, labels=names)
+        names = [folded(group.label, 1.3 if is_narrow() else 1.5, TEXT) for group in study.groups]
+        lines = sum(name.count("\n") + 1 for name in names)
+        figure, axes = canvas((WIDTH, 0.6 + 0.1 * len(names) + 0.14 * lines), (1, len(keys)), share="y")
+        axes[0].set_yticks(range(len(names)), names, parse_math=False)
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
     else:
-        figure, axes = canvas((WIDTH, 2.0), (1, len(keys)))
-        draw = _curve
+        figure, axes = canvas((WIDTH, 1.8), (1, len(keys)))
         figure.supxlabel(study.ablation.axis_name, fontsize=TEXT, parse_math=False)
-        title += " (axes do not start at 0)"
+    base = [] if several or study.base is None or len(study.base.records) < 2 else study.base.records
     for axis, key in zip(axes, keys, strict=True):
-        draw(axis, frame[frame.metric == key])
+        draw = _dots if study.values is None else _curve
+        draw(axis, frame[frame.metric == key], several)
+        _band(axis, [100 * record.value(MEAN, key) for record in base], study.values is None)
         axis.set_title(f"{LABELS[key]} [%]", fontsize=TEXT)
+    if base:
+        title += f"; grey: mean and standard deviation of {len(base)} seeds of '{study.base_label}'"
     save(figure, file, title)
 
 
@@ -74,7 +92,7 @@ def draw_diagnostics(group: Group, file: Path) -> None:
     frame = pd.DataFrame(points)
     names = list(dict.fromkeys(frame.panel))
     margin = (2.3 if len(names) == 1 else 0.6, 0.3)  # one panel alone is too narrow for the title
-    figure, axes, _ = panels(len(names), 3, margin, (2.2, 1.7))
+    figure, axes = panels(len(names), 3, margin, (2.2, 1.5))
     for axis, name in zip(axes, names, strict=True):
         values = frame[frame.panel == name]
         for number, (category, points_of) in enumerate(values.groupby("category", sort=False)):
@@ -84,10 +102,10 @@ def draw_diagnostics(group: Group, file: Path) -> None:
         if low == high:
             axis.set_ylim(low - 0.05, low + 1)
         axis.set_title(folded(name.replace("_", " "), 2.1, TEXT), fontsize=TEXT, parse_math=False)
-        axis.set_xlabel("epoch", fontsize=TEXT)
         axis.xaxis.get_major_locator().set_params(integer=True)
+    name_axes(axes, "epoch")
     legend(figure, axes)
-    save(figure, file, f"{group.label} on {record.dataset}, seed {record.seed}: diagnostics of the method")
+    save(figure, file, f"{group.label} on {record.shown_dataset}, seed {record.seed}: diagnostics of the method")
 
 
 def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
@@ -100,7 +118,7 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
     """
     shown = pairs[:MOST_PAIRS]
     keys = [key for key in COLUMNS if any(pair.differences[key].categories for pair in shown)] or COLUMNS
-    figure, axes, columns = panels(len(shown), 3, (1.0, 0.4), (2.0, 1.9), share_y=True)
+    figure, axes = panels(len(shown), 3, (1.0, 0.4), (2.0, 1.7), share="xy")
     for axis, pair in zip(axes, shown, strict=True):
         for row, key in enumerate(keys):
             difference = pair.differences[key]
@@ -109,8 +127,7 @@ def draw_differences(dataset: str, pairs: Sequence[Pair], file: Path) -> None:
             axis.plot(100 * difference.mean, row, "o", color=ACCENT, markersize=3.5)
         axis.axvline(0, color=ACCENT, linewidth=0.8)
         axis.set_title(folded(f"{pair.better} {MINUS} {pair.worse}", 1.9, TEXT), fontsize=TEXT, parse_math=False)
-    for axis in axes[-columns:]:
-        axis.set_xlabel("percent points", fontsize=TEXT)
+    name_axes(axes, "percentage points")
     axes[0].set_yticks(range(len(keys)), [LABELS[key] for key in keys])
     axes[0].set_ylim(len(keys) - 0.5, -0.5)
     seeds = counted_seeds(pair.seeds for pair in shown)
@@ -138,8 +155,8 @@ def draw_test_curves(dataset: str, groups: Sequence[Group], file: Path) -> None:
                 axis.plot(epochs, values, linewidth=1.1, label=label, **style)
                 axis.plot(epochs[-1], values[-1], "o", color=style["color"], markersize=4, fillstyle="none")
         axis.set_title(f"{LABELS[key]} [%]", fontsize=TEXT)
-        axis.set_xlabel("epoch", fontsize=TEXT)
         axis.xaxis.get_major_locator().set_params(integer=True)
+    name_axes(axes, "epoch")
     legend(figure, axes)
     save(figure, file, f"{dataset}: on the test set while training (a diagnostic; only the ringed epoch counts)")
 
@@ -169,41 +186,44 @@ def _statistics(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return statistics, frame[frame.x.isin(statistics.index)]
 
 
-def _bars(axis: Any, frame: pd.DataFrame, labels: list[str]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _dots(axis: Any, frame: pd.DataFrame, several: bool) -> None:
+    """Draw a row for each variant."""
     statistics, seeds = _statistics(frame)
-    means, deviations = statistics["mean"], statistics["std"]
-    axis.barh(statistics.index, means, xerr=deviations, color=INK, alpha=0.55, height=0.62, ecolor=ACCENT)
-    axis.plot(seeds.value, seeds.x, "o", color=ACCENT, markersize=2.2)
-    high = float(max(seeds.value.max(), (means + deviations).max())) if len(statistics) else 1.0
-    high = high if high > 0 else 1.0
-    for x in sorted(set(frame.x)):
-        several = (frame.x == x).sum() > 1
-        text, end = chr(0x2013), 0.0
-        if x in statistics.index:
-            average, deviation = means.loc[x], deviations.loc[x]
-            text = f"{average:.1f} ± {deviation:.1f}" if several else f"{average:.1f}"
-            end = max(average + deviation, seeds[seeds.x == x].value.max())
-        axis.text(end + 0.03 * high, x, text, fontsize=TICK, va="center")
-    axis.set_xlim(0.0, 1.4 * high)
+    spread = statistics["std"] if several else None
+    axis.plot(seeds.value, seeds.x, "o", color=QUIET, markersize=2.2)
+    axis.errorbar(statistics["mean"], statistics.index, xerr=spread, **DOT)
+    _widen(axis, "x")
     axis.grid(False, axis="y")
-    axis.set_xticks([tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0.0, high) if tick <= high])
-    axis.set_yticks(range(len(labels)), labels, fontsize=TICK, parse_math=False)
-    axis.set_ylim(len(labels) - 0.5, -0.5)
 
 
-def _curve(axis: Any, frame: pd.DataFrame) -> None:
+def _curve(axis: Any, frame: pd.DataFrame, several: bool) -> None:
+    """Draw a column for each variant, at the number that it is."""
     statistics, seeds = _statistics(frame)
     xs = sorted(set(frame.x))
-    spread = statistics["std"] if statistics["std"].any() else None
-    axis.errorbar(statistics.index, statistics["mean"], yerr=spread, color=INK, ecolor=ACCENT, capsize=2, linewidth=1.3)
-    axis.plot(seeds.x, seeds.value, "o", color=ACCENT, markersize=2.2)
-    low, high = axis.get_ylim()
-    spare = max(0.0, LEAST_SPAN - (high - low)) / 2
-    axis.set_ylim(low - spare, high + spare)
+    axis.plot(seeds.x, seeds.value, "o", color=QUIET, markersize=2.2)
+    style = {**DOT, "linestyle": "-", "linewidth": 1.0} if several else DOT
+    axis.errorbar(statistics.index, statistics["mean"], yerr=statistics["std"] if several else None, **style)
+    _widen(axis, "y")
     if len(xs) > 2 and min(xs) > 0 and max(xs) / min(xs) >= 8:
         axis.set_xscale("log")
+    axis.margins(x=0.15)
     names = [f"{x:g}" for x in xs]
     axis.set_xticks(xs, names, rotation=45 if len("  ".join(names)) > MOST_LETTERS else 0)
     axis.minorticks_off()
+
+
+def _widen(axis: Any, which: str) -> None:
+    """Give the axis of a metric at least LEAST_SPAN."""
+    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
+    spare = max(0.0, LEAST_SPAN - (high - low)) / 2
+    axis.set(**{f"{which}lim": (low - spare, high + spare)})
+
+
+def _band(axis: Any, values: Sequence[float], upright: bool) -> None:
+    """Shade one standard deviation around the mean of values; nothing if there are none, or if one is not defined."""
+    if not values or any(map(math.isnan, values)):
+        return
+    centre, deviation = mean(values), stdev(values)
+    span, line = (axis.axvspan, axis.axvline) if upright else (axis.axhspan, axis.axhline)
+    span(centre - deviation, centre + deviation, color=SHADE, alpha=0.5, linewidth=0, zorder=0)
+    line(centre, color=QUIET, linewidth=0.8, zorder=0)

@@ -10,7 +10,7 @@ from statistics import mean
 
 from mddbench.metrics.names import LABELS, MEAN
 from mddbench.report.figures.canvas import canvas, legend, logarithmic, save
-from mddbench.report.figures.style import COLOURS, TEXT, TICK, marks, series
+from mddbench.report.figures.style import COLOURS, TEXT, marks, series
 from mddbench.report.rows.groups import Group, quality_metric
 from mddbench.report.tables.costs import COSTS, cost_machines, mean_cost
 
@@ -69,7 +69,7 @@ def draw_budgets(budgets: Budgets, dataset: str, file: Path) -> None:
             if not group.first.card.one_pass:
                 place = {"textcoords": "offset points", "xytext": (0, 5), "ha": "center"}
                 colour = COLOURS[number % len(COLOURS)]
-                axis.annotate(str(len(group.first.history)), (x, y), fontsize=TICK, color=colour, **place)
+                axis.annotate(str(len(group.first.history)), (x, y), fontsize=TEXT, color=colour, **place)
     axis.margins(0.1)
     if times and min(times) > 0:
         logarithmic(axis, "x")

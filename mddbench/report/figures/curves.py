@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.metrics.names import LABELS
-from mddbench.report.figures.canvas import canvas, legend, panels, save
-from mddbench.report.figures.style import ACCENT, TEXT, WIDTH, folded, series
+from mddbench.metrics.pooled import one_threshold
+from mddbench.report.figures.canvas import canvas, legend, name_axes, panels, save
+from mddbench.report.figures.style import ACCENT, COLOURS, INK, TEXT, WIDTH, folded, series
+from mddbench.report.tables.table import percent
 from mddbench.runs.evidence import Evidence
 from mddbench.runs.records import Record
 
-MOST_BINS = 24
+DEFECT, STORED = COLOURS[1], 5
+"""Colour of defective images, and the wanted share of false alarms in percent of the threshold that is shown."""
+MOST_MARKS = 2000
+"""More scores of a kind and category are drawn as a picture, so that a page stays small."""
 KINDS = (
     ("precision_recall", "recall", "precision", "p_ap"),
     ("region_overlap", "false-positive rate", "region overlap", "aupro"),
@@ -27,30 +31,51 @@ MethodRuns = tuple[str, tuple[tuple[Evidence, ...], ...]]
 
 
 def draw_scores(record: Record, label: str, evidence: Sequence[Evidence], file: Path) -> None:
-    """Draw histograms of a run's image scores by category: normal images filled, defective ones outlined.
+    """Draw the image scores of a run as strips on one axis: normal images above, defective ones below, by category.
 
-    Infinite scores are left out and counted.
+    A line is the threshold for all categories that was set without test labels, and another one is that of the best
+    F1 of all images, which is chosen on the test labels. Infinite scores are left out and counted.
 
     Args:
         record: Record of the run.
         label: Label of the method.
         evidence: Scores of each category.
-        file: The PNG file; a PDF is written beside it.
+        file: The PNG file; PDF and SVG are written beside it.
     """
-    figure, axes, columns = panels(len(evidence), 5, (0.6, 0.5), (2.2, 1.35))
-    for axis, data in zip(axes, evidence, strict=True):
-        finite = np.isfinite(data.scores)
-        scores, labels = data.scores[finite].astype(np.float64), data.labels[finite]
-        edges = np.histogram_bin_edges(scores, min(MOST_BINS, 2 * math.isqrt(len(data.scores))))
-        axis.hist(scores[~labels], edges, color="#9db7d5", label="normal images")
-        axis.hist(scores[labels], edges, histtype="step", color=ACCENT, linewidth=1.2, label="with a defect")
-        value = f"{LABELS['i_auroc']} {100 * record.value(data.category, 'i_auroc'):.1f} %"
-        value += "" if finite.all() else f", {len(finite) - len(scores)} infinite"
-        axis.set_title(f"{_folded(data.category, columns)}\n{value}", fontsize=TEXT, parse_math=False)
-        axis.yaxis.get_major_locator().set_params(integer=True)
-    _name_outer(axes, columns, "image score", "images")
-    legend(figure, axes)
-    save(figure, file, f"{label} on {record.dataset}, seed {record.seed}: image scores")
+    names, infinite = [], sum(int((~np.isfinite(data.scores)).sum()) for data in evidence)
+    figure, (axis,) = canvas((WIDTH, 0.8 + 0.36 * len(evidence)))
+    for row, data in enumerate(evidence):
+        for kind, (labels, colour, name) in enumerate((
+            (~data.labels, INK, "normal"),
+            (data.labels, DEFECT, "defective"),
+        )):
+            scores = data.scores[labels & np.isfinite(data.scores)].astype(np.float64)
+            xs = np.repeat(scores, 3)
+            top = row - 0.4 + 0.42 * kind
+            ys = np.tile([top, top + 0.36, np.nan], len(scores))
+            many = len(scores) > MOST_MARKS
+            axis.plot(xs, ys, color=colour, linewidth=0.7, alpha=0.7, label=f"{name} images", rasterized=many)
+        auroc = f"{LABELS['i_auroc']} {percent(record.value(data.category, 'i_auroc'))}"
+        names.append(f"{folded(data.category.replace('_', ' '), 1.3, TEXT)}\n{auroc}")
+    for value, words, style in _thresholds(record, evidence):
+        axis.axvline(value, color=ACCENT, linewidth=1.0, linestyle=style, label=words)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(False, axis="y")
+    axis.set_xlabel("image score", fontsize=TEXT)
+    legend(figure, [axis])
+    left_out = f"; {infinite} infinite scores are left out" if infinite else ""
+    save(figure, file, f"{label} on {record.shown_dataset}, seed {record.seed}: image scores{left_out}")
+
+
+def _thresholds(record: Record, evidence: Sequence[Evidence]) -> Iterator[tuple[float, str, str]]:
+    """The thresholds for all categories, their names and styles of line. Those that are not finite are left out."""
+    scoped = record.thresholds.image.get(str(STORED)) if record.thresholds else None
+    if scoped and scoped.one is not None and math.isfinite(scoped.one):
+        yield scoped.one, f"threshold without test labels, {STORED} % false alarms wanted", "-"
+    best = one_threshold([(data.scores, data.labels) for data in evidence]).threshold
+    if math.isfinite(best):
+        yield best, "threshold of the best F1, from the test labels", "--"
 
 
 def draw_curves(methods: Sequence[MethodRuns], dataset: str, file: Path) -> None:
@@ -88,17 +113,15 @@ def draw_category_curves(methods: Sequence[MethodRuns], dataset: str, kind: int,
     """
     field, x_label, y_label, key = KINDS[kind]
     categories = [data.category for data in methods[0][1][0] if np.isfinite(getattr(data, field)).all()]
-    figure, axes, columns = panels(len(categories), 5, (0.6, 0.3), (2.2, 1.25), share_y=True)
+    figure, axes = panels(len(categories), 5, (0.6, 0.3), (2.2, 1.25), share="xy")
     for axis, category in zip(axes, categories, strict=True):
         for number, (label, runs) in enumerate(methods):
             evidence = next((data for data in runs[0] if data.category == category), None)
             if evidence is not None:
                 axis.plot(*getattr(evidence, field), linewidth=1.1, label=label, **series(number))
-        axis.set_title(_folded(category, columns), fontsize=TEXT, parse_math=False)
+        axis.set_title(folded(category.replace("_", " "), 1.4, TEXT), fontsize=TEXT, parse_math=False)
         axis.set_ylim(-0.02, 1.02)
-    for axis in axes[:-columns]:
-        axis.tick_params(labelbottom=False)
-    _name_outer(axes, columns, x_label, y_label)
+    name_axes(axes, x_label, y_label)
     legend(figure, axes)
     save(figure, file, f"{dataset}: {y_label} against {x_label} of the pixels (area: {LABELS[key]}), first seed")
 
@@ -120,16 +143,3 @@ def _mean_curve(run: Sequence[Evidence], field: str) -> NDArray[np.float64]:
     curves = np.stack([getattr(data, field) for data in run]).astype(np.float64)
     defined = curves[np.isfinite(curves).all(axis=(1, 2))]
     return np.asarray(defined.mean(axis=0))
-
-
-def _folded(category: str, columns: int) -> str:
-    """The name of a category in lines that fit a panel."""
-    return folded(category.replace("_", " "), (WIDTH - 0.6) / max(columns, 3), TEXT)
-
-
-def _name_outer(axes: Any, columns: int, x_label: str, y_label: str) -> None:
-    """Name the x axes of the lowest panels and the y axes of the leftmost ones."""
-    for axis in axes[-columns:]:
-        axis.set_xlabel(x_label, fontsize=TEXT)
-    for axis in axes[::columns]:
-        axis.set_ylabel(y_label, fontsize=TEXT)

@@ -37,18 +37,24 @@ def spell_out(figure: Any) -> None:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             labels = [label.get_text() for label in axis.get_majorticklabels()]
-            spelt = [_spelt(label) for label in labels]
-            if spelt != labels:  # matplotlib sets the text of a tick anew at each drawing
-                axis.set_ticks(axis.get_majorticklocs(), spelt)
+            known = [spelt(label) for label in labels]
+            if known != labels:  # matplotlib sets the text of a tick anew at each drawing
+                axis.set_ticks(axis.get_majorticklocs(), known)
     for text in figure.findobj(Text):
-        text.set_text(_spelt(text.get_text()))
+        text.set_text(spelt(text.get_text()))
 
 
-def _spelt(text: str) -> str:
+def spelt(text: str) -> str:
     """Return a text with each character that no installed font has as its number in Unicode.
 
-    >>> _spelt("Motor")
+    >>> spelt("Motor")
     'Motor'
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text in characters that can be drawn.
     """
     return text if text.isascii() else "".join(sign if _is_known(sign) else f"\\u{ord(sign):04x}" for sign in text)
 

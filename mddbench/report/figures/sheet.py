@@ -8,28 +8,35 @@ from functools import partial
 from pathlib import Path
 
 from mddbench.report.figures.ablations import draw_diagnostics, has_diagnostics
+from mddbench.report.figures.across import draw_across
 from mddbench.report.figures.curves import KINDS, MethodRuns, draw_category_curves, draw_curves, draw_scores, has_curves
 from mddbench.report.figures.heat_maps import draw_gallery, draw_qualitative
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet
+from mddbench.runs.evidence import Evidence
 from mddbench.runs.panels import Panel
 
 Draw = Callable[[Path], None]
 """Draws one figure and writes it to a file."""
+OFF_PAGE = "gallery-"
+"""Start of the names of files of figures that a page does not show: it has the tiles themselves."""
 TITLES = {
     "training": "Training curves",
     "per-category": "Each category",
     "cost-quality": "Quality against cost",
     "budgets": "Quality against training time",
+    "encoders": "Quality against inference time, by encoder",
     "curves": "Curves of the pixels",
     "curves-precision-recall": "Precision against recall of each category",
     "curves-region-overlap": "Region overlap of each category",
     "qualitative": "The same defects by each method",
     "scores": "Image scores",
+    "across": "AUROC between categories",
     "diagnostics": "Diagnostics of the method",
     "differences": "Paired differences",
     "selection": "The selection gap",
+    "ranks": "Mean ranks, and which methods differ",
     "ablation": "Ablation",
 }
 """Start of a file's name -> title of the figure."""
@@ -48,7 +55,8 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
     groups, dataset, names = sheet.groups, sheet.dataset, file_names(sheet.groups)
     first = {group.label: entries[group.first.identity] for group in groups}
     panels = partial(_panels, first)
-    curves = partial(_curves, {group.label: [entries[record.identity] for record in group.records] for group in groups})
+    members = {group.label: [entries[record.identity] for record in group.records] for group in groups}
+    curves = partial(_curves, members)
     pictures: dict[str, Draw] = {}
     pictures["qualitative.png"] = partial(_draw_if_any, panels, partial(draw_qualitative, dataset=dataset))
     pictures["per-category.png"] = partial(draw_dots, groups, dataset)
@@ -60,10 +68,12 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
     pictures["training.png"] = partial(draw_training, groups, dataset)
     for group in groups:
         name, entry = names[group.label], first[group.label]
-        title = f"{group.label} on {group.first.dataset}, seed {group.first.seed}"
+        title = f"{group.label} on {group.first.shown_dataset}, seed {group.first.seed}"
         gallery, scores = partial(draw_gallery, title=title), partial(draw_scores, group.first, group.label)
-        pictures[f"gallery-{name}.png"] = partial(_draw_if_any, entry.panels, gallery)
+        pictures[f"{OFF_PAGE}{name}.png"] = partial(_draw_if_any, entry.panels, gallery)
         pictures[f"scores-{name}.png"] = partial(_draw_if_any, entry.evidence, scores)
+        across = partial(draw_across, group.label, dataset)
+        pictures[f"across-{name}.png"] = partial(_draw_if_any, partial(_evidence, members[group.label]), across)
         if has_diagnostics(group):
             pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
     return pictures
@@ -113,6 +123,11 @@ def _panels(entries: Mapping[str, Entry]) -> list[tuple[str, tuple[Panel, ...]]]
 
 def _curves(entries: Mapping[str, Sequence[Entry]]) -> list[MethodRuns]:
     """The rows whose runs kept evidence; none if no category has curves."""
-    runs = {label: [entry.evidence() for entry in members] for label, members in entries.items()}
-    rows = [(label, tuple(filter(None, kept))) for label, kept in runs.items() if any(kept)]
+    runs = {label: _evidence(members) for label, members in entries.items()}
+    rows = [(label, kept) for label, kept in runs.items() if kept]
     return rows if has_curves(rows) else []
+
+
+def _evidence(entries: Sequence[Entry]) -> tuple[tuple[Evidence, ...], ...]:
+    """The evidence of each run that kept some."""
+    return tuple(filter(None, (entry.evidence() for entry in entries)))

@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from mddbench.metrics.names import MAD
 
 SHOWN = (MAD.key, "i_auroc", "aupro", "p_ap")
 """The metrics that a figure shows, one panel each, where all are defined. The tables have all."""
-INK, ACCENT = "#3b6ea5", "#1b1b1b"
-WIDTH = 7.0  # of a page's text in inches; no figure is wider, so that its letters keep their size in print
-TICK, TEXT, KEY, HEAD = 7.0, 8.0, 7.5, 9.0  # points: tick labels, names of axes and panels, legends, titles
+INK, ACCENT, NORMAL = "#3b6ea5", "#1b1b1b", "#9db7d5"
+GRID, BAND, SHADE, QUIET = "#dddddd", "#f3f3f3", "#bbbbbb", "#888888"
+"""Of lines behind the data, of every other row, of a range, and of what is said aside."""
+WIDTH = 7.0  # of a printed page's text in inches; no figure is wider, so that its letters keep their size in print
+PHONE = 3.35  # of a small screen, in inches
+TEXT = 8.0  # points: all letters of all figures
 DPI = 170
 LETTER, IN_LINES = 0.6, 0.56  # width of a letter per point: in a single word, and on average in a line of words
+_width: ContextVar[float] = ContextVar("width", default=WIDTH)
 COLOURS = ("#12355b", "#b5471b", "#74b058", "#e0b000", "#6a2c70", "#6c7a89")
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def page_width() -> float:
+    """Return the width in inches that a figure may have where it is drawn now."""
+    return _width.get()
+
+
+def is_narrow() -> bool:
+    """Return True while figures are drawn for a small screen."""
+    return page_width() < WIDTH
+
+
+@contextmanager
+def narrow_page() -> Iterator[None]:
+    """Draw figures for a small screen."""
+    token = _width.set(PHONE)
+    try:
+        yield
+    finally:
+        _width.reset(token)
 
 
 def shown_metrics(defined: Sequence[str]) -> tuple[str, ...]:

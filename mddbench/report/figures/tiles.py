@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mddbench.runs.panels import Panel
+from mddbench.runs.panels import ANY, Panel
 
 FALSE_ALARM = "normal"
-ROLES = {
+ROLES = {  # `any`, every test image, comes last
     "worst": "worst found defect",
     FALSE_ALARM: "worst false alarm",
     "typical": "typical defect",
     "best": "best found defect",
+    ANY: "every test image",
 }
 """Role of a panel -> its name, in the order in which the page shows them."""
 PALETTE = "inferno"
-UNKNOWN = 200
-"""Grey value of a tile without ground truth."""
+LINE, HALO = (70, 220, 255), (10, 20, 30)
+"""Colours of an outline. They are visible on photographs and on every colour of a map."""
 Picture = NDArray[np.uint8]  # (H, W, 3) in colour, or (H, W)
 
 
@@ -51,24 +52,43 @@ class Grid:
         return ys, [self.corner(0, column)[1] + self.side / 2 for column in range(columns)]
 
     def joined(self, rows: Sequence[Sequence[Picture | None]], columns: int) -> Picture:
-        """Join pictures into one, each resized to a tile. A place without a picture stays white.
+        """Join pictures into one, each as large as fits into a tile. What no picture covers stays clear.
 
         Args:
-            rows: Pictures of each row; None for a white tile.
+            rows: Pictures of each row; None for no tile.
             columns: Number of columns.
 
         Returns:
-            (H, W, 3) picture.
+            (H, W, 4) picture.
         """
         height, width = self.corner(len(rows), columns)
-        whole = np.full((height - self.line, width - self.gap, 3), 255, dtype=np.uint8)
+        whole = np.zeros((height - self.line, width - self.gap, 4), dtype=np.uint8)
         for row, pictures in enumerate(rows):
             for column, picture in enumerate(pictures):
                 if picture is not None:
                     top, left = self.corner(row, column)
-                    tile = resized(picture, self.side, self.side, "BILINEAR")
-                    whole[top : top + self.side, left : left + self.side] = tile
+                    tile = fitted(picture, self.side, picture.shape[1] / picture.shape[0], "BILINEAR")
+                    below, beside = ((self.side - length) // 2 for length in tile.shape[:2])
+                    place = whole[top + below :, left + beside :][: tile.shape[0], : tile.shape[1]]
+                    place[..., :3], place[..., 3] = tile, 255
         return whole
+
+
+def fitted(picture: Picture, side: int, aspect: float | None, method: Literal["BILINEAR", "BOX"]) -> Picture:
+    """Resize a picture so that it fits into a square.
+
+    Args:
+        picture: (H, W) or (H, W, 3).
+        side: Side of the square in pixels.
+        aspect: Width of the result by its height; None for that of the picture.
+        method: Filter of Pillow.
+
+    Returns:
+        The new picture. Its longer side is that of the square, and its shorter one at least a pixel.
+    """
+    shape = aspect or picture.shape[1] / picture.shape[0]
+    width, height = (side, side / shape) if shape >= 1 else (side * shape, side)
+    return resized(picture, max(1, round(width)), max(1, round(height)), method)
 
 
 def resized(picture: Picture, width: int, height: int, method: Literal["BILINEAR", "BOX"]) -> Picture:
@@ -153,16 +173,20 @@ def levels(panel: Panel, limits: tuple[float, float]) -> Picture:
     return np.asarray(np.round(255 * np.clip(share, 0.0, 1.0)), dtype=np.uint8)
 
 
-def with_masks(panels: Iterable[Panel]) -> set[str]:
-    """Return the categories in which a panel has a mask. Elsewhere only images are labelled, and masks are empty."""
-    return {panel.category for panel in panels if panel.mask.any()}
+def colour_bar() -> Any:
+    """Return the colours from 0 to 1, for a bar beside maps on scales of their own."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(0.0, 1.0), PALETTE)
 
 
-def ground_truth(panel: Panel, known: bool) -> Picture:
-    """Draw the mask of a panel in white on black, or a grey tile if it is not known where the defects are."""
-    if not known:
-        return np.full_like(panel.image, UNKNOWN)
-    return np.repeat(panel.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+def outlined(picture: Picture, panel: Panel) -> Picture:
+    """Return a picture of a panel in the shape of its file, with a line around its mask, dark on the outer side."""
+    shown = picture.copy()
+    shown[outline(panel.mask, 2, 3, diagonal=True)] = HALO
+    shown[outline(panel.mask, 1, 2, diagonal=True)] = LINE
+    return fitted(shown, max(shown.shape[:2]), panel.aspect, "BILINEAR")
 
 
 def outline(mask: NDArray[np.bool_], inner: int, outer: int, diagonal: bool = False) -> NDArray[np.bool_]:

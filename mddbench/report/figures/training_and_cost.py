@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from mddbench.metrics.names import LABELS, MEAN
-from mddbench.report.figures.canvas import canvas, legend, logarithmic, panels, save
-from mddbench.report.figures.style import ACCENT, TEXT, TICK, WIDTH, folded, marks, series, shown_metrics
+from mddbench.report.figures.canvas import canvas, label_points, legend, logarithmic, name_axes, panels, save
+from mddbench.report.figures.style import ACCENT, BAND, QUIET, SHADE, TEXT, WIDTH, folded, marks, series, shown_metrics
 from mddbench.report.rows.groups import Group, counted_seeds, defined_metrics, quality_metric
 from mddbench.report.tables.costs import COSTS, cost_machines, mean_cost
 
@@ -26,7 +28,7 @@ def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
     groups = [g for g in groups if all(log.loss is not None for record in g.records for log in record.history)]
     if not groups:
         return
-    figure, axes, columns = panels(len(groups), 3, (0.6, 0.3), (2.2, 1.9))
+    figure, axes = panels(len(groups), 3, (0.6, 0.3), (2.2, 1.6))
     all_terms = list(dict.fromkeys(term for group in groups for term in _terms(group)))
     for axis, group in zip(axes, groups, strict=True):
         epochs = list(zip(*(record.history for record in group.records), strict=False))
@@ -34,7 +36,7 @@ def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
         losses = [[log.loss for log in logs if log.loss is not None] for logs in epochs]
         shade = "range over seeds" if len(group.records) > 1 else None
         lows, highs = ([least(values) for values in losses] for least in (min, max))
-        axis.fill_between(xs, lows, highs, color="#bbb", linewidth=0, label=shade)
+        axis.fill_between(xs, lows, highs, color=SHADE, linewidth=0, label=shade)
         axis.plot(xs, [mean(values) for values in losses], color=ACCENT, linewidth=1.6, label="loss")
         for term in _terms(group):
             means = [mean(log.terms.get(term, math.nan) for log in logs) for logs in epochs]
@@ -43,10 +45,8 @@ def draw_training(groups: Sequence[Group], dataset: str, file: Path) -> None:
         if min(values, default=0.0) > 0 and max(values) / min(values) > LOGARITHMIC:
             logarithmic(axis, "y")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(folded(group.marked_label, 2.1, TEXT), fontsize=TEXT, parse_math=False)
-        axis.set_xlabel("epoch", fontsize=TEXT)
-    for axis in axes[::columns]:
-        axis.set_ylabel("training loss", fontsize=TEXT)
+        axis.set_title(folded(group.marked_label, 1.4, TEXT), fontsize=TEXT, parse_math=False)
+    name_axes(axes, "epoch", "training loss")
     legend(figure, axes, ["loss", "range over seeds", *all_terms])
     save(figure, file, f"{dataset}: training, means of an epoch, {counted_seeds(group.records for group in groups)}")
 
@@ -59,7 +59,7 @@ def draw_dots(groups: Sequence[Group], dataset: str, file: Path) -> None:
     categories = [*groups[0].first.categories, MEAN]
     height = max(0.2, min(0.1 + 0.05 * max(len(groups), 2), 8.0 / len(categories)))
     keys = shown_metrics(defined_metrics(groups))
-    figure, axes = canvas((WIDTH, 0.75 + height * len(categories)), (1, len(keys)), share_y=True)
+    figure, axes = canvas((WIDTH, 0.75 + height * len(categories)), (1, len(keys)), share="y")
     step = 0.7 / max(len(groups), 2)
     for axis, key in zip(axes, keys, strict=True):
         for number, group in enumerate(groups):
@@ -72,11 +72,11 @@ def draw_dots(groups: Sequence[Group], dataset: str, file: Path) -> None:
                 style = {"label": group.marked_label, "markersize": 3.6, "elinewidth": 0.8, **marks(number)}
                 axis.errorbar(means, ys, xerr=deviations, **style)
         for row in range(0, len(categories), 2):
-            axis.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", zorder=0)
+            axis.axhspan(row - 0.5, row + 0.5, color=BAND, zorder=0)
         axis.axhline(len(categories) - 1.5, color=ACCENT, linewidth=0.7)
         axis.grid(False, axis="y")
         axis.set_xlabel(f"{LABELS[key]} [%]", fontsize=TEXT)
-    names = [folded(name.replace("_", " "), 1.2, TICK) for name in categories]
+    names = [folded(name.replace("_", " "), 1.2, TEXT) for name in categories]
     axes[0].set_yticks(range(len(categories)), names, parse_math=False)
     axes[0].set_ylim(len(categories) - 0.5, -0.5)
     legend(figure, axes, [group.marked_label for group in groups])
@@ -85,35 +85,44 @@ def draw_dots(groups: Sequence[Group], dataset: str, file: Path) -> None:
 
 
 def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
-    """Draw quality against each cost, with a mark for each method and a line of those that no other one beats in both.
+    """Draw quality against each cost, with a mark and a name for each method, and the Pareto front.
 
-    Rows that stand apart in tables (another protocol, test labels given) are not on the line and beat no other row.
+    Rows that stand apart in tables (another protocol, test labels given) are not on the front and beat no other row.
     """
     quality = quality_metric(groups)
-    figure, axes = canvas((WIDTH, 2.2), (1, len(PRICES)), share_y=True)
+    figure, axes = canvas((WIDTH, 2.2), (1, len(PRICES)), share="y")
+    shown = []
     for axis, key in zip(axes, PRICES, strict=True):
-        prices, ranked = [], []
+        points: list[Any] = []
         for number, group in enumerate(groups):
             price = mean_cost(group.records, key) * COSTS[key].scale
             values = [100 * value for value in _values(group, MEAN, quality)]
             if math.isnan(price) or any(map(math.isnan, values)):
                 continue
-            error, label = _deviation(values) or None, group.marked_label
-            axis.errorbar(price, mean(values), yerr=error, label=label, markersize=5, elinewidth=1.0, **marks(number))
-            prices.append(price)
-            if not group.differs and not group.first.card.upper_bound:
-                ranked.append((price, mean(values)))
-        best = pareto(ranked)
-        xs, ys = [x for x, _ in best], [y for _, y in best]
-        axis.plot(xs, ys, color="#999", linewidth=1.0, drawstyle="steps-post", zorder=0)
-        axis.margins(0.15)
+            style = {"markersize": 5, "elinewidth": 1.0, **marks(number)}
+            axis.errorbar(price, mean(values), yerr=_deviation(values) or None, label=group.marked_label, **style)
+            points.append((price, mean(values), group.marked_label, style["color"], group.competes))
+        front = pareto([point[:2] for point in points if point[-1]])
+        axis.plot(
+            *zip(*front, strict=True) if front else ([], []),
+            color=QUIET,
+            linewidth=1.0,
+            drawstyle="steps-post",
+            zorder=0,
+        )
+        axis.margins(0.2)
+        prices = [price for price, *_ in points]
         if prices and min(prices) > 0 and max(prices) / min(prices) > LOGARITHMIC:
             logarithmic(axis, "x")
         axis.set_xlabel(COSTS[key].label, fontsize=TEXT)
-    axes[0].set_ylabel(f"{LABELS[quality]} [%]", fontsize=TEXT)
+        steps = [corner for (x, y), (right, _) in itertools.pairwise(front) for corner in ((x, y), (right, y))]
+        shown.append(([point[:-1] for point in points], [*steps, *front[-1:]]))
+    name_axes(axes, y_label=f"{LABELS[quality]} [%]")
     legend(figure, axes, [group.marked_label for group in groups])
+    for axis, (points, line) in zip(axes, shown, strict=True):
+        label_points(axis, points, line)
     machines = cost_machines([record for group in groups for record in group.records])
-    save(figure, file, f"{dataset}: quality against cost, {machines}; grey line: no other method is better in both")
+    save(figure, file, f"{dataset}: quality against cost, {machines}; grey: the Pareto front")
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

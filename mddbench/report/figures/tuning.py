@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mddbench.metrics.names import LABELS
 from mddbench.report.figures.canvas import canvas, legend, save
-from mddbench.report.figures.style import ACCENT, INK, TEXT, TICK, WIDTH, folded
+from mddbench.report.figures.style import ACCENT, INK, QUIET, TEXT, WIDTH, folded
 from mddbench.runs.search import METRICS, SearchResult
 
 NAMES = ("trial", "recipe", "best")
@@ -26,7 +26,7 @@ def draw_searches(results: Sequence[SearchResult], file: Path) -> None:
     axis = axes[0]
     for row, result in enumerate(ordered):
         scores = [100 * result.score(trial) for trial in result.trials if math.isfinite(result.score(trial))]
-        axis.plot(scores, [row] * len(scores), "|", color="#888", markersize=9, label=NAMES[0])
+        axis.plot(scores, [row] * len(scores), "|", color=QUIET, markersize=9, label=NAMES[0])
         for name, trial, marker, colour in (
             (NAMES[1], result.recipe, "o", INK),
             (NAMES[2], result.winner, "D", ACCENT),
@@ -39,7 +39,7 @@ def draw_searches(results: Sequence[SearchResult], file: Path) -> None:
                 axis.plot(
                     [100 * result.score(trial)], [row], marker, color=colour, label=name, linestyle="none", **style
                 )
-    labels = [folded(result.label, 1.4, TICK) for result in ordered]
+    labels = [folded(result.label, 1.4, TEXT) for result in ordered]
     axis.set_yticks(range(len(ordered)), labels, parse_math=False)
     axis.set_ylim(len(ordered) - 0.5, -0.5)
     axis.set_xlabel(

@@ -39,6 +39,24 @@
     }
   }
 
+  // On a small screen a table that is wider than it becomes one block for each row.
+
+  const small = window.matchMedia("(max-width: 40rem)");
+  const fitting = new ResizeObserver((entries) => entries.forEach(({ target }) => fit(target)));
+
+  function fit(frame) {
+    if (frame.dataset.width === String(frame.clientWidth)) return;
+    frame.dataset.width = frame.clientWidth;
+    frame.classList.remove("stacked");
+    frame.classList.toggle("stacked", small.matches && frame.scrollWidth > frame.clientWidth + 1);
+  }
+
+  function makeFitting(table) {
+    const heads = all("thead th", table).map((head) => head.textContent.trim());
+    for (const cell of all("td:not(.provenance)", table)) cell.dataset.head = heads[cell.cellIndex];
+    fitting.observe(table.parentElement);
+  }
+
   // Viewer: one dialog for all galleries; it goes through the tiles that its gallery shows.
 
   const viewer = document.querySelector(".viewer");
@@ -137,8 +155,21 @@
     apply();
   }
 
+  all(".table table").forEach(makeFitting);
   all(".table table").forEach(makeSortable);
   all(".gallery").forEach(makeGallery);
+
+  // A link to something that is folded unfolds it.
+
+  function unfold() {
+    const target = document.getElementById(decodeURIComponent(window.location.hash.slice(1)));
+    if (!target?.matches("details")) return;
+    target.open = true;
+    target.scrollIntoView();
+  }
+
+  window.addEventListener("hashchange", unfold);
+  unfold();
 
   // On paper everything is open.
 

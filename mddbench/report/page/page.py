@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from mddbench.report.rows.groups import PUBLISHED
-from mddbench.report.tables.table import Table
+from mddbench.metrics.names import LABELS, MEANINGS
+from mddbench.report.page.svg import inlined, title_of
+from mddbench.report.rows.groups import OTHER_PROTOCOL, PUBLISHED
+from mddbench.report.tables.table import LEGEND, Table
 
 SAFE_LINK = re.compile(r"https?://[^\s/@]+(/\S*)?|(?!//)[\w./#?=&%~+-]+")
 """A web address, or a path beside the page; nothing that names another scheme."""
@@ -21,25 +23,27 @@ SAFE_LINK = re.compile(r"https?://[^\s/@]+(/\S*)?|(?!//)[\w./#?=&%~+-]+")
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot.
+    """A plot, as SVG for a wide and for a small screen. What it shows is said by the title inside the SVG.
 
     Attributes:
         title: Its title.
-        alt: Description for a reader who cannot see it.
-        png: The file.
+        wide: The text of the SVG.
+        narrow: The same for a small screen; as `wide` if empty.
     """
 
     title: str
-    alt: str
-    png: bytes
+    wide: str
+    narrow: str = ""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels; a ValueError if the file is not a PNG."""
-        if self.png[:8] != b"\x89PNG\r\n\x1a\n" or len(self.png) < 24:
-            raise ValueError(f"{self.title}: not a PNG")
-        width, height = struct.unpack(">II", self.png[16:24])
-        return int(width), int(height)
+    def words(self) -> str:
+        """What it shows; its title if the SVG does not say it."""
+        return title_of(self.wide) or self.title
+
+    def forms(self, anchor: str) -> list[tuple[str, str]]:
+        """Return class and element of each form; names inside it begin with the anchor."""
+        texts = [("wide", self.wide), ("narrow", self.narrow or self.wide)]
+        return [(kind, inlined(text, f"{anchor}-{kind}")) for kind, text in texts]
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,25 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A table, a figure, or both.
+
+    Attributes:
+        anchor: Its id, unique on the page.
+        title: Its title.
+        table: The table; None if there is none.
+        figure: The figure below it; None if there is none.
+        folded: True if it is a detail, which a reader unfolds.
+    """
+
+    anchor: str
+    title: str
+    table: Table | None = None
+    figure: Figure | None = None
+    folded: bool = False
+
+
+@dataclass(frozen=True)
 class Section:
     """A section of the page.
 
@@ -126,19 +149,34 @@ class Section:
         anchor: Its id, unique on the page.
         title: Its title.
         lead: Text at its beginning.
-        tables: Its tables.
-        figures: Its plots.
+        blocks: Its tables and plots, details last.
         cards: Label and protocol card of each row. A card is names and values in the order in which they are shown.
         gallery: Its heat maps.
+        remark: Text below its tables.
     """
 
     anchor: str
     title: str
     lead: str = ""
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
+    blocks: tuple[Block, ...] = ()
     cards: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     gallery: Gallery = field(default_factory=Gallery)
+    remark: str = ""
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables of all blocks."""
+        return [block.table for block in self.blocks if block.table is not None]
+
+    @property
+    def shared_notes(self) -> tuple[str, ...]:
+        """The notes of several tables, which the section says once, without what the page's legend says."""
+        found = Counter(note for table in self.tables for note in dict.fromkeys(table.notes))
+        return tuple(note for note, tables in found.items() if tables > 1 and note != LEGEND)
+
+    def own_notes(self, table: Table) -> list[str]:
+        """Return the notes of a table that neither the section nor the legend of the page says."""
+        return [note for note in table.notes if note not in self.shared_notes and note != LEGEND]
 
 
 @dataclass(frozen=True)
@@ -155,6 +193,19 @@ class Page:
     sections: tuple[Section, ...]
     subtitle: tuple[str, ...] = ()
 
+    @property
+    def meanings(self) -> dict[str, str]:
+        """Head -> meaning of the columns on the page that are metrics, in the order of the metrics."""
+        columns = [column for section in self.sections for table in section.tables for column in table.columns]
+        keys = {key for column in columns for key in (column.key, *column.parts)}
+        heads = {**{column.key: column.head for column in columns}, **LABELS}
+        return {heads[key]: words for key, words in MEANINGS.items() if key in keys}
+
+    @property
+    def has_published(self) -> bool:
+        """True if a table has a published row."""
+        return any(table.has_published for section in self.sections for table in section.tables)
+
 
 def render_page(page: Page) -> str:
     """Render a page as one HTML file.
@@ -168,14 +219,14 @@ def render_page(page: Page) -> str:
         The text of the file.
 
     Raises:
-        ValueError: If two sections share an anchor, or if an anchor is not a plain word.
+        ValueError: If an anchor stands twice or is not a plain word, or if a figure is no SVG.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
 
-    anchors = [section.anchor for section in page.sections]
+    anchors = [anchor for section in page.sections for anchor in (section.anchor, *(b.anchor for b in section.blocks))]
     bad = [anchor for anchor in anchors if not re.fullmatch(r"[A-Za-z][\w-]*", anchor) or anchors.count(anchor) > 1]
     if bad:
-        raise ValueError(f"'{bad[0]}' cannot be the anchor of a section: expected a word of its own")
+        raise ValueError(f"'{bad[0]}' cannot be an anchor: expected a word of its own")
     style, script, loader = _asset("page.css"), _asset("page.js"), DictLoader({"page": _asset("page.html.j2")})
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -186,7 +237,13 @@ def render_page(page: Page) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     text = environment.get_template("page").render(
-        page=page, policy=policy, style=style, script=script, published_mark=PUBLISHED, safe_link=_safe_link
+        page=page,
+        policy=policy,
+        style=style,
+        script=script,
+        published_mark=PUBLISHED,
+        other_mark=OTHER_PROTOCOL,
+        safe_link=_safe_link,
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # names of files can hold lone surrogates
 

@@ -11,14 +11,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mddbench.metrics.steps import average_precision, steps_of_items
-from mddbench.report.figures.tiles import FALSE_ALARM, ROLES, Picture, colour_limits, levels, outline, palette, resized
+from mddbench.report.figures.tiles import (
+    FALSE_ALARM,
+    HALO,
+    LINE,
+    ROLES,
+    Picture,
+    colour_limits,
+    fitted,
+    levels,
+    outline,
+    palette,
+)
 from mddbench.report.page.page import Gallery, Scale, Tile
-from mddbench.runs.panels import Panel
+from mddbench.runs.panels import ANY, Panel
 
-WIDTH = 192  # of a picture in pixels, at most
+WIDTH = 192  # of the longer side of a picture in pixels, at most
 WEBP = {"quality": 80, "method": 4}  # quality 80 of 100
-LINE, HALO = (70, 220, 255), (10, 20, 30)
-"""Colours of an outline. They are visible on photographs and on every colour of a map."""
 
 
 def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
@@ -35,15 +44,13 @@ def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
     if not panels:
         return Gallery()
     limits, colours = colour_limits(panels), palette()
-    alarms = [panel.score for panel in panels if panel.role == FALSE_ALARM]
-    lowest, highest = min(alarms, default=0.0), max(alarms, default=0.0)
+    places = {id(panel): place for place, panel in enumerate(sorted(panels, key=lambda panel: -panel.score))}
     tiles = []
     for panel in panels:
         quality = _quality(panel)
-        if panel.role == FALSE_ALARM:  # scores of two methods do not compare; their ranks within each method do
-            rank = (highest - panel.score) / (highest - lowest) if highest > lowest else 0.0
-        else:
-            rank = 1.0 if quality is None else quality
+        rank = 1.0 if quality is None else quality
+        if panel.role in (FALSE_ALARM, ANY):  # scores of two methods do not compare; their places do
+            rank = places[id(panel)] / len(panels)
         tiles.append(
             Tile(
                 dataset=dataset,
@@ -53,9 +60,9 @@ def gallery_of(panels: Sequence[Panel], dataset: str, method: str) -> Gallery:
                 defect=panel.defect,
                 name=panel.name,
                 score=panel.score,
-                image=_encoded(Image.fromarray(_small(panel.image)), "WEBP", **WEBP),
-                truth=_outline(panel.mask) if panel.mask.any() else b"",
-                heat=_encoded(Image.fromarray(colours[_small(levels(panel, limits))]), "WEBP", **WEBP),
+                image=_encoded(Image.fromarray(_small(panel.image, panel.aspect)), "WEBP", **WEBP),
+                truth=_outline(panel.mask, panel.aspect) if panel.mask.any() else b"",
+                heat=_encoded(Image.fromarray(colours[_small(levels(panel, limits), panel.aspect)]), "WEBP", **WEBP),
                 rank=rank,
                 quality=quality,
             )
@@ -97,11 +104,9 @@ def _quality(panel: Panel) -> float | None:
     return float(average_precision(steps))
 
 
-def _small(picture: Picture) -> Picture:
-    """The picture, no wider than WIDTH."""
-    height, width = picture.shape[:2]
-    smaller = min(width, WIDTH)
-    return resized(picture, smaller, max(1, round(height * smaller / width)), "BOX")
+def _small(picture: Picture, aspect: float | None) -> Picture:
+    """The picture in the shape of its file, no longer than WIDTH."""
+    return fitted(picture, min(max(picture.shape[:2]), WIDTH), aspect, "BOX")
 
 
 def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
@@ -110,9 +115,9 @@ def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _outline(mask: NDArray[np.bool_]) -> bytes:
+def _outline(mask: NDArray[np.bool_], aspect: float | None) -> bytes:
     """PNG: a line around each region of a mask, one pixel away from it, with a dark outer side on a clear ground."""
-    share = _small(mask.astype(np.uint8) * 255)
+    share = _small(mask.astype(np.uint8) * 255, aspect)
     covered = share >= 128
     if not covered.any():  # a region of a few pixels vanished when the mask was made smaller
         covered = share > 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 
 from mddbench.metrics.names import COLUMNS, MAD, MEAN
-from mddbench.runs.card import ProtocolCard
+from mddbench.runs.card import CARD_FIELDS, ProtocolCard
 from mddbench.runs.records import Record
 
 OTHER_PROTOCOL = "†"  # marks a row under another protocol
@@ -41,6 +41,11 @@ class Group:
         """The label, with a mark if the row is under another protocol."""
         return f"{self.label} {OTHER_PROTOCOL}" if self.differs else self.label
 
+    @property
+    def competes(self) -> bool:
+        """True if the row may hold the best value of a table."""
+        return not self.differs and not self.first.card.upper_bound
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -62,7 +67,8 @@ class Sheet:
 def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
     """Group records into rows. Records of one protocol share a group, and no others do.
 
-    Two file trees that were read as one dataset have different fingerprints and are two datasets: 'folder-0123abcd'.
+    Two file trees of one name have different fingerprints and are two datasets: 'photos-0123abcd'. One tree under
+    several names has the name of most records.
     Labels of one method differ in the experiment, else in the settings that `--set` changed, else in the hash.
 
     Args:
@@ -73,10 +79,11 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
     """
     by_dataset: dict[str, dict[str, list[Record]]] = {}
     records = sorted(records, key=lambda record: (record.protocol, record.seed))
-    trees = Counter(dataset for dataset, _ in {(record.dataset, record.fingerprint) for record in records})
+    names = _names(records)
+    trees = Counter(names.values())
     for record in records:
-        several = trees[record.dataset] > 1
-        dataset = f"{record.dataset}-{record.fingerprint[:8]}" if several else record.dataset
+        name = names[record.dataset, record.fingerprint]
+        dataset = f"{name}-{record.fingerprint[:8]}" if trees[name] > 1 else name
         by_dataset.setdefault(dataset, {}).setdefault(record.protocol, []).append(record)
     return {dataset: _labelled([*map(tuple, rows.values())]) for dataset, rows in sorted(by_dataset.items())}
 
@@ -84,7 +91,8 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
     """Divide records into sheets: one for each set of rows whose protocol cards agree.
 
-    Sets of unified models come first, then sets without given test labels and weights from a file, then large sets.
+    Sets of unified models come first, then sets that trained on all training images, then sets without given test labels
+    and weights from a file, then large sets.
     A row of a single pass stands in every sheet with which it agrees in all but the epochs.
     With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
 
@@ -183,6 +191,14 @@ def changed_settings(record: Record) -> str:
     return "".join(f", {key}={value}" for key, value in changed.items())
 
 
+def _names(records: list[Record]) -> dict[tuple[str, str], str]:
+    """Dataset and fingerprint of each tree -> its name in most records; of equally many, the first by the alphabet."""
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for record in records:
+        found.setdefault((record.dataset, record.fingerprint), Counter())[record.shown_dataset] += 1
+    return {tree: min(names, key=lambda name: (-names[name], name)) for tree, names in found.items()}
+
+
 def _by_task(groups: list[Group]) -> list[list[Group]]:
     """Return the sets of rows whose protocol cards agree. In each set, the rows with epochs come first."""
     sets: dict[str, list[Group]] = {}
@@ -197,14 +213,16 @@ def _by_task(groups: list[Group]) -> list[list[Group]]:
     return list(sets.values())
 
 
-def _rank(rows: list[Group]) -> tuple[bool, bool, int]:
-    card = rows[0].first.card
-    return not card.unified, card.upper_bound or card.trained_elsewhere, -sum(len(group.records) for group in rows)
+def _rank(rows: list[Group]) -> tuple[bool, bool, bool, int]:
+    card, size = rows[0].first.card, sum(len(group.records) for group in rows)
+    return not card.unified, card.calibration is not None, card.upper_bound or card.trained_elsewhere, -size
 
 
 def _task(group: Group) -> str:
     """The fields of the protocol card in which the rows of a table must agree, as text."""
-    return json.dumps(group.first.card.task(), sort_keys=True, default=str)
+    task = group.first.card.task()
+    content = {name: value for name, value in task.items() if value is not None or not CARD_FIELDS[name].later}
+    return json.dumps(content, sort_keys=True, default=str)
 
 
 def _difference(group: Group, usual: ProtocolCard) -> str:

@@ -32,6 +32,8 @@ class Study:
         dataset: Name of the dataset.
         groups: A group for each variant, in the ablation's order and under the variant's label.
             All have the same seeds, if there is a seed that all variants have.
+        base: All seeds of the variant that is the unchanged base; None if it was not run as itself.
+        base_label: Label of that variant; empty if there is none.
     """
 
     ablation: Ablation
@@ -39,6 +41,8 @@ class Study:
     title: str
     dataset: str
     groups: list[Group]
+    base: Group | None = None
+    base_label: str = ""
 
     @property
     def values(self) -> list[float] | None:
@@ -100,14 +104,22 @@ def _of_dataset(ablation: Ablation, dataset: str, groups: list[Group]) -> list[S
         suffix = f"-{next(iter(members.values())).first.protocol[:8]}" if result else ""
         ordered = {label: members[label] for label in ablation.variants if label in members}
         name = f"{ablation.name.removeprefix(PREFIX)}{suffix}"
-        result.append(Study(ablation, name, f"{ablation.title}{changed}", dataset, _labelled(ordered)))
+        bases = ((label, group) for label, group in ordered.items() if _is_base(ablation, group.first))
+        base_label, base = next(bases, ("", None))
+        study = Study(ablation, name, f"{ablation.title}{changed}", dataset, _labelled(ordered), base, base_label)
+        result.append(study)
     return result
+
+
+def _is_base(ablation: Ablation, record: Record) -> bool:
+    """True if a record is of the base experiment of an ablation."""
+    name = ablation.base if ablation.base in experiment_names() else Path(ablation.base).stem
+    return record.experiment == name
 
 
 def _base_changes(ablation: Ablation, members: dict[str, Group]) -> dict[str, Any] | None:
     """The settings that `--set` changed in the record of the base experiment; None if no variant has that record."""
-    base = ablation.base if ablation.base in experiment_names() else Path(ablation.base).stem
-    records = [record for group in members.values() for record in group.records if record.experiment == base]
+    records = [record for group in members.values() for record in group.records if _is_base(ablation, record)]
     changes: list[dict[str, Any]] = [dict(record.settings.get("overrides") or {}) for record in records]
     return min(changes, key=len, default=None)
 

@@ -33,6 +33,12 @@ COSTS: dict[str, Cost] = {
     "train_seconds": Cost("Train [s]", 1.0, 0),
     "train_images_per_second": Cost("Train [img/s]", 1.0, 0),
     "inference_ms_per_image": Cost("Infer [ms/img]", 1.0, 2),
+    "latency_ms": Cost("Latency [ms]", 1.0, 2),
+    "latency_p95_ms": Cost("95 % [ms]", 1.0, 2),
+    "latency_decoded_ms": Cost("Decoded [ms]", 1.0, 2),
+    "latency_decoded_p95_ms": Cost("Decoded 95 % [ms]", 1.0, 2),
+    "throughput_images_per_second": Cost("Throughput [img/s]", 1.0, 0),
+    "throughput_batch": Cost("at batch", 1.0, 0),
     "peak_host_mib": Cost("Host peak [MiB]", 1.0, 0),
     "peak_device_mib": Cost("GPU peak [MiB]", 1.0, 0),
 }

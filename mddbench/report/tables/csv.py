@@ -24,14 +24,16 @@ def csv(table: Table) -> str:
     """
     heads = ["row"]
     for column in table.columns:
-        heads += [column.key, f"{column.key}_std"] if column.kind == "percent" else [column.key]
+        for key in [f"{column.key} {part}" for part in column.parts] or [column.key]:
+            heads += [key, f"{key}_std"] if column.kind == "percent" else [key]
     lines: list[list[object]] = []
     for row in table.rows:
         line: list[object] = [row.marked_label]
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            number = int(cell.value or 0) if column.kind == "count" else cell.value
-            line.append(number if column.is_number else cell.text)
-            line += [cell.deviation] if column.kind == "percent" else []
+        for column, whole in zip(table.columns, row.cells, strict=True):
+            for cell in whole.parts or (whole,):
+                number = int(cell.value or 0) if column.kind == "count" else cell.value
+                line.append(number if column.is_number else cell.text)
+                line += [cell.deviation] if column.kind == "percent" else []
         lines.append(line)
     return csv_lines([heads, *lines])
 

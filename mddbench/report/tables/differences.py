@@ -123,13 +123,13 @@ def statement(pairs: Sequence[Pair]) -> list[str]:
     categories = max(difference.categories for pair in pairs for difference in pair.differences.values())
     least = 2.0 ** (1 - fewest)
     lines = [
-        f"Percent points, with the {100 * LEVEL:.0f} % interval of {RESAMPLES} bootstrap samples over the shared seeds and the "
-        f"{categories} categories, which are drawn independently.",
+        f"Percentage points, with the {100 * LEVEL:.0f} % interval of {RESAMPLES} bootstrap samples over the shared seeds and "
+        f"the {categories} categories, which are drawn independently.",
     ]
     if least > 1 - LEVEL:
         plural = "seed" if fewest == 1 else "seeds"
         lines.append(
-            f"**With {fewest} {plural} no significance can be claimed**: a sign test over {fewest} paired {plural} cannot "
+            f"With {fewest} {plural} no significance can be claimed: a sign test over {fewest} paired {plural} cannot "
             f"give p below {least:.2g}; {ENOUGH_SEEDS} seeds are the fewest that can. The intervals tell mostly how "
             "categories differ."
         )

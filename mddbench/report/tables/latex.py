@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mddbench.report.rows.groups import OTHER_PROTOCOL, PUBLISHED
-from mddbench.report.tables.table import DASH, PLUS_MINUS, Cell, Column, Table, one_line
+from mddbench.report.tables.table import DASH, PLUS_MINUS, Cell, Column, Mark, Table, one_line
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -18,7 +18,7 @@ SPECIAL = {
     PUBLISHED: r"$\ddagger$",
 }
 """Signs that LaTeX prints in another way."""
-STYLES = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+STYLES: dict[Mark, str] = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 LATIN = 0x250  # pdfLaTeX knows the characters below this code
 
 
@@ -34,7 +34,7 @@ def latex(table: Table, label: str = "") -> str:
     Returns:
         The text of a `table*` environment.
     """
-    body = []
+    table, body = table.without_empty(), []
     for row in table.rows:
         cells = " & ".join(map(_cell, table.columns, row.cells))
         name = one_line(row.marked_label)
@@ -45,7 +45,7 @@ def latex(table: Table, label: str = "") -> str:
         body.insert(len(body) - apart, r"\midrule")
     heads = ["$n$" if column.head == "n" else escaped(column.head) for column in table.columns]
     text = "\n".join([
-        *(f"% {one_line(note)}" for note in table.notes),
+        *(f"% {one_line(note)}" for note in (*table.protocol, *table.notes)),
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_caption(table)}}}",
@@ -73,18 +73,16 @@ def escaped(text: str) -> str:
 
 def _cell(column: Column, cell: Cell) -> str:
     if not column.is_number:
-        text = escaped(one_line(cell.text))
-    elif column.kind == "count" and cell.value is None:
-        text = SPECIAL[DASH]
-    else:
-        text = cell.text.replace(PLUS_MINUS, r"\,$\pm$\,")
-    return STYLES[cell.mark].format(text)
+        return cell.written(STYLES, lambda text: escaped(one_line(text)))
+    if column.kind == "count" and cell.value is None:
+        return SPECIAL[DASH]
+    return cell.written(STYLES, lambda text: text.replace(PLUS_MINUS, r"\,$\pm$\,"))
 
 
 def _caption(table: Table) -> str:
     """The title, and what the signs in the table mean."""
     parts = [one_line(table.title)]
-    cells = [cell for row in table.rows for cell in row.cells]
+    cells = [part for row in table.rows for cell in row.cells for part in cell.parts or (cell,)]
     if any(column.kind == "percent" for column in table.columns):
         spread = any(PLUS_MINUS in cell.text for cell in cells)
         parts.append(f"percent{', mean ± standard deviation over n seeds' if spread else ''}")

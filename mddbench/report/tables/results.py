@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import pandas as pd
-
+from mddbench.data.dataset import remarks_on
 from mddbench.metrics.names import LABELS, MEAN, SEVEN
 from mddbench.report.rows.groups import OTHER_PROTOCOL, Group
 from mddbench.report.rows.published import PublishedRow, source_notes
+from mddbench.report.tables.cells import RankedRow, marked_best, over_seeds, ranked
 from mddbench.report.tables.costs import COSTS, cost_note, mean_cost, shown_cost
 from mddbench.report.tables.spec import TableSpec
-from mddbench.report.tables.table import DASH, Cell, Column, Mark, Row, Run, Table, number, one_line, percent
-from mddbench.runs.records import Record
-
-MARKS: tuple[Mark, ...] = ("best", "second")
-RankedRow = tuple[Row, bool]  # the bool: the row competes for the best value
+from mddbench.report.tables.table import (
+    DASH,
+    LEGEND,
+    PLUS_MINUS,
+    SLASH,
+    Cell,
+    Column,
+    Row,
+    RunOf,
+    Table,
+    number,
+    one_line,
+    percent,
+)
 
 
 @dataclass(frozen=True)
@@ -38,41 +47,51 @@ class Results:
     published: tuple[PublishedRow, ...] = ()
     rank_published: bool = False
 
-    def table(self) -> Table:
-        """Return the whole table with all notes."""
-        costs = [cost_note(self.groups)] if self.spec.costs else []
-        sources = source_notes(self.published, bool(self.spec.costs))
-        return self.with_notes((*protocol_notes(self.groups), *costs, *sources))
-
     def narrow(self) -> Results:
         """Return the results for a narrow place: a table of metrics leaves costs to the table of costs."""
         return replace(self, spec=self.spec.model_copy(update={"costs": ()})) if self.spec.columns else self
 
-    def page_table(self, run_of: Callable[[Record], Run]) -> Table:
-        """Return the narrow table for a page, which shows protocol and sources elsewhere.
+    def table(self, run_of: RunOf | None = None) -> Table:
+        """Return the table with its protocol and all notes.
 
         Args:
-            run_of: Run of a record.
+            run_of: Run of a record, for a page; None for no runs.
 
         Returns:
-            The table with the runs of each row.
+            The table.
         """
-        narrow = self.narrow()
-        costs = [cost_note(self.groups)] if narrow.spec.costs else []
-        return narrow.with_notes((*protocol_notes(self.groups)[1:], *costs), run_of)
+        costs = [cost_note(self.groups)] if self.spec.costs else []
+        notes = (*remarks(self.groups), *costs, *source_notes(self.published, bool(self.spec.costs)))
+        columns, rows = self._by_method() if self.spec.by_method else self._by_row(run_of)
+        if self.spec.by_method:
+            notes = (*notes, f"Each cell: {metrics_of(self.spec)}, means over seeds. CSV has the standard deviations.")
+        return Table(self.title, self.spec.rows.capitalize(), columns, rows, notes, protocol(self.groups))
 
-    def with_notes(self, notes: tuple[str, ...], run_of: Callable[[Record], Run] | None = None) -> Table:
-        """Return the table with the given notes, and with the runs of each row if `run_of` is given."""
+    def _by_row(self, run_of: RunOf | None) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
+        """The columns and rows of a table with a column for each metric and cost."""
         metrics = [Column(LABELS[key], key) for key in self.spec.columns]
         costs = [Column(COSTS[key].label, key, "cost") for key in self.spec.costs]
         rows = [*self._measured(run_of), *self._published()]
         if self.spec.rows != "category":
             for column in range(1, 1 + len(metrics)):
-                rows = _ranked(rows, column)
-        columns = (Column("n", "n", "count"), *metrics, *costs)
-        return Table(self.title, self.spec.rows.capitalize(), columns, tuple(row for row, _ in rows), notes)
+                rows = ranked(rows, column)
+        return (Column("n", "n", "count"), *metrics, *costs), tuple(row for row, _ in rows)
 
-    def _measured(self, run_of: Callable[[Record], Run] | None) -> Iterator[RankedRow]:
+    def _by_method(self) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
+        """The columns and rows of a table with a column for each method. The best of a row is marked, metric by metric."""
+        rows, competes = [], [group.competes for group in self.groups]
+        for category in (*dict.fromkeys(name for group in self.groups for name in group.first.categories), MEAN):
+            metrics = []
+            for key in self.spec.columns:
+                cells = [over_seeds([record.value(category, key) for record in group.records]) for group in self.groups]
+                plain = [replace(cell, text=cell.text.partition(PLUS_MINUS)[0]) for cell in cells]
+                metrics.append(marked_best([*zip(plain, competes, strict=True)]))
+            cells = [Cell.of_parts(parts) for parts in zip(*metrics, strict=True)]
+            rows.append(Row(category, tuple(cells), is_mean=category == MEAN))
+        names = [one_line(group.marked_label) for group in self.groups]
+        return tuple(Column(name, name, parts=self.spec.columns) for name in names), tuple(rows)
+
+    def _measured(self, run_of: RunOf | None) -> Iterator[RankedRow]:
         if self.spec.rows == "category":
             (group,) = self.groups
             for category in (*group.first.categories, MEAN):
@@ -80,16 +99,13 @@ class Results:
             return
         for group in self.groups:
             runs = tuple(map(run_of, group.records)) if run_of else ()
-            competes = not group.first.card.upper_bound and not group.differs
-            yield Row(one_line(group.marked_label), self._cells(group, MEAN), runs=runs), competes
+            yield Row(one_line(group.marked_label), self._cells(group, MEAN), runs=runs), group.competes
 
     def _cells(self, group: Group, category: str) -> tuple[Cell, ...]:
         """The number of seeds, then means and standard deviations over seeds (of a sample), then costs."""
         cells = [Cell.of_count(len(group.records))]
         for key in self.spec.columns:
-            values = pd.Series([record.value(category, key) for record in group.records], dtype=float)
-            mean, deviation = float(values.mean(skipna=False)), float(values.std(skipna=False))
-            cells.append(Cell(percent(mean, deviation), number(mean), number(deviation)))
+            cells.append(over_seeds([record.value(category, key) for record in group.records]))
         return (*cells, *(_cost_cell(mean_cost(group.records, key), key) for key in self.spec.costs))
 
     def _published(self) -> Iterator[RankedRow]:
@@ -104,38 +120,32 @@ def _cost_cell(value: float, key: str) -> Cell:
     return Cell(shown_cost(value, key), number(value))
 
 
-def _ranked(rows: list[RankedRow], column: int) -> list[RankedRow]:
-    """Mark the best of at least two competing cells of a column, and the second best of three. Equal texts tie."""
-    values = [row.cells[column].value for row, competes in rows if competes]
-    texts = [percent(value) for value in sorted((value for value in values if value is not None), reverse=True)]
-    leaders = list(dict.fromkeys(texts))[: 2 if len(values) > 2 else 1] if len(values) > 1 else []
-    marks = dict(zip(leaders, MARKS, strict=False))
-    ranked = []
-    for row, competes in rows:
-        cells = list(row.cells)
-        if competes:
-            value = cells[column].value
-            cells[column] = replace(cells[column], mark=marks.get(DASH if value is None else percent(value), ""))
-        ranked.append((replace(row, cells=tuple(cells)), competes))
-    return ranked
+def metrics_of(spec: TableSpec) -> str:
+    """Return the names of the metrics that a cell of a table by method holds."""
+    return SLASH.join(LABELS[key] for key in spec.columns)
 
 
-def protocol_notes(groups: Sequence[Group]) -> list[str]:
-    """Return what the protocols of all rows share, then a line for each row with what differs, then remarks."""
-    cards = [group.first.card for group in groups]
-    rows = [dict(card.rows()) for card in cards]
+def protocol(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Return what the protocols of all rows share, then a line for each row with what differs."""
+    rows = [dict(group.first.card.rows()) for group in groups]
     common = [f"{name} {value}" for name, value in rows[0].items() if all(row.get(name) == value for row in rows)]
-    notes = [f"Protocol: {'; '.join(common)}."]
+    lines = [f"Protocol: {'; '.join(common)}."]
     for group, row in zip(groups, rows, strict=True):
         own = "; ".join(text for name, value in row.items() if (text := f"{name} {value}") not in common)
         seeds = ", ".join(str(record.seed) for record in group.records)
-        notes.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
-    notes += [
+        lines.append(f"{group.label}: {own + '; ' if own else ''}seeds {seeds}; data {group.first.fingerprint[:12]}.")
+    return tuple(lines)
+
+
+def remarks(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Return what must be said of rows beside their protocol."""
+    lines = [
         f"{OTHER_PROTOCOL} {group.label}: another protocol ({group.differs})." for group in groups if group.differs
     ]
-    notes += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
-    notes.append(f"Percent. ± is the standard deviation over n seeds; {DASH} is not defined or not measured.")
-    return notes
+    lines += [note for group in groups for note in (_undefined(group), _approximate(group)) if note]
+    for dataset in dict.fromkeys(group.first.dataset for group in groups):
+        lines += [f"{dataset}: {remark}" for remark in remarks_on(dataset)]
+    return (*lines, LEGEND)
 
 
 def _undefined(group: Group) -> str:

@@ -63,9 +63,9 @@ def selection_table(dataset: str, groups: Sequence[Group]) -> Table:
     looks = " or ".join(map(str, sorted({len(record.test_curve) for group in groups for record in group.records})))
     columns = (Column("Chosen on the test set", "chosen", "text"), Column("n", "n", "count"), *METRIC_COLUMNS)
     note = (
-        f"Percent points that a metric gains if the epoch is chosen by {looks} looks at the **test set**, in place of the last "
-        "epoch that is reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. ± is "
-        "the standard deviation over n seeds."
+        f"Percentage points that a metric gains if the epoch is chosen by {looks} looks at the test set, in place of the "
+        "last epoch that is reported. A diagnostic and no result; each metric's own best epoch is the most that can be gained. "
+        "± is the standard deviation over n seeds."
     )
     return Table(f"{dataset}: selection gap", "Method", columns, tuple(rows), (note,))
 

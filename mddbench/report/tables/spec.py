@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -18,11 +18,19 @@ from mddbench.settings import Strict, read_yaml, validated
 class TableSpec(Strict):
     """What stands in a table."""
 
-    title: str = Field(description="Its title, which may hold {dataset}, {setting}, {method} and {ablation}.")
+    title: str = Field(
+        description="Its title, which may hold {dataset}, {setting}, {method}, {metrics} and {ablation}."
+    )
     rows: Literal["method", "category", "variant"] = Field(description="What a row is.")
+    by_method: bool = Field(
+        default=False, description="A column for each method, whose cells hold all metrics, in place of one table each."
+    )
     columns: tuple[str, ...] = Field(default=(), description="Keys of metrics.")
     optional: tuple[str, ...] = Field(
         default=(), description="Keys of metrics and costs that are shown if a record has them."
+    )
+    requires: tuple[str, ...] = Field(
+        default=(), description="Keys of metrics. The table is left out unless a record has one of them."
     )
     costs: tuple[str, ...] = Field(default=(), description="Keys of costs, shown behind the metrics.")
     published: Literal["none", "same epochs", "all"] = Field(
@@ -39,11 +47,28 @@ class TableSpec(Strict):
         Returns:
             The spec, without further optional columns.
         """
-        keys = {key for record in records for key in (*record.metrics[MEAN], *record.cost)}
+        keys = {key for record in records for key in (*_metrics_of(record), *record.cost)}
         optional = [key for key in self.optional if key in keys]
         columns = (*self.columns, *(key for key in optional if key not in COSTS))
         costs = tuple(key for key in COSTS if key in (*self.costs, *optional))
         return self.model_copy(update={"columns": columns, "costs": costs, "optional": ()})
+
+    def with_columns(self, defined: Sequence[str]) -> TableSpec:
+        """Return the spec without the metrics that are not among the defined ones."""
+        return self.model_copy(update={"columns": tuple(key for key in self.columns if key in defined)})
+
+    def concerns(self, records: Iterable[Record]) -> bool:
+        """Return whether a record has one of the required metrics; True if none is required.
+
+        Args:
+            records: Records of the table.
+        """
+        return not self.requires or any(key in _metrics_of(record) for record in records for key in self.requires)
+
+
+def _metrics_of(record: Record) -> set[str]:
+    """The metrics whose means a record has."""
+    return {*record.metrics[MEAN], *record.further.get(MEAN, {})}
 
 
 def table_names() -> list[str]:
@@ -66,12 +91,12 @@ def load_table(name: str) -> TableSpec:
     file = f"paper_tables/{name}.yaml"
     spec = validated(TableSpec, read_yaml(paper_tables() / f"{name}.yaml"), file)
     try:
-        spec.title.format(dataset="", setting="", method="", ablation="")
+        spec.title.format(dataset="", setting="", method="", metrics="", ablation="")
     except (KeyError, IndexError, ValueError) as fault:
         raise InputError(
-            f"{file}: title: {fault} is none of {{dataset}}, {{setting}}, {{method}} and {{ablation}}"
+            f"{file}: title: {fault} is none of {{dataset}}, {{setting}}, {{method}}, {{metrics}} and {{ablation}}"
         ) from None
-    checks = (("metric", spec.columns, LABELS), ("cost", spec.costs, COSTS))
+    checks = (("metric", spec.columns, LABELS), ("metric", spec.requires, LABELS), ("cost", spec.costs, COSTS))
     for kind, keys, known in (*checks, ("metric or cost", spec.optional, {**LABELS, **COSTS})):
         unknown = [key for key in keys if key not in known]
         if unknown:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mddbench.metrics.names import COLUMNS, LABELS
 from mddbench.report.rows.groups import PUBLISHED
+from mddbench.runs.records import Record
 
 DASH = "–"  # shown where there is no number
 PLUS_MINUS = " ± "
+LEGEND = f"Percent. ± is the standard deviation over n seeds; {DASH} is not defined or not measured."
+"""The last note of a table of results. A page says it once."""
+SLASH = " / "  # between the parts of a cell
 Kind = Literal["text", "count", "percent", "cost"]
 Mark = Literal["", "best", "second"]
 
@@ -23,11 +28,13 @@ class Column:
         head: Its name in words.
         key: Its name in CSV.
         kind: What its cells hold. CSV has a second column with standard deviations behind one of percentages.
+        parts: Names in CSV of the values that each cell holds; empty if it holds one.
     """
 
     head: str
     key: str
     kind: Kind = "percent"
+    parts: tuple[str, ...] = ()
 
     @property
     def is_number(self) -> bool:
@@ -47,18 +54,42 @@ class Cell:
         text: As it is printed.
         value: The number behind the text, in [0, 1] for percentages; None where there is none.
         deviation: Standard deviation of the value; None where there is none.
-        mark: Its rank among the cells of its column.
+        mark: Its rank among the cells that it competes with.
+        parts: The cells that it consists of; empty if it holds one value.
     """
 
     text: str
     value: float | None = None
     deviation: float | None = None
     mark: Mark = ""
+    parts: tuple[Cell, ...] = ()
 
     @classmethod
     def of_count(cls, count: int) -> Cell:
         """Return the cell of a whole number, such as a number of seeds."""
         return cls(str(count), count)
+
+    @classmethod
+    def of_parts(cls, parts: tuple[Cell, ...]) -> Cell:
+        """Return one cell of several, which is sorted by the first one."""
+        return cls(SLASH.join(part.text for part in parts), parts[0].value, parts=parts)
+
+    def written(self, styles: Mapping[Mark, str], escape: Callable[[str], str]) -> str:
+        """Write the cell with the marks of its parts.
+
+        Args:
+            styles: Mark -> what stands around an escaped text, for `str.format`.
+            escape: Makes a text safe.
+
+        Returns:
+            The text.
+        """
+        return SLASH.join(styles[part.mark].format(escape(part.text)) for part in self.parts or (self,))
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing stands in it."""
+        return all(part.text in ("", DASH) for part in self.parts or (self,))
 
     @property
     def sort_value(self) -> str:
@@ -122,6 +153,7 @@ class Table:
         columns: The columns behind the labels of the rows.
         rows: In the order in which they are shown.
         notes: Lines below the table.
+        protocol: What the rows share of their protocol, and what they do not. A page shows it elsewhere.
 
     Raises:
         ValueError: If a row has another number of cells than there are columns.
@@ -132,6 +164,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    protocol: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -147,6 +180,19 @@ class Table:
     def has_origins(self) -> bool:
         """True if a row says where it comes from."""
         return any(row.runs or row.source for row in self.rows)
+
+    def without_empty(self) -> Table:
+        """Return the table without the columns that are empty in all rows, for a reader."""
+        kept = [place for place in range(len(self.columns)) if not all(row.cells[place].is_empty for row in self.rows)]
+        kept = kept if self.rows else list(range(len(self.columns)))
+        rows = tuple(replace(row, cells=tuple(row.cells[place] for place in kept)) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[place] for place in kept), rows=rows)
+
+
+RunOf = Callable[[Record], Run]
+"""Finds the run of a record."""
+MakeTable = Callable[[RunOf | None], Table]
+"""Makes a table. With the run of a record, which a page shows, each row names its runs."""
 
 
 def one_line(text: str) -> str:

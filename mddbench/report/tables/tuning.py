@@ -28,9 +28,10 @@ def search_table(results: Sequence[SearchResult]) -> Table:
         Column(f"{metric} of the best", "best"),
         Column("Settings of the best", "settings", "text"),
     )
+    labels = [result.label for result in results]
     rows = tuple(
         Row(
-            result.label,
+            result.label if labels.count(result.label) == 1 else f"{result.label} ({result.experiment})",
             (
                 Cell(str(len(result.trials)), len(result.trials)),
                 _score(result, result.recipe),
@@ -66,6 +67,9 @@ def _notes(results: Sequence[SearchResult]) -> tuple[str, ...]:
     alike = len({result.epochs for result in results}) == 1
     seeds = sorted({", ".join(map(str, result.seeds)) for result in results})
     failed = [f"{result.label}: {len(result.failed)} of its trials failed." for result in results if result.failed]
+    processors = sorted({trial.processor for result in results for trial in result.trials if trial.processor})
+    if len(processors) > 1:
+        failed.append(f"Trials ran on several machines: {'; '.join(processors)}.")
     return (
         f"Percent. Trials are judged on {'; '.join(judged)}. These numbers chose settings, so they are no test results.",
         f"Epochs: {results[0].epochs if alike else ', '.join(budgets)}. Seeds of each trial: {' or '.join(seeds)}.",

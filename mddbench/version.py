@@ -1,0 +1,3 @@
+"""The version of mddbench."""
+
+VERSION = "0.1.0"
