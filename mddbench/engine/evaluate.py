@@ -157,7 +157,7 @@ def choose_engine(images: int, size: int) -> Engine:
     return "exact" if images * size**2 <= MOST_EXACT_PIXELS else "histogram"
 
 
-def _fits_device(needed: int, device: torch.device) -> bool:
+def fits_device(needed: int, device: torch.device) -> bool:
     """Return True if the device is a GPU and the bytes are at most a quarter of its free memory."""
     return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] // 4
 
@@ -224,7 +224,7 @@ class CategoryEvaluation:
         self.device = next(detector.parameters()).device
         self.metrics, self.choice = CategoryMetrics(options.engine), PanelChoice(category, split, options.all_images)
         size = split.images.shape[1]
-        self.on_device = _fits_device(options.sharing * 4 * len(split) * size**2, self.device)
+        self.on_device = fits_device(options.sharing * 4 * len(split) * size**2, self.device)
         self.metric_seconds = 0.0
         if options.keeper is not None:
             options.keeper.begin(category, len(split), size, split.masks if split.has_masks else None)
