@@ -115,6 +115,7 @@ class Dataset:
         calibration: Normal images to set thresholds on, which are not trained on; None if none are held out.
         calibration_source: Which images these are, in words.
         own_name: What a report calls a user's own images; empty for other datasets.
+        contamination: What was done to have defective training images, in words; empty if nothing was.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Dataset:
     calibration: Split | None = None
     calibration_source: str = ""
     own_name: str = ""
+    contamination: str = ""
 
     @property
     def train_categories(self) -> NDArray[np.int64]:

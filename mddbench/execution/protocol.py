@@ -57,6 +57,7 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
         "encoder_padding": f"as for {encoder.padding_for} pixels" if encoder.padding_for else "",
         "network": detector.network,
         "calibration": dataset.calibration_source,
+        "contamination": dataset.contamination,
         "learned_weights": detector.learned_from,
     }
     return dict(

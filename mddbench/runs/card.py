@@ -131,6 +131,7 @@ class ProtocolCard(Strict):
     mask_rule: Annotated[Text | None, _TASK("mask rule", outside_settings=True)] = None
     augmentation: Annotated[Text | None, _TASK("augmentation")] = None
     calibration: Annotated[Text | None, _TASK("held out for thresholds", later=True)] = None
+    contamination: Annotated[Text | None, _TASK("defects in the training", later=True)] = None
     textures: Annotated[Text | None, _RECIPE("textures", outside_settings=True)] = None
     test_labels: Annotated[Text | None, _TASK("test labels", evaluation=True)] = None
     encoder: Annotated[Text | None, _RECIPE("encoder")] = None
@@ -163,8 +164,9 @@ class ProtocolCard(Strict):
 
     @property
     def standard_setting(self) -> bool:
-        """True if the setting is known and is that of published numbers, and no training images were held out."""
-        return isinstance(self.setting, Setting) and self.setting.standard and self.calibration is None
+        """True if the setting is known and is that of published numbers, with all normal training images and no others."""
+        plain = self.calibration is None and self.contamination is None
+        return isinstance(self.setting, Setting) and self.setting.standard and plain
 
     @property
     def unified(self) -> bool:
