@@ -33,6 +33,7 @@ class Judge:
         precision: 'float32', 'bfloat16' or 'float16'.
         thresholds: Thresholds that were set on unchanged normal images; None if there are none.
         before: Called with each category before it is scored.
+        per_model: Number of categories that share a model.
         sharing: Number of cells that run on the device at the same time.
     """
 
@@ -40,6 +41,7 @@ class Judge:
     precision: str
     thresholds: Thresholds | None
     before: Callable[[str], object]
+    per_model: int
     sharing: int = 1
 
 
@@ -79,7 +81,7 @@ def _score(
     metrics = CategoryMetrics(judge.engine)
     device = next(detector.parameters()).device
     on_device = fits_device(judge.sharing * 4 * len(split) * split.images.shape[1] ** 2, device)
-    for batch in infer_split(detector, split, judge.precision, number):
+    for batch in infer_split(detector, split, judge.precision, number % judge.per_model):
         host, scores = batch.wait()
         masks = np.asarray(split.masks[batch.indices]) if split.has_masks else None
         labels = np.array([sample.anomalous for sample in split.samples[batch.indices]])

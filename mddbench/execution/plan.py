@@ -96,10 +96,9 @@ def check_cells(
             f"and no --test-curve; found {len(cells)} cells"
         )
     for experiment in experiments:
-        if options.test_curve and experiment.setting == "separate":
-            raise InputError(
-                f"{experiment.name}: --test-curve is of one model for all categories; leave out setting=separate"
-            )
+        if options.test_curve and (experiment.setting == "separate" or experiment.categories_per_model is not None):
+            several = "setting=separate" if experiment.setting == "separate" else "categories_per_model"
+            raise InputError(f"{experiment.name}: --test-curve is of one model for all categories; leave out {several}")
         method, settings = method_of(experiment)
         autocast(options.device, experiment.precision)
         if method.wants_textures(settings) and options.textures is None:

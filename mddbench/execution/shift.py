@@ -13,6 +13,7 @@ from mddbench.engine.shift import Judge, Point, score_changed
 from mddbench.errors import CellError, InputError
 from mddbench.execution.cells import Cell, Prepared
 from mddbench.execution.fit import Fit
+from mddbench.execution.grouping import model_of, per_model
 from mddbench.execution.protocol import metric_engine
 from mddbench.execution.runner import DRIFT, Runner
 from mddbench.metrics.names import LABELS, MEAN, METRIC_VERSIONS
@@ -105,14 +106,16 @@ class Shifter:
             assert shifts is not None
             return shifts
         detector, dataset = prepared.detector, prepared.dataset
-        states = Fit(prepared, self.runner.options, folder, self.reporter).load_finished().states
+        fit = Fit(prepared, self.runner.options, folder, self.reporter)
+        states, names = fit.load_finished().states, model_of(fit.members)
         detector.eval()
 
         def before(category: str) -> None:
             if ALL_CATEGORIES not in states:
-                detector.load_learned_state(states[category])
+                detector.load_learned_state(states[names[category]])
 
-        judge = Judge(engine, prepared.cell.experiment.precision, record.thresholds, before)
+        precision, size = prepared.cell.experiment.precision, per_model(fit.members)
+        judge = Judge(engine, precision, record.thresholds, before, size)
         with self.reporter.task(f"shifting {name}", len(todo) * len(dataset.test)) as task:
             for point in todo:
                 task.advance(0, "as they are" if point is None else f"{point[0]}, level {point[1]}")
