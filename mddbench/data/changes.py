@@ -123,13 +123,13 @@ def _either(amount: float, generator: Generator) -> float:
 
 def _decoded(values: Pixels) -> Pixels:
     """From stored values to linear light, by the curve of sRGB."""
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return np.asarray(np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4))
 
 
 def _encoded(light: Pixels) -> Pixels:
     """From linear light to stored values. What is beyond white is white."""
     light = np.clip(light, 0.0, 1.0)
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.asarray(np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055))
 
 
 def _brightness(image: Pixels, stops: float, generator: Generator) -> Pixels:
@@ -241,7 +241,8 @@ def _rotation(image: Pixels, degrees: float, generator: Generator) -> Pixels:
 
 def _pixels(percent: float, image: Pixels) -> float:
     """A share of the longer side of an image, in pixels."""
-    return percent / 100.0 * max(image.shape[:2])
+    height, width = image.shape[:2]
+    return percent / 100.0 * max(int(height), int(width))
 
 
 CHANGES: dict[str, Change] = {

@@ -318,6 +318,8 @@ def _table(
 ) -> Results:
     first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
     method = first.label if ablation else groups[0].label  # a variant's label is what it varies
-    words = {"dataset": dataset, "setting": first.card.setting, "method": method, "ablation": ablation}
+    settings = dict.fromkeys(str(group.first.card.setting) for group in groups)
+    setting = first.card.setting if len(settings) == 1 or not ablation else f"{len(first.categories)} categories"
+    words = {"dataset": dataset, "setting": setting, "method": method, "ablation": ablation}
     title = spec.title.format(**words, metrics=metrics_of(spec))
     return Results(spec, title, groups, tuple(published), rank_published)

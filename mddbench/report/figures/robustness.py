@@ -20,6 +20,8 @@ from mddbench.report.rows.shifted import ALARM, ShiftedRow, ShiftedRows
 
 HIGH, BESIDE, NARROW_BESIDE, BELOW = 0.24, 1.9, 1.2, 1.3
 """Inches of a row; for the names and the colour bar beside it; and for the names of changes below all rows."""
+PANEL = (1.65, 1.45)
+"""Inches of the panel of a change."""
 NUMBER, DARK = 0.3, "#101010"
 """Inches of a cell that has room for a number, and the colour of numbers on bright cells."""
 
@@ -39,7 +41,7 @@ def draw_robustness(found: ShiftedRows, dataset: str, file: Path) -> None:
     if found.has_alarms:
         quantities.append(("false alarms [%]", _matrix(found, lambda row: _alarms(row, found))))
     rows = len(found.rows)
-    height = len(quantities) * (rows * HIGH + 0.35) + BELOW
+    height = len(quantities) * (rows * HIGH + 0.5) + BELOW
     figure, axes = canvas((7.0, height), (len(quantities), 1))
     for place, (axis, (label, matrix)) in enumerate(zip(axes, quantities, strict=True)):
         _draw_matrix(figure, axis, matrix, label)
@@ -65,7 +67,7 @@ def draw_levels(found: ShiftedRows, dataset: str, alarms: bool, file: Path) -> N
         return
     key = ALARM if alarms else found.quality
     label = "false alarms [%]" if alarms else f"{LABELS[key]} [%]"
-    figure, axes = panels(len(found.changes), 4, (0.5, 0.3), (1.65, 1.35), share="y")
+    figure, axes = panels(len(found.changes), 4, (0.5, 0.3), PANEL, share="y")
     for axis, (change, points) in zip(axes, found.changes.items(), strict=True):
         places = [None, *points]
         for number, row in enumerate(found.rows):
@@ -74,7 +76,8 @@ def draw_levels(found: ShiftedRows, dataset: str, alarms: bool, file: Path) -> N
             axis.plot(range(len(places)), ys, label=row.group.label, markersize=3.5, **marks(number))
         amounts = [f"{CHANGES[change].amount(level):g}" for _, level in points]
         axis.set_xticks(range(len(places)), ["none", *amounts])
-        axis.set_xlabel(f"{CHANGES[change].label} [{CHANGES[change].unit}]", fontsize=TEXT, parse_math=False)
+        head = f"{CHANGES[change].label}\n[{CHANGES[change].unit}]"
+        axis.set_xlabel(head, fontsize=TEXT, parse_math=False)
     name_axes(axes, "", label)
     legend(figure, axes, [row.group.label for row in found.rows])
     what = "false alarms" if alarms else LABELS[key]
@@ -104,9 +107,8 @@ def _draw_matrix(figure: Any, axis: Any, matrix: NDArray[np.float64], label: str
         for row, column in np.argwhere(np.isfinite(matrix)):
             ink = DARK if matrix[row, column] > highest / 2 else "white"
             axis.text(column, row, f"{matrix[row, column]:.1f}", color=ink, fontsize=TEXT, ha="center", va="center")
-    bar = figure.colorbar(shown, ax=axis, fraction=0.05, pad=0.02)
-    bar.set_label(label, fontsize=TEXT)
-    bar.ax.tick_params(labelsize=TEXT)
+    axis.set_title(label, loc="left", fontsize=TEXT)
+    figure.colorbar(shown, ax=axis, fraction=0.05, pad=0.02).ax.tick_params(labelsize=TEXT)
 
 
 def _beside() -> float:
