@@ -281,6 +281,20 @@ def test_means_are_over_the_changes_that_all_rows_have() -> None:
     assert len(lines(texts["robustness-second.csv"])) == 2
 
 
+def test_rows_that_share_no_change_have_no_table_but_a_remark(tmp_path: Path) -> None:
+    def only(change: str) -> Callable[[Record], Shifts]:
+        def made(found: Record) -> Shifts:
+            whole = shifts_of(found)
+            return whole.model_copy(update={"changed": {change: whole.changed[change]}})
+
+        return made
+
+    report = build_report([entry(0, only("jpeg")), second(2, only("gamma"))], [])
+    assert "robustness.md" not in {file.name for file in report.texts}
+    (section,) = page_of(report, tmp_path).sections
+    assert "the rows share no change and level" in section.remark
+
+
 def test_without_thresholds_there_are_no_false_alarms() -> None:
     texts = texts_of(entry(0, lambda found: shifts_of(found, alarms=False)))
     assert "FPR" not in texts["robustness.md"].splitlines()[2]

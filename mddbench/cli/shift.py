@@ -172,6 +172,8 @@ def _log(results: list[Shifted], uri: str, out: Path, progress: Reporter) -> str
 
 def _conclude(results: list[Shifted], points: list[Point], out: Path, as_json: bool) -> None:
     """Print a line for each cell, and what became of the others."""
+    from mddbench.experiments.ablation import is_ablation
+
     if as_json:
         print(json.dumps([_as_dict(result, points) for result in results], indent=1))
     else:
@@ -184,6 +186,7 @@ def _conclude(results: list[Shifted], points: list[Point], out: Path, as_json: b
             for result in done:
                 values = _summary(result, points)
                 print(f"  {result.cell.name:<{width}}{''.join(f'{_percent(value):>13}' for value in values.values())}")
+        if any(not is_ablation(result.cell.experiment.name) for result in done):
             print(f"`mddbench report --out {out}` shows each change", file=sys.stderr)
     for result in results:
         if result.status == "unfinished":

@@ -123,13 +123,15 @@ def _either(amount: float, generator: Generator) -> float:
 
 def _decoded(values: Pixels) -> Pixels:
     """From stored values to linear light, by the curve of sRGB."""
-    return np.asarray(np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4))
+    light: Pixels = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return light
 
 
 def _encoded(light: Pixels) -> Pixels:
     """From linear light to stored values. What is beyond white is white."""
     light = np.clip(light, 0.0, 1.0)
-    return np.asarray(np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055))
+    values: Pixels = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return values
 
 
 def _brightness(image: Pixels, stops: float, generator: Generator) -> Pixels:
@@ -139,13 +141,13 @@ def _brightness(image: Pixels, stops: float, generator: Generator) -> Pixels:
 
 def _contrast(image: Pixels, factor: float, generator: Generator) -> Pixels:
     """Spread the values about the mean of the image, or draw them together."""
-    mean = image.mean()
-    return mean + (image - mean) * factor ** _either(1.0, generator)
+    mean = float(image.mean())
+    return mean + (image - mean) * math.pow(factor, _either(1.0, generator))
 
 
 def _gamma(image: Pixels, exponent: float, generator: Generator) -> Pixels:
     """Bend the curve of the values; black and white stay."""
-    return image ** (exponent ** _either(1.0, generator))
+    return np.asarray(image ** math.pow(exponent, _either(1.0, generator)))
 
 
 def _temperature(image: Pixels, mired: float, generator: Generator) -> Pixels:

@@ -24,6 +24,9 @@ WHAT_NOTE = (
     "Drop: what of the clean value is lost. FPR: share of normal images that are false alarms; lower is better."
 )
 NO_ALARMS = "No false alarms: no threshold was set without test labels (`calibration`)."
+NOTHING_SHARED = (
+    "There is no table of changed test images: the rows share no change and level; `mddbench shift` adds some."
+)
 WORST_NOTE = "Worst: the change, over its levels, with the most false alarms."
 
 
@@ -47,6 +50,11 @@ class Robustness:
     def found(self) -> ShiftedRows:
         """The rows, which are loaded now."""
         return self.load()
+
+    @property
+    def missing(self) -> str:
+        """Why there is no table although there are results; empty otherwise."""
+        return NOTHING_SHARED if self.found.rows and not self.found.points else ""
 
     def tables(self) -> dict[Path, MakeTable]:
         """Prepare the tables: file without suffix -> function; none if no results are there."""
