@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 from pathlib import Path
 
 import pytest
 
+from mddbench.cli.entries import entries_from_folder
 from mddbench.data.dataset import open_dataset
 from mddbench.errors import InputError
 from mddbench.execution.grouping import divided, model_of, models_of, per_model
-from mddbench.experiments.ablation import load_ablation
+from mddbench.experiments.ablation import Ablation, load_ablation
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.progress import SilentReporter
+from mddbench.report.build import build_report
 from mddbench.runs.card import Setting
 from mddbench.runs.records import Record, read_record
 from support import experiment, mddbench, write_tree
@@ -119,6 +123,21 @@ def test_changed_images_go_to_the_model_of_their_category(cells: Path) -> None:
     more = ("--set", "categories_per_model=2", "--changes", "jpeg", "--levels", "1", "--tracking", "none", "-q")
     ran = mddbench("shift", "folder/padim", *SMALL, "--data-root", cells / "tree", "--out", cells / "out", *more)
     assert ran.returncode == 0, ran.stderr  # the images as they are give the metrics of the record
+
+
+def test_the_ablation_is_shown_category_by_category(cells: Path) -> None:
+    variants = {str(number): {"categories_per_model": number} for number in (1, 2, 4)}
+    ablation = Ablation("ablation/shared", "Shared", "folder/padim", None, variants, "categories_per_model")
+    texts = build_report(entries_from_folder(cells / "out"), [ablation]).texts
+    (whole,) = (text for file, text in texts.items() if file.name == "ablation-shared.md")
+    assert whole.splitlines()[0].endswith(": PaDiM on tree, 4 categories")
+    (table,) = (text for file, text in texts.items() if file.name == "ablation-shared-by-category.csv")
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(table))}
+    assert list(rows) == [*FOUR, "mean"]
+    records = found(cells)
+    for number in (1, 2, 4):
+        record = records[f"a model for each {number} of 4 categories"][1]
+        assert float(rows["pin"][f"{number} p_auroc"]) == pytest.approx(record.value("pin", "p_auroc"))
 
 
 def test_the_ablation_has_one_axis() -> None:

@@ -301,11 +301,26 @@ def _ablations(spec: TableSpec, dataset: str, members: Sequence[Study]) -> Secti
     files = {study.name: Path(dataset) / f"ablation-{study.name}" for study in members}
     groups = {files[study.name]: tuple(study.groups) for study in members}
     tables = {files[study.name]: _table(spec, tuple(study.groups), dataset, study.title).table for study in members}
+    tables |= {file: each.table for study in members for file, each in _by_category(study).items()}
     pictures: dict[Path, Draw] = {
         Path(dataset) / f"ablation-{study.name}.png": partial(draw_ablation, study) for study in members
     }
     main = {f"{dataset} {name}": file for name, file in files.items()}
     return Section(f"{dataset}: ablations", (), dict(tables), {}, pictures, main, groups)
+
+
+def _by_category(study: Study) -> dict[Path, Results]:
+    """The table of each category by variants, for an ablation that changes which categories share a model."""
+    groups = tuple(study.groups)
+    if len({str(group.first.card.setting) for group in groups}) == 1:
+        return {}
+    spec = next(spec for spec in map(load_table, table_names()) if spec.by_method).with_columns(defined_metrics(groups))
+    title = f"{study.title}, {groups[0].first.label} on {study.dataset}"
+    return (
+        {Path(study.dataset) / f"ablation-{study.name}-by-category": _table(spec, groups, title)}
+        if spec.columns
+        else {}
+    )
 
 
 def _table(
