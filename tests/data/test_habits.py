@@ -163,6 +163,7 @@ def test_a_category_may_be_called_train(tree: Path) -> None:
         ("mvtec", "mvtec_anomaly_detection"),
         ("mpdd", "MPDD"),
         ("mvtec_loco", "mvtec_loco_anomaly_detection"),
+        ("mvtec_ad2", "mvtec_ad_2"),
         ("uni_medical", "medical"),
     ],
 )
