@@ -73,7 +73,9 @@ def hidden(root: Path) -> list[HiddenSplit]:
     base = base_of(root, (ARCHIVE,))
     return [
         HiddenSplit(
-            base / category / split, category, tuple(f"{number:03d}_{ending}.png" for number in range(PRIVATE[category]))
+            base / category / split,
+            category,
+            tuple(f"{number:03d}_{ending}.png" for number in range(PRIVATE[category])),
         )
         for category in PRIVATE
         for split, ending in ENDINGS.items()
