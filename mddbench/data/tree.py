@@ -10,6 +10,7 @@ Masks are paired with images by file stem, never by position. Labels come from t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,8 @@ from mddbench.data.names import composed, lookalikes
 from mddbench.data.samples import GOOD, Sample, Tree
 
 MASK_ENDINGS = ("_mask", "_gt")
+NUMBERED = re.compile(r"(.+)(?:_mask|_gt)[_-]?\d+", re.IGNORECASE)
+"""The stem of a mask that is one of several of an image."""
 MVTEC_LAYOUT = """\
 ROOT/<category>/
   train/good/*.png
@@ -123,11 +126,13 @@ class Category:
         name: The name of the category.
         test: The folder of test images.
         truth: The folder of masks.
+        folders_of_images: The folders of masks that belong to one image each, of those that were read.
     """
 
     def __init__(self, folder: Path, layout: Layout, name: str) -> None:
         self.folder, self.layout, self.name = folder, layout, composed(name)
         self.test, self.truth = folder / layout.test, folder / layout.truth
+        self.folders_of_images: set[Path] = set()
 
     @cached_property
     def mask_folders_by_kind(self) -> dict[str, Path]:
@@ -235,8 +240,8 @@ class Category:
         return (name.lower() if self.layout.free else name) in self.layout.normal
 
     def _with_masks(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
-        """The samples of a kind of defect where each image has one mask file, paired by stem."""
-        masks: dict[str, Path] = {}
+        """The samples of a kind of defect where masks are paired with images by stem. In a free layout there may be several."""
+        masks: dict[str, list[Path]] = {}
         mask_folder = self.mask_folders_by_kind.get(kind)
         if mask_folder is None:
             names = " or ".join(self.layout.normal)
@@ -246,19 +251,34 @@ class Category:
             )
             yield from (Sample(image, self.name, "test", kind) for image in images)
             return
+        stems = {composed(image.stem) for image in images}
         for mask in image_files(mask_folder):
-            stem = _without_ending(composed(mask.stem))
-            if stem in masks:
-                yield f"{mask}: a second mask for image '{stem}' beside {masks[stem].name}; remove one"
-            masks[stem] = mask
+            stem, is_numbered = self._image_of(mask, stems)
+            if stem in masks and not is_numbered:
+                yield f"{mask}: a second mask for image '{stem}' beside {masks[stem][0].name}; {self._remedy(stem)}"
+            masks.setdefault(stem, []).append(mask)
+        for folder in folders(mask_folder) if self.layout.free else ():
+            if (stem := composed(folder.name)) in stems:
+                self.folders_of_images.add(folder)
+                masks.setdefault(stem, []).extend(image_files(folder))
         for image in images:
             stem = composed(image.stem)
-            own_mask = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
-            if own_mask is None:
+            own_masks = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
+            if not own_masks:
                 yield f"{image}: no mask for it; expected {mask_folder / (image.stem + MASK_ENDINGS[0] + '.png')}"
-            yield Sample(image, self.name, "test", kind, (own_mask,) if own_mask else ())
-        for stem, mask in masks.items():
-            yield f"{mask}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
+            yield Sample(image, self.name, "test", kind, tuple(own_masks or ()))
+        for stem, left in masks.items():
+            yield f"{left[0]}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
+
+    def _image_of(self, mask: Path, stems: set[str]) -> tuple[str, bool]:
+        """Return the stem of the image that a mask belongs to, and whether the mask is one of several."""
+        stem = composed(mask.stem)
+        several = NUMBERED.fullmatch(stem) if self.layout.free and stem not in stems else None
+        return (several[1], True) if several else (_without_ending(stem), False)
+
+    def _remedy(self, stem: str) -> str:
+        """What to do about a second mask."""
+        return f"call several {stem}_mask_1, {stem}_mask_2" if self.layout.free else "remove one"
 
     def _with_mask_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
         """The samples of a kind of defect where each image has a folder of masks, named by its stem."""
@@ -277,6 +297,8 @@ class Category:
         """The faults of mask folders for kinds of defects that no test image has."""
         for name, folder in self.mask_folders_by_kind.items():
             is_plain = "/" not in name and not (self.layout.free and nested(folder))
+            if folder in self.folders_of_images:
+                continue
             if name not in kinds and (image_files(folder) or is_plain):
                 yield f"{folder}: masks for a defect '{name}' that {self.test} does not have"
 
