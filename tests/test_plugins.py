@@ -149,7 +149,7 @@ def test_a_method_of_a_plugin_folder_is_checked_as_the_suites_own(folder: Path) 
     assert json.loads(mddbench(*asked, "--json").stdout)["foo"]["it says where it is from"] is None
     unknown = mddbench("check", "--methods", "fou", "--plugins", folder)
     assert unknown.returncode == 2
-    assert "did you mean 'mini/foo'?" in unknown.stderr
+    assert "unknown method 'fou' (did you mean 'foo'?)" in unknown.stderr
 
 
 def test_a_folder_of_plugins(folder: Path, tmp_path: Path) -> None:

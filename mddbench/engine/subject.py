@@ -9,9 +9,11 @@ import torch
 
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method, method_settings
-from mddbench.experiments.catalogue import load_experiment
+from mddbench.errors import InputError
+from mddbench.experiments.catalogue import experiment_names, load_experiment
 from mddbench.experiments.schema import Experiment
 from mddbench.nn.encoder import FrozenEncoder, load_encoder
+from mddbench.plugins import METHODS, modules, nearest
 from mddbench.seeding import seed_everything
 from mddbench.settings import Strict
 
@@ -38,14 +40,19 @@ class Subject:
     def of(cls, name: str) -> Subject:
         """Take a method as on the embedded dataset, whose images are small.
 
-        An InputError is raised if there is no such method, or if its settings are not valid.
-
         Args:
             name: The method, or an experiment of *mini* that has it.
 
         Returns:
             The subject.
+
+        Raises:
+            InputError: If there is no such method or experiment.
         """
+        if name not in modules(METHODS) and f"mini/{name}" not in experiment_names():
+            raise InputError(
+                f"unknown method '{name}'{nearest(name, modules(METHODS))}; `mddbench list methods` shows them"
+            )
         experiment = load_experiment(f"mini/{name}")
         method = load_method(experiment.method)
         settings = method_settings(method, small_settings(experiment), name)
