@@ -90,8 +90,9 @@ def dataset_table() -> str:
         numbers: tuple[int | None, ...] = (None,) * 4
         if source.published is not None:
             numbers = (len(source.published.categories), *source.published.all)
+        unknown = "any" if source.published is None else "not known"
         cells = [
-            "any" if number is None else f"*{number}*" if isinstance(number, SecondHand) else str(number)
+            unknown if number is None else f"*{number}*" if isinstance(number, SecondHand) else str(number)
             for number in numbers
         ]
         lines.append(f"| `{name}` | {source.description} | {' | '.join(cells)} |")

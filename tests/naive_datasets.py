@@ -57,6 +57,16 @@ def mvtec_loco(root: Path) -> Told:
     return told
 
 
+def mvtec_ad2(root: Path) -> Told:
+    told: Told = {}
+    for image in sorted(root.glob("*/*/*/*.png")):
+        category, part, kind = image.relative_to(root).parts[:3]
+        split = "test" if part == "test_public" else "train"
+        mask = root / category / "test_public" / "ground_truth" / kind / f"{image.stem}_mask.png"
+        told[image.relative_to(root).as_posix()] = (split, kind == "bad", pixels(mask) if kind == "bad" else 0)
+    return told
+
+
 def visa(root: Path) -> Told:
     with (root / "split_csv" / "1cls.csv").open() as file:
         return {
@@ -128,6 +138,7 @@ READERS: dict[str, Callable[[Path], Told]] = {
     "mpdd": mvtec,
     "mvtec": mvtec,
     "mvtec_loco": mvtec_loco,
+    "mvtec_ad2": mvtec_ad2,
     "real_iad": real_iad,
     "uni_medical": uni_medical,
     "visa": visa,

@@ -24,12 +24,11 @@ from mddbench.data.check import read_source
 from mddbench.data.dataset import load_source
 from mddbench.data.fingerprint import Manifest, manifest
 from mddbench.data.samples import Tree
+from mddbench.engine.subject import small_encoder, small_settings
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import SEVEN
-from mddbench.nn.encoder import FrozenEncoder
 from mddbench.progress import SilentReporter
 from mddbench.runs.records import Record
-from mddbench.seeding import seed_everything
 from mddbench.settings import validated
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,23 +68,6 @@ gradient_clip: null
 def experiment(**changes: Any) -> Experiment:
     """A small experiment with some settings changed."""
     return validated(Experiment, {**EXPERIMENT, **changes}, "test")
-
-
-def small_encoder(wanted: Experiment) -> FrozenEncoder | None:
-    """timm's smallest vision transformer, without weights, in place of an experiment's own; None if that has another kind."""
-    if not wanted.encoder.name.startswith("vit"):
-        return None
-    seed_everything(0)
-    levels = enumerate(wanted.encoder.levels)
-    few = tuple((2 * number, 2 * number + 1) if isinstance(level, tuple) else number for number, level in levels)
-    options = wanted.encoder.options | {"padding_for": None}
-    return FrozenEncoder("test_vit", few, **options)
-
-
-def small_settings(wanted: Experiment) -> dict[str, Any]:
-    """An experiment's settings of its method, for images of 64 pixels, which are 4x4 patches of such a transformer."""
-    grid = {"grid": 4} if wanted.encoder.name.startswith("vit") and "grid" in wanted.settings else {}
-    return wanted.settings | grid
 
 
 def small_overrides(wanted: Experiment, folder: Path) -> tuple[dict[str, Any], Path | None]:

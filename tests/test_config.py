@@ -108,13 +108,20 @@ def test_a_dataset_that_is_run_like_another() -> None:
     assert {"btad/mddnet", "visa/uniad"} <= set(experiment_names())
 
 
-@pytest.mark.parametrize(
-    "content", ["like: mvtec\nepochs: 3\n", "like: nowhere\n", "like: visa\n", "like: [mvtec]\n", "like: {a: b}\n"]
-)
-def test_a_likeness_says_nothing_else(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["like: nowhere\n", "like: visa\n", "like: [mvtec]\n", "like: {a: b}\n"])
+def test_a_likeness_names_a_dataset_with_settings(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "experiments" / "mine" / "protocol.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(content)
     monkeypatch.setattr("mddbench.experiments.catalogue.experiment_folders", lambda: [tmp_path / "experiments"])
-    with pytest.raises(InputError, match=r"protocol.yaml: expected nothing but 'like: DATASET'"):
+    with pytest.raises(InputError, match=r"protocol.yaml: expected 'like: DATASET'"):
         load_protocol("mine")
+
+
+def test_a_likeness_can_replace_settings() -> None:
+    own, other = load_experiment("mvtec_ad2/rd4ad"), load_experiment("mvtec/rd4ad")
+    assert (own.calibration, other.calibration) == ("validation", 0)
+    assert own.epochs == other.epochs
+    assert load_protocol("mvtec_ad2") == {**load_protocol("mvtec"), "calibration": "validation"}

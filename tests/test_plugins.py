@@ -134,7 +134,22 @@ def test_a_dropped_file_is_in_the_conformance_suite(checkout: Path) -> None:
     (checkout / "mddbench/baselines/foo.py").write_text(METHOD.replace(".square().mean(dim=1)", ".mean(dim=1) / 0"))
     broken = call(*chosen, home=checkout)
     assert broken.returncode == 1
-    assert "test_maps_are_finite_and_of_the_images_size[foo]" in broken.stdout
+    assert "test_it_conforms[foo-maps fit the images]" in broken.stdout
+
+
+def test_a_method_of_a_plugin_folder_is_checked_as_the_suites_own(folder: Path) -> None:
+    asked = ("check", "--methods", "foo", "--plugins", folder)
+    sound = mddbench(*asked)
+    assert sound.returncode == 0, sound.stdout
+    assert "foo: maps fit the images: yes" in sound.stdout
+    (folder / "methods" / "foo.py").write_text(METHOD.replace(".square().mean(dim=1)", ".mean(dim=1) / 0"))
+    broken = mddbench(*asked)
+    assert broken.returncode == 1
+    assert "foo: maps fit the images: no: maps or scores are not finite" in broken.stdout
+    assert json.loads(mddbench(*asked, "--json").stdout)["foo"]["it says where it is from"] is None
+    unknown = mddbench("check", "--methods", "fou", "--plugins", folder)
+    assert unknown.returncode == 2
+    assert "unknown method 'fou' (did you mean 'foo'?)" in unknown.stderr
 
 
 def test_a_folder_of_plugins(folder: Path, tmp_path: Path) -> None:

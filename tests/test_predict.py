@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,39 @@ def test_paths_from_standard_input(finished_cells: Path, monkeypatch: pytest.Mon
     ran = mddbench("predict", "folder/padim", "-", "--out", finished_cells / "out")
     assert [row["name"] for row in rows(ran.stdout)] == ["000", "000-2"]
     assert "predicting: 2 " in ran.stderr
+
+
+@pytest.mark.parametrize("to", [False, True])
+def test_a_result_comes_before_the_next_path_is_written(to: bool, finished_cells: Path, tmp_path: Path) -> None:
+    """As behind a camera that takes an image now and then."""
+    file = finished_cells / "photos" / "bolt" / "test" / "good" / "000.png"
+    command = [
+        sys.executable,
+        "-m",
+        "mddbench",
+        "predict",
+        "folder/padim",
+        "-",
+        "--out",
+        str(finished_cells / "out"),
+        "-q",
+    ]
+    command += ["--to", str(tmp_path / "seen")] if to else []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{file}\n")
+        process.stdin.flush()
+        if to:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "seen" / "heat" / "000.png").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        else:
+            assert process.stdout.readline().startswith("image,")
+            assert process.stdout.readline().startswith(str(file))
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def test_images_of_any_kind_are_found(tmp_path: Path) -> None:

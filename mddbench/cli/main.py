@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from mddbench.cli import (
+    archive,
     bundle,
     cells,
     checklist,
@@ -54,6 +55,7 @@ app.command("collect", rich_help_panel=CLUSTER)(cluster.collect)
 app.command("predict", epilog=predict.EXAMPLES, rich_help_panel=USE)(predict.predict)
 app.command("export-model", rich_help_panel=USE)(predict.export_model)
 app.command("log-model", rich_help_panel=USE)(predict.log_model)
+app.command("server-archive", rich_help_panel=USE)(archive.server_archive)
 app.command("list", rich_help_panel=LOOK)(inspect.list_names)
 app.command("show", rich_help_panel=LOOK)(inspect.show)
 app.command("check", rich_help_panel=LOOK)(inspect.check)

@@ -34,7 +34,8 @@ def new(
         "method": f"mddbench run mini/{name} --plugins {folder}",
         "dataset": f"mddbench data fabricate {name} drawn --plugins {folder}",
     }
-    for command in (f"mddbench check --plugins {folder}", follow[kind]):
+    checked = f"mddbench check --methods {name}" if kind == "method" else "mddbench check"
+    for command in (f"{checked} --plugins {folder}", follow[kind]):
         typer.echo(f"next: {command}", err=True)
 
 

@@ -31,6 +31,8 @@ FalseAlarms = Annotated[
         show_default="5",
     ),
 ]
+PATIENCE = 0.2
+"""Seconds that an image from standard input waits for the next one before it is scored."""
 EXAMPLES = "Examples: mddbench predict mini/mddnet photos --to seen · ls new/*.png | mddbench predict mini/rd4ad -"
 
 
@@ -70,7 +72,7 @@ def predict(
     progress, target = set_up_process(quiet), device_of(device)
     from mddbench.inference.finished import FinishedModel, find_cell
     from mddbench.inference.predict import predict as score
-    from mddbench.inference.sources import count_images, find_images, folders_inside
+    from mddbench.inference.sources import STANDARD_INPUT, count_images, find_images, folders_inside
     from mddbench.inference.verdicts import choose_threshold
 
     if maps and to is None:
@@ -82,23 +84,27 @@ def predict(
     model = FinishedModel.load(folder, target, weights_dir)
     chosen = choose_threshold(model, threshold, false_alarms, category)
     progress.say(f"threshold: {_words(chosen)}")
-    predictions = score(model, find_images(images, sys.stdin), category, chosen.value)
+    patience = PATIENCE if STANDARD_INPUT in images else None
+    predictions = score(model, find_images(images, sys.stdin), category, chosen.value, patience)
     with reported_interruptions(force=True):
         counts = Counter[str]()
-        for prediction in _shown(_written(predictions, folder, to, heat, maps, as_json), progress, total):
+        for prediction in _shown(
+            _written(predictions, folder, to, heat, maps, as_json, patience is not None), progress, total
+        ):
             counts["unreadable" if prediction.fault else prediction.verdict or "scored"] += 1
     _summarise(counts, to, progress)
 
 
 def _written(
-    predictions: Iterable[Prediction], cell: Path, to: Path | None, heat: bool, maps: bool, as_json: bool
+    predictions: Iterable[Prediction], cell: Path, to: Path | None, heat: bool, maps: bool, as_json: bool, at_once: bool
 ) -> Iterator[Prediction]:
     """Write each prediction to the folder, or to standard output."""
     from mddbench.inference.heat import HeatPainter
-    from mddbench.inference.write import CsvWriter, JsonWriter, PredictionFolder
+    from mddbench.inference.write import MOST_PICTURES, CsvWriter, JsonWriter, PredictionFolder
 
     if to is not None:
-        yield from PredictionFolder(to, HeatPainter.of_cell(cell) if heat else None, maps).write(predictions)
+        painter, most_waiting = HeatPainter.of_cell(cell) if heat else None, 0 if at_once else MOST_PICTURES
+        yield from PredictionFolder(to, painter, maps, most_waiting).write(predictions)
         return
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text

@@ -117,6 +117,24 @@ def decode_at_own_size(path: Path) -> NDArray[np.uint8]:
         return np.asarray(_to_rgb(image, path))
 
 
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Read the size of an image, turned as its EXIF orientation says, from the start of its file.
+
+    Args:
+        path: The image file.
+
+    Returns:
+        Its (height, width) in pixels; None if it cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return None
+    return (width, height) if turned else (height, width)
+
+
 def aspect_of(path: Path) -> float | None:
     """Read the shape of an image, turned as its EXIF orientation says, from the start of its file.
 
@@ -126,13 +144,8 @@ def aspect_of(path: Path) -> float | None:
     Returns:
         Its width by its height; None if it can no longer be read.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        return None
-    return float(height / width if turned else width / height)
+    size = size_of(path)
+    return None if size is None else size[1] / size[0]
 
 
 def decode_mask(path: Path, size: int, image_size: tuple[int, int], rule: MaskRule = ABOVE_ZERO) -> Mask:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from mddbench.data.hidden import HiddenSplit
 from mddbench.data.images import ABOVE_ZERO, MaskRule
 from mddbench.errors import InputError
 
@@ -204,6 +205,9 @@ class DatasetSource:
             file. None for a dataset without such files. `mddbench.data.saturation` has their form.
         validation: Returns whether a training image, by its file, belongs to the dataset's own validation split. None if
             the dataset has no such split.
+        condition: Returns the condition in which an image was taken, such as its light, by its file; '' if it is not
+            known. None if the dataset does not tell.
+        hidden: Lists the test images whose labels the authors keep, below a root. None if there are none.
         own: True if it is any folder of a user, whose images are named after it.
         fabricate: Writes a small tree of drawn images into an empty folder, in the dataset's own layout with its traps.
             The tree must have the given numbers of images.
@@ -221,5 +225,7 @@ class DatasetSource:
     mask_rule: MaskRule = ABOVE_ZERO
     saturation: Callable[[Path], Path] | None = None
     validation: Callable[[Path], bool] | None = None
+    condition: Callable[[Path], str] | None = None
+    hidden: Callable[[Path], list[HiddenSplit]] | None = None
     own: bool = False
     fabricate: Callable[[Path, Counts], None] | None = None

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mddbench.data.cache import decoded_splits
 from mddbench.data.fingerprint import manifest
+from mddbench.data.listing import image_files, nested
 from mddbench.data.samples import Sample
-from mddbench.data.tree import image_files, nested
 from mddbench.errors import InputError
 from mddbench.progress import WARNING, Reporter
 

@@ -10,28 +10,28 @@ Masks are paired with images by file stem, never by position. Labels come from t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mddbench.data.listing import (
+    IMAGE_SUFFIXES,
+    NOT_READ,
+    entries_of,
+    first_names,
+    folders,
+    image_files,
+    nested,
+    suffix_of,
+)
 from mddbench.data.names import composed, lookalikes
-from mddbench.data.own import is_own
 from mddbench.data.samples import GOOD, Sample, Tree
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-# fmt: off
-NOT_READ = frozenset({
-    ".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".pgm", ".ppm", ".pbm", ".dcm", ".raw", ".npy",
-})
-"""Suffixes of image files that are not read but reported."""
-LITTER = frozenset({
-    "__macosx", "@eadir", "#recycle", "@recycle", "lost+found", "$recycle.bin", "recycler", "system volume information",
-    "found.000", "temporary items", "network trash folder", "__pycache__",
-})
-# fmt: on
-"""Folders that systems and programs create on a disk, in lower case."""
 MASK_ENDINGS = ("_mask", "_gt")
+NUMBERED = re.compile(r"(.+)(?:_mask|_gt)[_-]?\d+", re.IGNORECASE)
+"""The stem of a mask that is one of several of an image."""
 MVTEC_LAYOUT = """\
 ROOT/<category>/
   train/good/*.png
@@ -52,6 +52,9 @@ class Layout:
         masks_required: True if each category must have a folder ground_truth. A category without it has image-level
             metrics only. With it, each defective image must have a mask.
         mask_folders: True if each image has a folder of masks in place of one mask.
+        test: The folder of test images, below a category's.
+        truth: The folder of masks, below a category's. It may lie in the folder of test images.
+        hidden: The names of the folders of images whose labels the authors keep. They are not read here.
         free: True to accept the habits of people with their own images, too: one category alone, training images
             directly in train/, and kinds of defects in nested folders.
     """
@@ -60,6 +63,9 @@ class Layout:
     train: tuple[str, ...] = ("train",)
     masks_required: bool = True
     mask_folders: bool = False
+    test: str = "test"
+    truth: str = "ground_truth"
+    hidden: tuple[str, ...] = ()
     free: bool = False
 
 
@@ -76,7 +82,7 @@ def read_tree(root: Path, layout: Layout) -> Tree:
     if not root.is_dir():
         present = "a file" if root.exists() else "nothing"
         return Tree(root, (), (f"expected the dataset's folder at {root}, found {present}; give it by --data-root",))
-    parts = [name for name in ("train", "test") if (root / name).is_dir() and not (root / name / "train").is_dir()]
+    parts = [name for name in ("train", layout.test) if (root / name).is_dir() and not (root / name / "train").is_dir()]
     if parts and not layout.free:
         part_names = " and ".join(f"{name}/" for name in parts)
         return Tree(root, (), (f"{root} looks like one category (it holds {part_names}); give its parent folder",))
@@ -89,7 +95,7 @@ def read_tree(root: Path, layout: Layout) -> Tree:
     if not categories:
         faults.append(
             f"no category below {root}: expected folders <category>/train/{layout.normal[0]} and "
-            f"<category>/test/<defect>, found {_listing(root)}"
+            f"<category>/test/<defect>, found {first_names(root)}"
         )
     samples = tuple(item for item in items if isinstance(item, Sample))
     deeper = [child for folder in folders(root) for child in folders(folder) if _is_category(child, layout)]
@@ -120,11 +126,13 @@ class Category:
         name: The name of the category.
         test: The folder of test images.
         truth: The folder of masks.
+        folders_of_images: The folders of masks that belong to one image each, of those that were read.
     """
 
     def __init__(self, folder: Path, layout: Layout, name: str) -> None:
         self.folder, self.layout, self.name = folder, layout, composed(name)
-        self.test, self.truth = folder / "test", folder / "ground_truth"
+        self.test, self.truth = folder / layout.test, folder / layout.truth
+        self.folders_of_images: set[Path] = set()
 
     @cached_property
     def mask_folders_by_kind(self) -> dict[str, Path]:
@@ -153,12 +161,12 @@ class Category:
             names = " or ".join(self.layout.normal)
             yield f"{self.test}: no normal test images; their folder is called {names}, found {', '.join(kinds)}"
         for folder in folders(self.folder):
-            if folder.name not in (*self.layout.train, "test", "ground_truth"):
+            if folder.name not in (*self.layout.train, *self.layout.hidden) and folder not in (self.test, self.truth):
                 hint = "; masks belong into ground_truth/<defect>/" if not self.truth.is_dir() else ""
                 yield f"{folder}: not read{hint}"
-        for part in (*self.layout.train, "test"):
+        for part in (*self.layout.train, self.layout.test):
             for folder in (self.folder / part, *folders(self.folder / part)):
-                unread = [entry.name for entry in _entries(folder) if _suffix(entry.name) in NOT_READ]
+                unread = [entry.name for entry in entries_of(folder) if suffix_of(entry.name) in NOT_READ]
                 if unread:
                     suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
                     yield f"{folder}: {len(unread)} images are not read, {unread[0]} for one; save them as {suffixes}"
@@ -214,6 +222,8 @@ class Category:
         """The kinds of test images with their files. 'scratch/deep' is a kind in a nested folder."""
         kinds: list[tuple[str, list[Path]]] = []
         for folder in folders(self.test):
+            if folder == self.truth:
+                continue
             inner = nested(folder) if self.layout.free else []
             images = image_files(folder)
             if images or not inner:
@@ -230,8 +240,8 @@ class Category:
         return (name.lower() if self.layout.free else name) in self.layout.normal
 
     def _with_masks(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
-        """The samples of a kind of defect where each image has one mask file, paired by stem."""
-        masks: dict[str, Path] = {}
+        """The samples of a kind of defect where masks are paired with images by stem. In a free layout there may be several."""
+        masks: dict[str, list[Path]] = {}
         mask_folder = self.mask_folders_by_kind.get(kind)
         if mask_folder is None:
             names = " or ".join(self.layout.normal)
@@ -241,19 +251,34 @@ class Category:
             )
             yield from (Sample(image, self.name, "test", kind) for image in images)
             return
+        stems = {composed(image.stem) for image in images}
         for mask in image_files(mask_folder):
-            stem = _without_ending(composed(mask.stem))
-            if stem in masks:
-                yield f"{mask}: a second mask for image '{stem}' beside {masks[stem].name}; remove one"
-            masks[stem] = mask
+            stem, is_numbered = self._image_of(mask, stems)
+            if stem in masks and not is_numbered:
+                yield f"{mask}: a second mask for image '{stem}' beside {masks[stem][0].name}; {self._remedy(stem)}"
+            masks.setdefault(stem, []).append(mask)
+        for folder in folders(mask_folder) if self.layout.free else ():
+            if (stem := composed(folder.name)) in stems:
+                self.folders_of_images.add(folder)
+                masks.setdefault(stem, []).extend(image_files(folder))
         for image in images:
             stem = composed(image.stem)
-            own_mask = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
-            if own_mask is None:
+            own_masks = masks.pop(stem, None) or masks.pop(_without_ending(stem), None)
+            if not own_masks:
                 yield f"{image}: no mask for it; expected {mask_folder / (image.stem + MASK_ENDINGS[0] + '.png')}"
-            yield Sample(image, self.name, "test", kind, (own_mask,) if own_mask else ())
-        for stem, mask in masks.items():
-            yield f"{mask}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
+            yield Sample(image, self.name, "test", kind, tuple(own_masks or ()))
+        for stem, left in masks.items():
+            yield f"{left[0]}: a mask without an image; expected {self.test / kind / (stem + '.*')}"
+
+    def _image_of(self, mask: Path, stems: set[str]) -> tuple[str, bool]:
+        """Return the stem of the image that a mask belongs to, and whether the mask is one of several."""
+        stem = composed(mask.stem)
+        several = NUMBERED.fullmatch(stem) if self.layout.free and stem not in stems else None
+        return (several[1], True) if several else (_without_ending(stem), False)
+
+    def _remedy(self, stem: str) -> str:
+        """What to do about a second mask."""
+        return f"call several {stem}_mask_1, {stem}_mask_2" if self.layout.free else "remove one"
 
     def _with_mask_folders(self, images: list[Path], kind: str) -> Iterator[Sample | str]:
         """The samples of a kind of defect where each image has a folder of masks, named by its stem."""
@@ -272,77 +297,17 @@ class Category:
         """The faults of mask folders for kinds of defects that no test image has."""
         for name, folder in self.mask_folders_by_kind.items():
             is_plain = "/" not in name and not (self.layout.free and nested(folder))
+            if folder in self.folders_of_images:
+                continue
             if name not in kinds and (image_files(folder) or is_plain):
                 yield f"{folder}: masks for a defect '{name}' that {self.test} does not have"
 
 
-def folders(parent: Path) -> list[Path]:
-    """List the folders in a folder, except hidden ones, those of LITTER, and those that mddbench wrote.
-
-    Args:
-        parent: The folder, which need not exist.
-
-    Returns:
-        The folders, sorted by name.
-    """
-    children = (
-        parent / entry.name for entry in _entries(parent) if entry.name.lower() not in LITTER and entry.is_dir()
-    )
-    return [folder for folder in children if not is_own(folder)]
-
-
-def image_files(folder: Path) -> list[Path]:
-    """List the files in a folder that are images by their names, except hidden ones.
-
-    Args:
-        folder: The folder, which need not exist.
-
-    Returns:
-        The files, sorted by name.
-    """
-    return [folder / e.name for e in _entries(folder) if _suffix(e.name) in IMAGE_SUFFIXES]
-
-
-def base_of(root: Path, names: tuple[str, ...]) -> Path:
-    """Find the folder to which a dataset's archive was unpacked.
-
-    Args:
-        root: The dataset's folder.
-        names: The possible folders below the root.
-
-    Returns:
-        The first of these folders that exists, or the root itself.
-    """
-    return next((root / name for name in names if (root / name).is_dir()), root)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The visible entries of a folder, sorted by name; none if there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: (composed(e.name), e.name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _is_category(folder: Path, layout: Layout) -> bool:
     """True if a folder holds a part of a category, or if its content may not be read."""
-    return not os.access(folder, os.R_OK | os.X_OK) or any((folder / part).is_dir() for part in (*layout.train, "test"))
-
-
-def _suffix(name: str) -> str:
-    """The suffix of a name in lower case, as pathlib's but without making a path."""
-    return name[name.rindex(".") :].lower() if "." in name else ""
-
-
-def nested(folder: Path) -> list[Path]:
-    """List all folders below a folder at any depth, sorted. Symbolic links are not followed."""
-    all_folders, waiting = [], [folder]
-    while waiting:
-        inner = [child for child in folders(waiting.pop()) if not child.is_symlink()]
-        all_folders += inner
-        waiting += inner
-    return sorted(all_folders)
+    return not os.access(folder, os.R_OK | os.X_OK) or any(
+        (folder / part).is_dir() for part in (*layout.train, layout.test)
+    )
 
 
 def _given_name(folder: Path) -> str:
@@ -371,9 +336,3 @@ def _repeated_stems(images: list[Path]) -> Iterator[str]:
                 "rename one"
             )
         by_stem[stem] = image
-
-
-def _listing(root: Path) -> str:
-    """The first names in a folder, for a message."""
-    names = sorted(path.name for path in root.iterdir())
-    return ascii(", ".join(names[:5]) + (", ..." if len(names) > 5 else ""))[1:-1] if names else "an empty folder"

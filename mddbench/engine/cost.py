@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mddbench.batch import Batch, as_images
 from mddbench.detector import Detector
 from mddbench.engine.device import autocast, synchronize
+from mddbench.engine.energy import JOULES_PER_KWH, EnergyCounter, joules_of
 from mddbench.engine.inference import BATCH_SIZE
 from mddbench.engine.latency import KEYS as LATENCIES
 from mddbench.engine.step import TrainingStep
@@ -25,7 +26,13 @@ from mddbench.machine import give_back_freed_memory
 from mddbench.runs.records import EpochLog
 
 TIMED_CALLS, MOST_SECONDS = 7, 20.0
-TIMES = ("train_seconds", "train_images_per_second", "metric_seconds", "inference_ms_per_image", *LATENCIES)
+ENERGIES = ("train_kwh", "inference_joules_per_image")
+"""The costs that only a GPU with a counter of its energy has."""
+TIMES = (
+    *("train_seconds", "train_images_per_second", "metric_seconds", "inference_ms_per_image"),
+    *LATENCIES,
+    *ENERGIES,
+)
 """The costs that are only valid if no other cell ran on the device at the same time."""
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -89,18 +96,39 @@ def inference_seconds(detector: Detector, image_size: int, precision: str = "flo
     Returns:
         Seconds for one image: the median of several synchronised calls, see `median_seconds`.
     """
-    device = next(detector.parameters()).device
-    images = _noise(BATCH_SIZE, image_size, detector)
+    work = _inference(detector, image_size, precision)
 
     def call() -> float:
-        synchronize(device)
         started = time.perf_counter()
-        with torch.inference_mode(), autocast(device, precision):
-            detector.maps_and_scores(images)
-        synchronize(device)
+        work()
         return time.perf_counter() - started
 
-    return median_seconds(call) / len(images)
+    return median_seconds(call) / BATCH_SIZE
+
+
+def energy(
+    detector: Detector, image_size: int, precision: str, history: Sequence[EpochLog], counter: EnergyCounter | None
+) -> dict[str, float | None]:
+    """Measure the energy of a training and of the inference for one image, in batches of BATCH_SIZE.
+
+    Args:
+        detector: The model, in evaluation mode.
+        image_size: Side of the square images in pixels.
+        precision: 'float32', 'bfloat16' or 'float16'.
+        history: One entry for each epoch.
+        counter: The counter of the device; None if it has none.
+
+    Returns:
+        Kilowatt-hours and joules; None where another process used the GPU. Empty without a counter.
+    """
+    if counter is None:
+        return {}
+    joules = joules_of(_inference(detector, image_size, precision), counter)
+    epochs = [log.joules for log in history]
+    return {
+        "train_kwh": None if None in epochs else sum(filter(None, epochs)) / JOULES_PER_KWH,
+        "inference_joules_per_image": None if joules is None else joules / BATCH_SIZE,
+    }
 
 
 def step_seconds(step: TrainingStep, batch: Batch, steps: int = 1) -> float:
@@ -222,3 +250,17 @@ def _noise(images: int, size: int, detector: Detector) -> torch.Tensor:
     """Return images of noise on the detector's device, always the same ones."""
     pixels = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), dtype=np.uint8)
     return as_images(pixels, next(detector.parameters()).device)
+
+
+def _inference(detector: Detector, image_size: int, precision: str) -> Callable[[], None]:
+    """Return a function that computes maps and scores of a batch and waits for them."""
+    device = next(detector.parameters()).device
+    images = _noise(BATCH_SIZE, image_size, detector)
+
+    def work() -> None:
+        synchronize(device)
+        with torch.inference_mode(), autocast(device, precision):
+            detector.maps_and_scores(images)
+        synchronize(device)
+
+    return work

@@ -18,6 +18,7 @@ from mddbench.detector import Detector
 from mddbench.engine.batches import TrainingImages, batches_per_epoch, epoch_batches
 from mddbench.engine.checkpoint import Checkpoint, Inside, Progress
 from mddbench.engine.device import autocast
+from mddbench.engine.energy import EnergyCounter
 from mddbench.engine.loss_watch import LossWatch
 from mddbench.engine.optimizer import rate_factor
 from mddbench.engine.step import TrainingStep
@@ -85,6 +86,7 @@ class Trainer:
         progress: What is done so far, with the metrics of the test split if they were requested.
         step: The training step of the model.
         device: Device of the model.
+        counter: Counts the energy of the device; None if it has no counter.
         when_stopped: Called with the epoch and the steps of it that a checkpoint inside the epoch holds.
     """
 
@@ -113,6 +115,7 @@ class Trainer:
         self.step = TrainingStep(detector, experiment, conditions.compiled, conditions.graphs)
         self.experiment, self.device = self.step.experiment, self.step.device
         self.checkpoint, self.progress = Checkpoint(checkpoint), Progress()
+        self.counter = EnergyCounter.of(self.device)
 
     def run(
         self,
@@ -249,6 +252,7 @@ class _Epoch:
         is_stepping: True while the model changes.
         factor: Factor of the learning rates in the last step.
         started: When it would have begun if it had not been interrupted; None if its first part has no time.
+        energy: The GPU's counter at its start; None if there is none, if others use the GPU, or after an interruption.
     """
 
     def __init__(self, trainer: Trainer, epoch: int, images: int) -> None:
@@ -264,6 +268,8 @@ class _Epoch:
         self.losses = LossWatch(epoch * self.steps, rows)
         self.is_stepping, self.factor = False, 1.0
         self.started = None if before is None else time.perf_counter() - before
+        alone = inside is None and trainer.conditions.sharing == 1
+        self.energy = trainer.counter.joules() if trainer.counter and alone else None
         trainer.detector.train()
 
     @property
@@ -308,6 +314,7 @@ class _Epoch:
             "seconds": self.seconds,
             "images": self.images_done,
             "diagnostics": self.trainer.detector.diagnostics(),
+            "joules": self.trainer.counter.since(self.energy) if self.trainer.counter else None,
         }
         try:
             return EpochLog(**content)

@@ -12,7 +12,8 @@ from typing import Any
 from mddbench.data.dataset import Dataset
 from mddbench.detector import Detector
 from mddbench.engine.compiling import COMPILING_PAYS
-from mddbench.engine.cost import TIMES, peak_memory, size_and_speed, training_speed
+from mddbench.engine.cost import TIMES, energy, peak_memory, size_and_speed, training_speed
+from mddbench.engine.energy import EnergyCounter
 from mddbench.engine.evaluate import Evaluation
 from mddbench.engine.latency import latency
 from mddbench.execution.protocol import fewest_steps, identities, protocol_card, resolved_settings, training_settings
@@ -168,8 +169,10 @@ class Prepared:
             **size_and_speed(self.detector, experiment.image_size, experiment.precision),
         }
         if self.sharing > 1:
-            cost |= dict.fromkeys(key for key in TIMES if key in cost)
-        elif measure_latency:
+            return cost | dict.fromkeys(key for key in TIMES if key in cost)
+        counter = EnergyCounter.of(device)
+        cost |= energy(self.detector, experiment.image_size, experiment.precision, history, counter)
+        if measure_latency:
             cost |= latency(self.detector, self.dataset.test, experiment.precision)
         return cost
 

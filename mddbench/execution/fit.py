@@ -286,6 +286,7 @@ def _combined(logs: tuple[EpochLog, ...]) -> EpochLog:
         seconds=None if None in (seconds := [log.seconds for log in logs]) else sum(filter(None, seconds)),
         images=sum(log.images for log in logs),
         diagnostics=diagnostics,
+        joules=None if None in (joules := [log.joules for log in logs]) else sum(filter(None, joules)),
     )
 
 

@@ -15,7 +15,7 @@ from mddbench.settings import packaged, read_yaml, shown_path, validated
 PROTOCOL = "protocol"
 """Name of the file in a dataset's folder that has the settings for methods without an own file there."""
 LIKE = "like"
-"""Key of a protocol file that names another dataset, whose experiments are used. Such a file has no other key."""
+"""Key of a protocol file that names another dataset, whose experiments are used. Other keys replace their settings."""
 
 
 NO_DATASETS = ("ablation", "search")
@@ -53,7 +53,7 @@ def load_protocol(dataset: str) -> dict[str, Any]:
         Setting -> value.
 
     Raises:
-        InputError: If `like` is not the only key, or does not name a dataset with own settings.
+        InputError: If `like` does not name a dataset with own settings.
     """
     files = protocol_files()
     content = read_yaml(files[dataset])
@@ -61,16 +61,20 @@ def load_protocol(dataset: str) -> dict[str, Any]:
         return content
     model_dataset = content[LIKE]
     if (
-        set(content) != {LIKE}
-        or not isinstance(model_dataset, str)
+        not isinstance(model_dataset, str)
         or model_dataset not in files
         or LIKE in (settings := read_yaml(files[model_dataset]))
     ):
         raise InputError(
-            f"{shown_path(files[dataset])}: expected nothing but '{LIKE}: DATASET', of a dataset with settings in its "
-            f"own {PROTOCOL}.yaml; found {json.dumps(content)[:80]}"
+            f"{shown_path(files[dataset])}: expected '{LIKE}: DATASET', of a dataset with settings in its own "
+            f"{PROTOCOL}.yaml; found {json.dumps(content)[:80]}"
         )
-    return settings
+    return {**settings, **_replacing(content)}
+
+
+def _replacing(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a protocol file that replace those of the dataset that it is like."""
+    return {key: value for key, value in protocol.items() if key != LIKE}
 
 
 def _model_datasets() -> dict[str, str]:
@@ -155,10 +159,10 @@ def _named(name: str) -> tuple[Path, dict[str, Any]]:
         return files[name], read_yaml(files[name])
     dataset, _, method = name.partition("/")
     protocols = protocol_files()
-    model_dataset = read_yaml(protocols[dataset]).get(LIKE) if dataset in protocols else "folder"
-    borrowed = files.get(f"{model_dataset}/{method}")
+    protocol = read_yaml(protocols[dataset]) if dataset in protocols else {LIKE: "folder"}
+    borrowed = files.get(f"{protocol[LIKE]}/{method}") if LIKE in protocol else None
     if dataset in modules(DATASETS) and borrowed is not None:
-        return borrowed, {**read_yaml(borrowed), "dataset": dataset}
+        return borrowed, {**read_yaml(borrowed), **_replacing(protocol), "dataset": dataset}
     if dataset in modules(DATASETS) and method in modules(METHODS):
         protocol_dataset = dataset if dataset in protocols else "folder"
         return protocols[protocol_dataset], {**load_protocol(protocol_dataset), "dataset": dataset, "method": method}

@@ -63,10 +63,21 @@ class HeatPainter:
             (H, W, 3) uint8.
         """
         height, width = image.shape[:2]
-        enlarged = np.asarray(
-            Image.fromarray(values.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-        )
-        share = np.clip((enlarged - self.low) / (self.high - self.low), 0.0, 1.0)
+        share = np.clip((enlarged(values, (height, width)) - self.low) / (self.high - self.low), 0.0, 1.0)
         opacity = STRONGEST * share[..., None]
         colour = self.colours[np.round(255 * share).astype(np.uint8)]
         return np.asarray(np.round((1 - opacity) * image + opacity * colour), dtype=np.uint8)
+
+
+def enlarged(values: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Interpolate an anomaly map bilinearly to the size of its image.
+
+    Args:
+        values: (h, w) anomaly map.
+        size: (H, W), the height and the width in pixels.
+
+    Returns:
+        (H, W) float32.
+    """
+    image = Image.fromarray(values.astype(np.float32))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -5,7 +5,6 @@ Only a few batches are in memory at a time, however many images there are.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mddbench.data.images import decode_image
-from mddbench.data.parallel import in_parallel
+from mddbench.data.parallel import in_batches
 from mddbench.engine.inference import BATCH_SIZE
 from mddbench.errors import InputError
 from mddbench.inference.finished import FinishedModel
@@ -67,7 +66,11 @@ class Prediction:
 
 
 def predict(
-    model: FinishedModel, sources: Iterable[Source], category: str | None = None, threshold: float | None = None
+    model: FinishedModel,
+    sources: Iterable[Source],
+    category: str | None = None,
+    threshold: float | None = None,
+    patience: float | None = None,
 ) -> Iterator[Prediction]:
     """Score images from files.
 
@@ -78,13 +81,15 @@ def predict(
         sources: The images.
         category: Category of the images; None if it is not known.
         threshold: Images with a higher score are defective; None for no verdict.
+        patience: The longest that an image waits for the next one, in seconds, before it is scored without it. This is for
+            images that come slowly. None to fill each batch, so that the same images give the same bits.
 
     Yields:
         The prediction for each image, in their order.
     """
     index, size = model.choose(category), model.image_size
-    decoded = in_parallel(lambda source: (source, *_decoded(source, size)), sources, ROOM // (3 * size**2))
-    while batch := list(itertools.islice(decoded, BATCH_SIZE)):
+    room = ROOM // (3 * size**2)
+    for batch in in_batches(lambda source: (source, *_decoded(source, size)), sources, BATCH_SIZE, room, patience):
         pixels = [pixels for _, pixels, _ in batch if pixels is not None]
         maps, scores = model.score(np.stack(pixels), index) if pixels else (np.empty(0), np.empty(0))
         results = iter(zip(maps, scores, strict=True))

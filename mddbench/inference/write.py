@@ -22,7 +22,7 @@ from mddbench.inference.predict import Prediction
 COLUMNS = ("image", "name", "score", "threshold", "verdict", "category", "fault")
 CSV_FILE, JSON_FILE, HEAT, MAPS = "predictions.csv", "predictions.json", "heat", "maps"
 MOST_PICTURES = 32
-"""The largest number of predictions that wait for their pictures."""
+"""The usual number of predictions that wait for their pictures."""
 
 
 class CsvWriter:
@@ -79,17 +79,21 @@ class PredictionFolder:
         folder: The folder.
         painter: Paints heat maps; None if they are not wanted.
         keep_maps: True to write each anomaly map as a NumPy file, too.
+        most_waiting: The largest number of predictions that wait for their pictures.
     """
 
-    def __init__(self, folder: Path, painter: HeatPainter | None, keep_maps: bool) -> None:
+    def __init__(
+        self, folder: Path, painter: HeatPainter | None, keep_maps: bool, most_waiting: int = MOST_PICTURES
+    ) -> None:
         """Prepare the folder.
 
         Args:
             folder: The folder. It is made if it does not exist.
             painter: Paints heat maps; None if they are not wanted.
             keep_maps: True to write each anomaly map as a NumPy file, too.
+            most_waiting: The largest number of predictions that wait for their pictures; 0 to write each at once.
         """
-        self.folder, self.painter, self.keep_maps = folder, painter, keep_maps
+        self.folder, self.painter, self.keep_maps, self.most_waiting = folder, painter, keep_maps, most_waiting
 
     def write(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Write predictions as they come. Pictures are painted in threads, beside the scoring.
@@ -111,7 +115,7 @@ class PredictionFolder:
             ):
                 writers = CsvWriter(table), JsonWriter(objects)
                 try:
-                    for prediction in in_parallel(self._draw, predictions, MOST_PICTURES):
+                    for prediction in self._drawn(predictions):
                         for writer in writers:
                             writer.add(prediction)
                         yield prediction
@@ -119,6 +123,14 @@ class PredictionFolder:
                     writers[1].finish()
         except OSError as fault:
             raise InputError(f"{fault.filename or self.folder}: cannot be written ({fault.strerror})") from None
+
+    def _drawn(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Return the predictions when their maps and pictures are written."""
+        return (
+            in_parallel(self._draw, predictions, self.most_waiting)
+            if self.most_waiting
+            else map(self._draw, predictions)
+        )
 
     def _draw(self, prediction: Prediction) -> Prediction:
         """Write the map and the picture of a prediction, if they are wanted."""

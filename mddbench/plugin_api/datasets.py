@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mddbench.data.fabricate import Drawing, Style, interpolated, save, write_category
 from mddbench.data.images import MaskRule
+from mddbench.data.listing import base_of, folders
 from mddbench.data.samples import (
     GOOD,
     Counts,
@@ -26,7 +27,7 @@ from mddbench.data.splits import (
     read_json_lines,
     text_of,
 )
-from mddbench.data.tree import MVTEC_LAYOUT, Layout, base_of, folders, read_tree
+from mddbench.data.tree import MVTEC_LAYOUT, Layout, read_tree
 from mddbench.errors import InputError
 
 __all__ = [

@@ -56,6 +56,7 @@ class EpochLog(Strict):
         seconds: Wall-clock time in seconds; None if other cells ran on the device.
         images: Number of training images that were used.
         diagnostics: The method's own numbers at the end of the epoch.
+        joules: Energy that the GPU took; None, which is not written, if there is no counter or others used the GPU.
     """
 
     epoch: Natural
@@ -65,6 +66,12 @@ class EpochLog(Strict):
     seconds: CostValue | None
     images: Natural
     diagnostics: dict[Label, Number] = Field(default_factory=dict)
+    joules: CostValue | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_records_lack(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name != "joules" or value is not None}
 
 
 class CurvePoint(Strict):
@@ -94,7 +101,7 @@ class CurvePoint(Strict):
 class Record(Strict):
     """The stored results of a finished cell.
 
-    Two runs of one cell may differ only in cost, environment, test curve and the seconds in the history.
+    Two runs of one cell may differ only in cost, environment, test curve, and the seconds and joules in the history.
 
     Attributes:
         record_version: Version of the format.
@@ -184,10 +191,12 @@ class Record(Strict):
         """Return the content that is equal in two runs of one cell on one machine, to the last bit.
 
         Returns:
-            The fields as dicts and lists, without cost, environment, test curve and the seconds in the history.
+            The fields as dicts and lists, without cost, environment, test curve, and seconds and joules in the history.
         """
         content = self.model_dump(exclude={"cost", "environment", "test_curve"})
-        content["history"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in content["history"]]
+        content["history"] = [
+            {k: v for k, v in entry.items() if k not in ("seconds", "joules")} for entry in content["history"]
+        ]
         return content
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mddbench.data.dataset import load_source, open_dataset
 from mddbench.data.fabricate import fabricate
@@ -35,6 +36,42 @@ def test_the_ending_of_masks(ending: str, tree: Path) -> None:
     found = read("folder", tree)
     assert found.faults == ()
     assert all(sample.masks for sample in found.samples if sample.anomalous)
+
+
+@pytest.mark.parametrize("way", ["{stem}_mask_{n}.png", "{stem}_gt{n}.png", "{stem}/{n}.png", "{stem}_Mask-{n}.png"])
+def test_several_masks_of_one_image_are_united(way: str, tree: Path, tmp_path: Path) -> None:
+    whole = open_dataset("folder", tree, tmp_path / "cache", 32, QUIET)
+    folder = tree / "nut" / "ground_truth" / "spot"
+    for mask in list(folder.iterdir()):
+        pixels = np.asarray(Image.open(mask))
+        for number, rows in enumerate(np.array_split(np.arange(len(pixels)), 2)):
+            piece = np.zeros_like(pixels)
+            piece[rows] = pixels[rows]
+            save(piece, folder / way.format(stem=mask.stem.removesuffix("_mask"), n=number))
+        mask.unlink()
+    found = read("folder", tree)
+    assert found.faults == found.warnings == ()
+    assert {len(sample.masks) for sample in found.samples if sample.anomalous and sample.category == "nut"} == {2}
+    parts = open_dataset("folder", tree, tmp_path / "cache", 32, QUIET)
+    np.testing.assert_array_equal(parts.test.masks, whole.test.masks)
+
+
+def test_a_number_in_the_name_of_an_image_is_no_number_of_a_mask(tree: Path) -> None:
+    for part, ending in (("test", ""), ("ground_truth", "_mask")):
+        for file in (tree / "nut" / part / "spot").iterdir():
+            file.rename(file.with_stem(f"left_gt_{file.stem.removesuffix('_mask')}{ending}"))
+    assert read("folder", tree).faults == ()
+    for file in (tree / "nut" / "ground_truth" / "spot").iterdir():
+        file.rename(file.with_stem(file.stem.removesuffix("_mask")))
+    assert read("folder", tree).faults == ()
+
+
+def test_two_masks_without_numbers_are_a_fault_that_says_how_to_call_them(tree: Path) -> None:
+    mask = min((tree / "nut" / "ground_truth" / "spot").iterdir())
+    stem = mask.stem.removesuffix("_mask")
+    shutil.copy(mask, mask.with_stem(f"{stem}_gt"))
+    (fault,) = read("folder", tree).faults
+    assert f"call several {stem}_mask_1, {stem}_mask_2" in fault
 
 
 def test_no_masks_at_all_means_image_level_only(tree: Path, tmp_path: Path) -> None:
@@ -163,6 +200,7 @@ def test_a_category_may_be_called_train(tree: Path) -> None:
         ("mvtec", "mvtec_anomaly_detection"),
         ("mpdd", "MPDD"),
         ("mvtec_loco", "mvtec_loco_anomaly_detection"),
+        ("mvtec_ad2", "mvtec_ad_2"),
         ("uni_medical", "medical"),
     ],
 )

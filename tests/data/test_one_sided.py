@@ -18,6 +18,7 @@ from support import YAML, Done, mddbench, read
 
 NORMAL = {"btad": "ok"}
 BASES = {"btad": "BTech_Dataset_transformed"}
+TESTS = {"mvtec_ad2": "test_public"}
 
 
 def without_normal_tests(layout: str, root: Path) -> str:
@@ -41,13 +42,13 @@ def without_normal_tests(layout: str, root: Path) -> str:
         raw["test"] = [entry for entry in raw["test"] if entry["mask_path"] and entry["anomaly_class"] != "OK"]
         file.write_text(json.dumps(raw))
         return "toy"
-    (first, *_) = sorted((root / BASES.get(layout, ".")).glob("*/test"))
+    (first, *_) = sorted((root / BASES.get(layout, ".")).glob(f"*/{TESTS.get(layout, 'test')}"))
     shutil.rmtree(first / NORMAL.get(layout, "good"))
     return first.parent.name
 
 
 @pytest.mark.parametrize(
-    "layout", ["folder", "meta", "mvtec", "mpdd", "btad", "uni_medical", "mvtec_loco", "visa", "real_iad"]
+    "layout", ["folder", "meta", "mvtec", "mpdd", "btad", "uni_medical", "mvtec_loco", "mvtec_ad2", "visa", "real_iad"]
 )
 def test_defects_only_are_a_warning_and_no_fault(layout: str, tmp_path: Path) -> None:
     """But for the numbers, where it is known how many images there are."""

@@ -16,7 +16,7 @@ from mddbench.progress import SilentReporter
 from support import YAML, Done, read, write_tree
 
 QUIET = SilentReporter()
-LAYOUTS = ("folder", "mvtec", "mpdd", "uni_medical", "btad", "mvtec_loco", "visa", "real_iad", "meta")
+LAYOUTS = ("folder", "mvtec", "mpdd", "uni_medical", "btad", "mvtec_loco", "mvtec_ad2", "visa", "real_iad", "meta")
 BASES = {"btad": "BTech_Dataset_transformed"}
 
 

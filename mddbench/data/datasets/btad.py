@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mddbench.data.fabricate import Style, write_category
+from mddbench.data.listing import base_of
 from mddbench.data.samples import Counts, DatasetSource, Published, Tree
 from mddbench.data.samples import SecondHand as About
-from mddbench.data.tree import Layout, base_of, read_tree
+from mddbench.data.tree import Layout, read_tree
 
 COUNTS = {
     "01": (About(400), About(21), About(49)),

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from mddbench.data.fabricate import Drawing, save
 from mddbench.data.images import MaskRule
+from mddbench.data.listing import base_of
 from mddbench.data.samples import GOOD, Counts, DataPackage, DatasetSource, Published, Sample, Tree
 from mddbench.data.splits import ImageFolder, SplitError, SplitFile, read_columns
-from mddbench.data.tree import base_of
 
 RUNS = (
     ("mono", 1, 60),

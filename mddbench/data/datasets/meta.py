@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mddbench.data.fabricate import Drawing, save
+from mddbench.data.listing import folders
 from mddbench.data.samples import GOOD, Counts, DatasetSource, Sample, SplitName, Tree
 from mddbench.data.splits import ImageFolder, SplitError, SplitFile, read_json, read_json_lines, text_of
-from mddbench.data.tree import folders
 
 META, LINES = "meta.json", ("train.json", "test.json")
 SEVERAL = 50

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mddbench.data.fabricate import Style, write_category
+from mddbench.data.listing import base_of
 from mddbench.data.samples import Counts, DatasetSource, Published, Tree
 from mddbench.data.samples import SecondHand as About
-from mddbench.data.tree import MVTEC_LAYOUT, Layout, base_of, read_tree
+from mddbench.data.tree import MVTEC_LAYOUT, Layout, read_tree
 
 COUNTS = {
     "bracket_black": (About(289), 32, 47),

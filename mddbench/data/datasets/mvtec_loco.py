@@ -18,8 +18,9 @@ import json
 from pathlib import Path
 
 from mddbench.data.fabricate import Style, write_category
+from mddbench.data.listing import base_of
 from mddbench.data.samples import Counts, DatasetSource, Published, SecondHand, Tree
-from mddbench.data.tree import Layout, base_of, read_tree
+from mddbench.data.tree import Layout, read_tree
 
 COUNTS = {
     "breakfast_box": (None, 102, 173),

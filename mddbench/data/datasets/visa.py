@@ -17,9 +17,10 @@ from PIL import Image
 
 from mddbench.data.fabricate import Drawing, save
 from mddbench.data.images import MaskRule
+from mddbench.data.listing import base_of
 from mddbench.data.samples import GOOD, Counts, DatasetSource, Published, Sample, SplitName, Tree
 from mddbench.data.splits import ImageFolder, SplitError, SplitFile, read_csv
-from mddbench.data.tree import Layout, base_of, read_tree
+from mddbench.data.tree import Layout, read_tree
 
 COUNTS = {
     "candle": (900, 100, 100),

@@ -39,7 +39,8 @@
     }
   }
 
-  // On a small screen a table that is wider than it becomes one block for each row.
+  // A table that is wider than the page gets smaller letters; on a small screen one that is still wider becomes one block
+  // for each row.
 
   const small = window.matchMedia("(max-width: 40rem)");
   const fitting = new ResizeObserver((entries) => entries.forEach(({ target }) => fit(target)));
@@ -47,8 +48,10 @@
   function fit(frame) {
     if (frame.dataset.width === String(frame.clientWidth)) return;
     frame.dataset.width = frame.clientWidth;
-    frame.classList.remove("stacked");
-    frame.classList.toggle("stacked", small.matches && frame.scrollWidth > frame.clientWidth + 1);
+    frame.classList.remove("dense", "stacked");
+    const isTooWide = () => frame.scrollWidth > frame.clientWidth + 1;
+    if (isTooWide()) frame.classList.add("dense");
+    frame.classList.toggle("stacked", small.matches && isTooWide());
   }
 
   function makeFitting(table) {

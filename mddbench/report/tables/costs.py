@@ -39,6 +39,8 @@ COSTS: dict[str, Cost] = {
     "latency_decoded_p95_ms": Cost("Decoded 95 % [ms]", 1.0, 2),
     "throughput_images_per_second": Cost("Throughput [img/s]", 1.0, 0),
     "throughput_batch": Cost("at batch", 1.0, 0),
+    "train_kwh": Cost("Train [kWh]", 1.0, 3),
+    "inference_joules_per_image": Cost("Infer [J/img]", 1.0, 3),
     "peak_host_mib": Cost("Host peak [MiB]", 1.0, 0),
     "peak_device_mib": Cost("GPU peak [MiB]", 1.0, 0),
 }
