@@ -41,7 +41,7 @@ OF_THE_RECIPE = {
     "smoothing",
     "image_score",
 }
-OF_SOME_CARDS = {"encoder_features", "encoder_padding", "network", "learned_weights", "calibration"}
+OF_SOME_CARDS = {"encoder_features", "encoder_padding", "network", "learned_weights", "calibration", "contamination"}
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_methods_of_the_quick_suite_have_one_card(tmp_path: Path) -> None:
     assert own | {"method_version"} == OF_THE_RECIPE  # versions may happen to be equal
     assert set(CARD_FIELDS) == set(cards[0]) | OF_SOME_CARDS
     of_the_task = {name for name, field in CARD_FIELDS.items() if field.role is Role.TASK}
-    assert of_the_task - set(cards[0]) == {"calibration"}  # without it no images are held out
+    assert of_the_task - set(cards[0]) == {"calibration", "contamination"}  # without them no images are moved
 
 
 @pytest.mark.parametrize("dataset", ["mini", "folder", "elpv", "mvtec", "visa", "real_iad", "uni_medical"])

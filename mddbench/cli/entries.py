@@ -42,6 +42,7 @@ def entries_from_folder(folder: Path, report: Path | None = None, on_skip: OnSki
     from mddbench.runs.evidence import EVIDENCE, load_evidence
     from mddbench.runs.panels import PANELS, load_panels
     from mddbench.runs.records import read_record, record_files
+    from mddbench.runs.shift import SHIFT, load_shifts
 
     entries = []
     for file in record_files(folder):
@@ -54,8 +55,9 @@ def entries_from_folder(folder: Path, report: Path | None = None, on_skip: OnSki
             continue
         panels = loaded_once(partial(_if_there, load_panels, file.with_name(PANELS)), on_skip)
         evidence = loaded_once(partial(_if_there, load_evidence, file.with_name(EVIDENCE)), on_skip)
+        shifts = loaded_once(partial(_if_there, load_shifts, file.with_name(SHIFT)), on_skip)
         link = relative_link(file, report) if report else ""
-        entries.append(Entry(record, panels, file.relative_to(folder).as_posix(), evidence, link))
+        entries.append(Entry(record, panels, file.relative_to(folder).as_posix(), evidence, link, shifts))
     return entries
 
 
@@ -116,6 +118,7 @@ def entries_from_store(tracking_uri: str | None, out: Path, report: Path, on_ski
             run_id,
             loaded_once(partial(store.evidence, run_id), on_skip, f"run {run_id}: "),
             _link(store, run_id, report),
+            loaded_once(partial(store.shifts, run_id), on_skip, f"run {run_id}: "),
         )
         for run_id, record in store.records(report_unusable=on_skip)
     ]
@@ -209,8 +212,9 @@ def _kept_beside(record: str) -> frozenset[str]:
     """The names of the files for a report that lie beside a record."""
     from mddbench.runs.evidence import EVIDENCE
     from mddbench.runs.panels import PANELS
+    from mddbench.runs.shift import SHIFT
 
-    return frozenset(name for name in (PANELS, EVIDENCE) if Path(record).with_name(name).exists())
+    return frozenset(name for name in (PANELS, EVIDENCE, SHIFT) if Path(record).with_name(name).exists())
 
 
 def _if_there(load: Callable[[Path], tuple[Value, ...]], file: Path) -> tuple[Value, ...]:

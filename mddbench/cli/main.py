@@ -21,6 +21,7 @@ from mddbench.cli import (
     rescore,
     results,
     run,
+    shift,
     tune,
     verdicts,
 )
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("run", epilog=run.EXAMPLES, rich_help_panel=RUN)(run.run)
 app.command("tune", epilog=tune.EXAMPLES, rich_help_panel=RUN)(tune.tune)
 app.command("rescore", rich_help_panel=RUN)(rescore.rescore)
+app.command("shift", epilog=shift.EXAMPLES, rich_help_panel=RUN)(shift.shift)
 app.command("plan", epilog=cells.PLAN_EXAMPLES, rich_help_panel=CLUSTER)(cells.plan)
 app.command("prepare", epilog=cells.PREPARE_EXAMPLES, rich_help_panel=CLUSTER)(cells.prepare)
 app.command("cell", epilog=cells.CELL_EXAMPLES, rich_help_panel=CLUSTER)(cells.cell)

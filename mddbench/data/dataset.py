@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -79,6 +80,19 @@ class Split:
         rows = self._slices[category]
         return Split(self.samples[rows], self.images[rows], self.masks[rows])
 
+    def only(self, categories: Sequence[str]) -> Split:
+        """Select categories. Nothing is copied before it is used.
+
+        Args:
+            categories: Names of the categories.
+
+        Returns:
+            The split of these categories, in the same order.
+        """
+        if len(categories) == 1:
+            return self.of(categories[0])
+        return self.pick(np.array([sample.category in categories for sample in self.samples]))
+
     @cached_property
     def _slices(self) -> dict[str, slice]:
         slices: dict[str, slice] = {}
@@ -115,6 +129,7 @@ class Dataset:
         calibration: Normal images to set thresholds on, which are not trained on; None if none are held out.
         calibration_source: Which images these are, in words.
         own_name: What a report calls a user's own images; empty for other datasets.
+        contamination: What was done to have defective training images, in words; empty if nothing was.
     """
 
     name: str
@@ -131,6 +146,7 @@ class Dataset:
     calibration: Split | None = None
     calibration_source: str = ""
     own_name: str = ""
+    contamination: str = ""
 
     @property
     def train_categories(self) -> NDArray[np.int64]:
@@ -138,11 +154,11 @@ class Dataset:
         index = {category: position for position, category in enumerate(self.categories)}
         return np.array([index[sample.category] for sample in self.train.samples], dtype=np.int64)
 
-    def only(self, category: str) -> Dataset:
-        """Return the dataset with this category alone."""
-        calibration = None if self.calibration is None else self.calibration.of(category)
-        train, test = self.train.of(category), self.test.of(category)
-        return replace(self, categories=(category,), train=train, test=test, calibration=calibration)
+    def only(self, *categories: str) -> Dataset:
+        """Return the dataset with these categories alone, which are given in the order of the dataset."""
+        calibration = None if self.calibration is None else self.calibration.only(categories)
+        train, test = self.train.only(categories), self.test.only(categories)
+        return replace(self, categories=categories, train=train, test=test, calibration=calibration)
 
 
 def load_source(name: str) -> DatasetSource:

@@ -21,7 +21,7 @@ class TrainingImages:
     """All the data that a training may use.
 
     Attributes:
-        images: (N, S, S, 3) uint8 RGB, normal images.
+        images: (N, S, S, 3) uint8 RGB, normal images, and the defective ones that `contamination` adds.
         categories: (N,) int64, index of each image's category.
         textures: (T, S, S, 3) uint8 RGB, pictures of any kind; None unless the method wants them.
     """

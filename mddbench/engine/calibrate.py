@@ -20,7 +20,12 @@ from mddbench.runs.thresholds import Scoped, Thresholds
 
 
 def find_thresholds(
-    detector: Detector, dataset: Dataset, precision: str, reporter: Reporter, before: Callable[[str], object]
+    detector: Detector,
+    dataset: Dataset,
+    precision: str,
+    reporter: Reporter,
+    before: Callable[[str], object],
+    within_model: Callable[[int], int] = int,
 ) -> Thresholds:
     """Set the thresholds, for all categories and for each. Thresholds that could not be set are reported.
 
@@ -30,6 +35,7 @@ def find_thresholds(
         precision: 'float32', 'bfloat16' or 'float16'.
         reporter: Shows the progress, and what could not be set.
         before: Called with each category before its images are scored.
+        within_model: Returns the index of a category among those of its model, of its index in the dataset.
 
     Returns:
         The thresholds.
@@ -49,7 +55,7 @@ def find_thresholds(
             before(category)
             split = images.of(category)
             pixels, found = PixelSummary(len(split) * per_image), []
-            for batch in infer_split(detector, split, precision, number):
+            for batch in infer_split(detector, split, precision, within_model(number)):
                 host, image_scores = batch.wait()
                 broken = with_nan(host) | np.isnan(image_scores)
                 if broken.any():

@@ -72,6 +72,7 @@ class EvaluationOptions:
         sharing: Number of cells that run on the device at the same time.
         further: True to compute further metrics beside the seven.
         all_images: True to keep every test image as a panel.
+        per_model: Number of categories that share a model; None for all of them.
     """
 
     engine: Engine = "exact"
@@ -82,6 +83,11 @@ class EvaluationOptions:
     sharing: int = 1
     further: bool = True
     all_images: bool = False
+    per_model: int | None = None
+
+    def within_model(self, number: int) -> int:
+        """Return the index of a category among those of its model, of its index in the dataset."""
+        return number if self.per_model is None else number % self.per_model
 
 
 def evaluate(
@@ -106,7 +112,7 @@ def evaluate(
         reporter.say(f"{WARNING}the histogram engine has no confidence intervals of pixel metrics")
     thresholds = None
     if options.further and dataset.calibration is not None:
-        thresholds = find_thresholds(detector, dataset, precision, reporter, options.before)
+        thresholds = find_thresholds(detector, dataset, precision, reporter, options.before, options.within_model)
     results: dict[str, CategoryResults] = {}
     with reporter.task("evaluating", len(dataset.test)) as task:
         for number, category in enumerate(dataset.categories):
@@ -157,7 +163,7 @@ def choose_engine(images: int, size: int) -> Engine:
     return "exact" if images * size**2 <= MOST_EXACT_PIXELS else "histogram"
 
 
-def _fits_device(needed: int, device: torch.device) -> bool:
+def fits_device(needed: int, device: torch.device) -> bool:
     """Return True if the device is a GPU and the bytes are at most a quarter of its free memory."""
     return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] // 4
 
@@ -224,7 +230,7 @@ class CategoryEvaluation:
         self.device = next(detector.parameters()).device
         self.metrics, self.choice = CategoryMetrics(options.engine), PanelChoice(category, split, options.all_images)
         size = split.images.shape[1]
-        self.on_device = _fits_device(options.sharing * 4 * len(split) * size**2, self.device)
+        self.on_device = fits_device(options.sharing * 4 * len(split) * size**2, self.device)
         self.metric_seconds = 0.0
         if options.keeper is not None:
             options.keeper.begin(category, len(split), size, split.masks if split.has_masks else None)
@@ -244,7 +250,7 @@ class CategoryEvaluation:
         Returns:
             The results.
         """
-        for batch in infer_split(self.detector, self.split, precision, self.number):
+        for batch in infer_split(self.detector, self.split, precision, self.options.within_model(self.number)):
             self._add(batch)
             advance(len(batch.maps))
         started = time.perf_counter()

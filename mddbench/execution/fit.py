@@ -14,6 +14,7 @@ from mddbench.engine.foreign import ALL_CATEGORIES, load_authors_models
 from mddbench.engine.train import Conditions, PeriodicEvaluation, Trainer
 from mddbench.errors import CellError, InputError
 from mddbench.execution.cells import Prepared
+from mddbench.execution.grouping import model_of, models_of, per_model
 from mddbench.execution.model_file import MODEL, State, joined, read_model, state_of, trained_as, write_model
 from mddbench.execution.models import build_detector
 from mddbench.execution.options import RunOptions
@@ -34,7 +35,7 @@ class Trained:
 
     Attributes:
         history: One entry for each epoch, of all models together.
-        states: Name of a model -> its learned state on the host. The name is a category or ALL_CATEGORIES.
+        states: Name of a model -> its learned state on the host. The name is one of `Fit.members`.
         test_curve: Metrics of the test split after some epochs, if they were requested.
         donor: Record of the cell whose trained model was used; None if there is none.
     """
@@ -90,7 +91,8 @@ class Fit:
         folder: Folder of the cell.
         reporter: Shows the progress.
         watch: Who watches the training.
-        models: Names of the models: the categories, or ALL_CATEGORIES alone.
+        members: Name of each model -> its categories.
+        models: Names of the models.
     """
 
     def __init__(
@@ -107,9 +109,8 @@ class Fit:
         """
         self.prepared, self.options, self.folder, self.reporter = prepared, options, folder, reporter
         self.watch = watch
-        self.models = (
-            prepared.dataset.categories if prepared.cell.experiment.setting == "separate" else (ALL_CATEGORIES,)
-        )
+        self.members = models_of(prepared.cell.experiment, prepared.dataset)
+        self.models = tuple(self.members)
 
     def train(self) -> Trained:
         """Train the models, or take trained ones.
@@ -132,11 +133,11 @@ class Fit:
         if self.models == (ALL_CATEGORIES,):
             return self._train_whole()
         histories, states = [], {}
-        for category in self.models:
-            self.reporter.say(f"{self.prepared.cell.name}: the model of {category}")
+        for model, members in self.members.items():
+            self.reporter.say(f"{self.prepared.cell.name}: the model of {', '.join(members)}")
             detector = self._untrained()
-            histories.append(self._trainer(detector, category).run(self._data(category), self.reporter))
-            states[category] = _on_host(detector)
+            histories.append(self._trainer(detector, model).run(self._data(model), self.reporter))
+            states[model] = _on_host(detector)
         history = [_combined(logs) for logs in zip(*histories, strict=True)]
         for log in history:
             self.watch.epoch(log)
@@ -175,10 +176,12 @@ class Fit:
             derived_seed(cell.seed, "bootstrap"),
             sharing=self.options.sharing,
             all_images=self.options.all_images,
+            per_model=per_model(self.members),
         )
         if ALL_CATEGORIES not in trained.states:
+            names = model_of(self.members)
             evaluation_options = replace(
-                evaluation_options, before=lambda category: detector.load_learned_state(trained.states[category])
+                evaluation_options, before=lambda category: detector.load_learned_state(trained.states[names[category]])
             )
         keeper = MapKeeper(self.folder / MAPS) if self.options.keep_maps else None
         evaluation_options = replace(evaluation_options, keeper=keeper)
@@ -238,7 +241,7 @@ class Fit:
 
     def _data(self, model: str) -> TrainingImages:
         """Return the training images of a model. Nothing of the test split is among them."""
-        dataset = self.prepared.dataset.only(model) if model else self.prepared.dataset
+        dataset = self.prepared.dataset.only(*self.members[model]) if model else self.prepared.dataset
         textures = dataset.textures.images if dataset.textures and self.prepared.uses_textures else None
         return TrainingImages(dataset.train.images, dataset.train_categories, textures)
 

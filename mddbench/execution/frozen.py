@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mddbench.data.dataset import Dataset
 from mddbench.detector import Detector
-from mddbench.execution.calibration import calibrated
+from mddbench.execution.arranged import arranged
 from mddbench.execution.cells import Cell, Prepared
 from mddbench.execution.options import RunOptions
 from mddbench.execution.plan import Datasets, check_cells, training_key
@@ -148,7 +148,7 @@ def freeze(
     def freeze_cells(experiment: Experiment, detector: Detector, dataset: Dataset) -> None:
         for cell in cells:
             if cell.experiment == experiment:
-                prepared = Prepared.of(cell, detector, calibrated(dataset, experiment, cell.seed))
+                prepared = Prepared.of(cell, detector, arranged(dataset, experiment, cell.seed))
                 folder = prepared.folder(Path()).as_posix()
                 frozen[id(cell)] = FrozenCell(
                     name=cell.name, experiment=experiment, seed=cell.seed, identity=prepared.identity, folder=folder

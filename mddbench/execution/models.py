@@ -8,13 +8,14 @@ from mddbench.batch import Batch
 from mddbench.data.dataset import Dataset
 from mddbench.detector import NO_CATEGORY, NO_LOSS, ONLY_COLLECTS, Detector, load_method, method_settings
 from mddbench.engine.device import autocast
-from mddbench.engine.foreign import ALL_CATEGORIES, load_authors_models
+from mddbench.engine.foreign import OPTION, load_authors_models
 from mddbench.engine.inference import BATCH_SIZE
 from mddbench.engine.memory import SavedForBackward, bytes_of_batch, bytes_of_model, demand_memory
 from mddbench.engine.optimizer import make_optimizer
 from mddbench.errors import InputError
+from mddbench.execution.grouping import models_of, per_model
 from mddbench.execution.options import RunOptions
-from mddbench.execution.protocol import protocol_card
+from mddbench.execution.protocol import protocol_card, training_sets
 from mddbench.experiments.schema import Experiment
 from mddbench.nn.encoder import load_encoder
 from mddbench.seeding import derived_seed, seed_everything
@@ -34,7 +35,7 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     """Build the detector of an experiment, untrained, with the weights of its teacher.
 
     The random generator is seeded after the teacher is built, because building it draws random numbers.
-    An InputError is raised if the weights alone take more memory than the device has.
+    An InputError is also raised if the weights alone take more memory than the device has.
 
     Args:
         experiment: The experiment.
@@ -44,36 +45,27 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
 
     Returns:
         The detector on its device. With `from_checkpoint`, the weights of all models are loaded once, as a check.
+
+    Raises:
+        InputError: If weights from a file are wanted for models that no file holds.
     """
     method, settings = method_of(experiment)
     teacher = experiment.encoder
     encoder = load_encoder(teacher.name, teacher.levels, options.weights_dir, teacher.sha256, **teacher.options)
-    separate = experiment.setting == "separate"
-    categories = 1 if separate else len(dataset.categories)
+    models = models_of(experiment, dataset)
+    categories = per_model(models)
     needed = bytes_of_model(lambda: method(encoder, settings, categories), experiment.optimizer.name)
     demand_memory(needed, options.device, experiment.name, "the model, with what training keeps of its weights,")
     seed_everything(derived_seed(seed, "initial weights"))
     detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
     if options.from_checkpoint is not None:  # loading all files checks every one of them
-        models = dataset.categories if separate else (ALL_CATEGORIES,)
-        for _ in load_authors_models(detector, options.from_checkpoint, models):
+        if experiment.categories_per_model is not None:
+            raise InputError(
+                f"{experiment.name}: {OPTION} goes without categories_per_model; no file holds such models"
+            )
+        for _ in load_authors_models(detector, options.from_checkpoint, tuple(models)):
             pass
     return detector
-
-
-def training_sets(experiment: Experiment, dataset: Dataset) -> list[int]:
-    """Count the training images of each model.
-
-    Args:
-        experiment: The experiment.
-        dataset: Its opened dataset.
-
-    Returns:
-        One number for a unified model; one for each category for separate models.
-    """
-    if experiment.setting == "unified":
-        return [len(dataset.train)]
-    return [len(dataset.train.of(category)) for category in dataset.categories]
 
 
 def try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions) -> Detector:

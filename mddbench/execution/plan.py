@@ -15,7 +15,7 @@ from mddbench.engine.device import autocast
 from mddbench.engine.foreign import OPTION
 from mddbench.engine.step import for_method
 from mddbench.errors import InputError
-from mddbench.execution.calibration import calibrated
+from mddbench.execution.arranged import arranged
 from mddbench.execution.cells import Cell
 from mddbench.execution.holdout import hold_out
 from mddbench.execution.models import method_of, try_one_batch
@@ -96,10 +96,9 @@ def check_cells(
             f"and no --test-curve; found {len(cells)} cells"
         )
     for experiment in experiments:
-        if options.test_curve and experiment.setting == "separate":
-            raise InputError(
-                f"{experiment.name}: --test-curve is of one model for all categories; leave out setting=separate"
-            )
+        if options.test_curve and (experiment.setting == "separate" or experiment.categories_per_model is not None):
+            several = "setting=separate" if experiment.setting == "separate" else "categories_per_model"
+            raise InputError(f"{experiment.name}: --test-curve is of one model for all categories; leave out {several}")
         method, settings = method_of(experiment)
         autocast(options.device, experiment.precision)
         if method.wants_textures(settings) and options.textures is None:
@@ -112,8 +111,8 @@ def check_cells(
     for experiment in experiments:
         reporter.say(f"checking {experiment.name}")
         dataset = datasets[experiment.dataset, experiment.image_size]
-        calibrated_dataset = calibrated(dataset, experiment, experiment.seeds[0])
-        built(experiment, try_one_batch(experiment, calibrated_dataset, options), dataset)
+        own = arranged(dataset, experiment, experiment.seeds[0])
+        built(experiment, try_one_batch(experiment, own, options), dataset)
     return datasets
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mddbench.execution.calibration import calibrated
+from mddbench.execution.arranged import arranged
 from mddbench.execution.cells import Cell, Prepared
 from mddbench.execution.frozen import FrozenPlan
 from mddbench.execution.models import build_detector
@@ -38,9 +38,9 @@ def prepare(plan: FrozenPlan, reporter: Reporter) -> None:
         reporter.say(f"preparing {experiment.name}")
         dataset = datasets[experiment.dataset, experiment.image_size]
         own = [cell for cell in cells if cell.experiment == experiment]
-        detector = build_detector(experiment, calibrated(dataset, experiment, own[0].seed), options, own[0].seed)
+        detector = build_detector(experiment, arranged(dataset, experiment, own[0].seed), options, own[0].seed)
         for cell in own:
-            prepared = Prepared.of(cell, detector, calibrated(dataset, experiment, cell.seed))
+            prepared = Prepared.of(cell, detector, arranged(dataset, experiment, cell.seed))
             if prepared.identity not in planned:
                 raise ChangedError(prepared)
 

@@ -16,6 +16,7 @@ from mddbench.engine.batches import batches_per_epoch
 from mddbench.engine.evaluate import choose_engine
 from mddbench.engine.foreign import UNKNOWN
 from mddbench.errors import InputError
+from mddbench.execution.grouping import models_of
 from mddbench.execution.holdout import is_held_out
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import METRIC_VERSIONS, Engine
@@ -57,12 +58,14 @@ def _card_fields(experiment: Experiment, detector: Detector, dataset: Dataset) -
         "encoder_padding": f"as for {encoder.padding_for} pixels" if encoder.padding_for else "",
         "network": detector.network,
         "calibration": dataset.calibration_source,
+        "contamination": dataset.contamination,
         "learned_weights": detector.learned_from,
     }
     return dict(
         setting=Setting(
             models=experiment.setting,
             categories=len(dataset.categories),
+            per_model=experiment.categories_per_model,
             held_out=is_held_out(dataset),
             fabricated=bool(dataset.fabricated),
             development=dataset.development,
@@ -107,17 +110,29 @@ def _optimizer(experiment: Experiment, detector: Detector) -> dict[str, Any]:
 
 def _steps(experiment: Experiment, dataset: Dataset) -> int:
     """Count the training steps of an epoch, of all models together."""
-    if experiment.setting == "unified":
-        return batches_per_epoch(len(dataset.train), experiment)
-    return sum(batches_per_epoch(len(dataset.train.of(category)), experiment) for category in dataset.categories)
+    return sum(batches_per_epoch(images, experiment) for images in training_sets(experiment, dataset))
 
 
 def fewest_steps(experiment: Experiment, dataset: Dataset) -> int:
-    """Count the steps of the training; of separate models, those of the shortest training."""
-    if experiment.setting == "unified":
-        return experiment.epochs * batches_per_epoch(len(dataset.train), experiment)
-    images = min(len(dataset.train.of(category)) for category in dataset.categories)
-    return experiment.epochs * batches_per_epoch(images, experiment)
+    """Count the steps of the training; of several models, those of the shortest training."""
+    return experiment.epochs * batches_per_epoch(min(training_sets(experiment, dataset)), experiment)
+
+
+def training_sets(experiment: Experiment, dataset: Dataset) -> list[int]:
+    """Count the training images of each model.
+
+    Args:
+        experiment: The experiment.
+        dataset: Its opened dataset.
+
+    Returns:
+        A number for each model; one for a unified model.
+    """
+    models = models_of(experiment, dataset)
+    if len(models) == 1:
+        return [len(dataset.train)]
+    counts = Counter(sample.category for sample in dataset.train.samples)
+    return [sum(counts[category] for category in members) for members in models.values()]
 
 
 def metric_engine(experiment: Experiment, dataset: Dataset) -> Engine:

@@ -18,7 +18,7 @@ from typing import Literal
 from mddbench.engine.cost import start_memory
 from mddbench.engine.evaluate import Evaluation
 from mddbench.errors import CellError, InputError, UnpreparedError
-from mddbench.execution.calibration import calibrated
+from mddbench.execution.arranged import arranged
 from mddbench.execution.cells import Cell, Prepared
 from mddbench.execution.fit import Fit, Watch
 from mddbench.execution.models import build_detector, demand_room
@@ -137,7 +137,7 @@ class Runner:
         """
         experiment = cell.experiment
         options = self.options
-        dataset = calibrated(self.datasets[experiment.dataset, experiment.image_size], experiment, cell.seed)
+        dataset = arranged(self.datasets[experiment.dataset, experiment.image_size], experiment, cell.seed)
         detector = build_detector(experiment, dataset, options, cell.seed)
         prepared = Prepared.of(cell, detector, dataset, options.sharing, options.compiling, options.cuda_graphs)
         if self.planned and prepared.identity not in self.planned:

@@ -14,7 +14,7 @@ from typing import Any
 from mddbench.detector import load_method, method_settings
 from mddbench.engine.step import for_method, unused_overrides
 from mddbench.errors import InputError
-from mddbench.execution.calibration import calibrated
+from mddbench.execution.arranged import arranged
 from mddbench.execution.cells import Cell, Prepared
 from mddbench.execution.models import build_detector
 from mddbench.execution.options import RunOptions
@@ -129,7 +129,7 @@ def after_earlier(search: Search, earlier: SearchResult, options: RunOptions, da
     dataset = datasets[search.experiment.dataset, search.experiment.image_size]
     recipe = []
     for cell in search.cells[0]:
-        own = calibrated(dataset, cell.experiment, cell.seed)
+        own = arranged(dataset, cell.experiment, cell.seed)
         recipe.append(Prepared.of(cell, build_detector(cell.experiment, own, options, cell.seed), own))
     if earlier.recipe.identities != tuple(prepared.identity for prepared in recipe):
         return search

@@ -120,7 +120,7 @@ class ReportedSettings(Strict):
 class Experiment(Extended):
     """One method on one dataset under one protocol. With a seed it is a cell."""
 
-    added: ClassVar[tuple[str, ...]] = ("calibration",)
+    added: ClassVar[tuple[str, ...]] = ("calibration", "contamination", "categories_per_model")
 
     name: str = Field(
         description="'dataset/method' for an experiment of the package, otherwise the name of the file. "
@@ -157,6 +157,18 @@ class Experiment(Extended):
         description="Share of each category's normal training images that is not trained on. Thresholds are set on it, "
         "without test labels. validation: the dataset's own validation images in place of a share. "
         "The default, no thresholds, is left out of what is written.",
+    )
+    contamination: Annotated[float, Field(ge=0, le=0.5)] | None = Field(
+        default=None,
+        description="Share of the training images that is defective. Half of the defective test images are set aside for "
+        "that, at every share, also 0; they are not judged. "
+        "The default, null for nothing of that, is left out of what is written.",
+    )
+    categories_per_model: Count | None = Field(
+        default=None,
+        description="Number of categories that share a model, with setting: unified. It must divide the number of the "
+        "dataset's categories, which are divided in the order of the alphabet. All are judged, each by its own model. "
+        "The default, null for all categories in one model, is left out of what is written.",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="The method's own settings.")
     reported: ReportedSettings | None = Field(

@@ -14,6 +14,7 @@ from mddbench.detector import Detector, load_method, method_settings
 from mddbench.engine.foreign import ALL_CATEGORIES
 from mddbench.engine.inference import infer
 from mddbench.errors import InputError
+from mddbench.execution.grouping import Models, divided, model_of, per_model
 from mddbench.execution.model_file import MODEL, State, read_model, state_of
 from mddbench.experiments.schema import EncoderSettings
 from mddbench.nn.encoder import load_encoder
@@ -80,7 +81,7 @@ class FinishedModel:
         folder: Folder of the cell.
         record: Record of the cell.
         detector: The network, in evaluation mode.
-        states: Category -> learned state, for separate models; empty if one model serves all categories.
+        states: Category -> learned state of its model, for several models; empty if one model serves all categories.
         loaded: The category whose state the network has; empty at first. It changes with the images.
     """
 
@@ -110,9 +111,9 @@ class FinishedModel:
         flat, fault = read_model(folder / MODEL, record)
         if flat is None:
             raise InputError(f"{folder / MODEL}: {fault}; run the cell again with --force")
-        separate = not record.card.unified
-        states = {category: state_of(flat, category) for category in record.categories} if separate else {}
-        if not separate:
+        models, unified = _models(record), record.card.unified
+        states = {} if unified else {category: state_of(flat, name) for category, name in model_of(models).items()}
+        if unified:
             _load_state(detector, state_of(flat, ALL_CATEGORIES), folder)
         detector.eval()
         return cls(folder, record, detector, states)
@@ -141,7 +142,9 @@ class FinishedModel:
         """
         if category is None:
             if self.needs_category:
-                reason = "separate models for each category" if self.states else "a method that is told the category"
+                alone = per_model(_models(self.record)) == 1
+                several = "separate models for each category" if alone else "several models"
+                reason = several if self.states else "a method that is told the category"
                 raise InputError(f"{self.folder}: {reason}, so give --category, one of {self._known}")
             return 0
         if category not in self.record.categories:
@@ -161,7 +164,8 @@ class FinishedModel:
         if self.states and self.loaded != [name := self.record.categories[category]]:
             _load_state(self.detector, self.states[name], self.folder)
             self.loaded[:] = [name]
-        return infer(self.detector, pixels, str(self.record.settings["precision"]), category).wait()
+        within_model = category % per_model(_models(self.record))
+        return infer(self.detector, pixels, str(self.record.settings["precision"]), within_model).wait()
 
     @property
     def _known(self) -> str:
@@ -192,7 +196,13 @@ def _network(record: Record, folder: Path, weights_dir: Path | None) -> Detector
     teacher = validated(EncoderSettings, record.settings["encoder"], f"{source}: encoder")
     sha256 = record.card.encoder_sha256 or teacher.sha256
     encoder = load_encoder(teacher.name, teacher.levels, weights_dir, sha256, **teacher.options)
-    return method(encoder, settings, len(record.categories) if record.card.unified else 1)
+    return method(encoder, settings, per_model(_models(record)))
+
+
+def _models(record: Record) -> Models:
+    """Return the models of a record and their categories."""
+    setting = "unified" if record.card.unified else "separate"
+    return divided(record.categories, setting, record.settings.get("categories_per_model"))
 
 
 def _load_state(detector: Detector, state: State, folder: Path) -> None:

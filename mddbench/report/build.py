@@ -15,7 +15,7 @@ from mddbench.report.figures.budgets import draw_budgets, several_budgets
 from mddbench.report.figures.canvas import forms_of
 from mddbench.report.figures.encoders import draw_encoders, several_encoders
 from mddbench.report.figures.ranks import draw_ranks
-from mddbench.report.figures.sheet import Draw, file_names, sheet_pictures
+from mddbench.report.figures.sheet import Draw, file_names, robustness_pictures, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import (
@@ -30,6 +30,7 @@ from mddbench.report.rows.groups import (
 from mddbench.report.rows.published import PublishedRow, published_rows
 from mddbench.report.rows.ranks import comparable, ranking
 from mddbench.report.rows.scored import scored_rows
+from mddbench.report.rows.shifted import shifted_rows
 from mddbench.report.rows.studies import Study, only_of_ablation, studies
 from mddbench.report.tables.csv import csv, csv_lines
 from mddbench.report.tables.differences import confidence_table, differences_csv, differences_table, paired_differences
@@ -38,6 +39,7 @@ from mddbench.report.tables.markdown import folded_markdown, markdown
 from mddbench.report.tables.one_threshold import OneThreshold
 from mddbench.report.tables.ranks import rank_tables
 from mddbench.report.tables.results import Results, metrics_of
+from mddbench.report.tables.robustness import Robustness
 from mddbench.report.tables.selection import selection_table, with_curves
 from mddbench.report.tables.spec import TableSpec, load_table, table_names
 from mddbench.report.tables.table import MakeTable, RunOf, Table
@@ -68,6 +70,7 @@ class Section:
         markdown_only: Files of tables that have no LaTeX, and no CSV but one among `texts`.
         texts: Other text files -> content.
         one_threshold: The tables that follow from stored image scores; None if the section has none.
+        robustness: The tables of changed test images; None if the section has none.
     """
 
     title: str
@@ -80,11 +83,13 @@ class Section:
     markdown_only: frozenset[Path] = frozenset()
     texts: dict[Path, str] = field(default_factory=dict)
     one_threshold: OneThreshold | None = None
+    robustness: Robustness | None = None
 
     @cached_property
     def all_tables(self) -> dict[Path, MakeTable]:
-        """All tables in the order of a page, with those from stored image scores, which are loaded now."""
-        found = {**self.tables, **(self.one_threshold.tables() if self.one_threshold else {})}
+        """All tables in the order of a page, with those from files beside records, which are loaded now."""
+        stored = [each.tables() for each in (self.one_threshold, self.robustness) if each is not None]
+        found = {**self.tables, **{file: make for tables in stored for file, make in tables.items()}}
         return dict(sorted(found.items(), key=lambda item: ORDER.get(item[0].name, len(ORDER))))
 
 
@@ -244,6 +249,10 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
         tables |= rank_tables(folder, dataset, ranked, rankings)
         if rankings:
             pictures[folder / "ranks.png"] = partial(draw_ranks, dataset, rankings[0])
+    names = file_names(groups)
+    robustness = Robustness(folder, dataset, names, partial(shifted_rows, groups, entries))
+    drawn = robustness_pictures(lambda: robustness.found, dataset)
+    pictures |= {folder / name: draw for name, draw in drawn.items()}
     return Section(
         title=dataset,
         groups=groups,
@@ -254,7 +263,8 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
         traced={folder / "main": groups},
         markdown_only=frozenset(asides),
         texts=texts,
-        one_threshold=OneThreshold(folder, dataset, file_names(groups), partial(scored_rows, groups, entries)),
+        one_threshold=OneThreshold(folder, dataset, names, partial(scored_rows, groups, entries)),
+        robustness=robustness,
     )
 
 
@@ -291,11 +301,26 @@ def _ablations(spec: TableSpec, dataset: str, members: Sequence[Study]) -> Secti
     files = {study.name: Path(dataset) / f"ablation-{study.name}" for study in members}
     groups = {files[study.name]: tuple(study.groups) for study in members}
     tables = {files[study.name]: _table(spec, tuple(study.groups), dataset, study.title).table for study in members}
+    tables |= {file: each.table for study in members for file, each in _by_category(study).items()}
     pictures: dict[Path, Draw] = {
         Path(dataset) / f"ablation-{study.name}.png": partial(draw_ablation, study) for study in members
     }
     main = {f"{dataset} {name}": file for name, file in files.items()}
     return Section(f"{dataset}: ablations", (), dict(tables), {}, pictures, main, groups)
+
+
+def _by_category(study: Study) -> dict[Path, Results]:
+    """The table of each category by variants, for an ablation that changes which categories share a model."""
+    groups = tuple(study.groups)
+    if len({str(group.first.card.setting) for group in groups}) == 1:
+        return {}
+    spec = next(spec for spec in map(load_table, table_names()) if spec.by_method).with_columns(defined_metrics(groups))
+    title = f"{study.title}, {groups[0].first.label} on {study.dataset}"
+    return (
+        {Path(study.dataset) / f"ablation-{study.name}-by-category": _table(spec, groups, title)}
+        if spec.columns
+        else {}
+    )
 
 
 def _table(
@@ -308,6 +333,8 @@ def _table(
 ) -> Results:
     first, spec = groups[0].first, spec.shown_for(record for group in groups for record in group.records)
     method = first.label if ablation else groups[0].label  # a variant's label is what it varies
-    words = {"dataset": dataset, "setting": first.card.setting, "method": method, "ablation": ablation}
+    settings = dict.fromkeys(str(group.first.card.setting) for group in groups)
+    setting = first.card.setting if len(settings) == 1 or not ablation else f"{len(first.categories)} categories"
+    words = {"dataset": dataset, "setting": setting, "method": method, "ablation": ablation}
     title = spec.title.format(**words, metrics=metrics_of(spec))
     return Results(spec, title, groups, tuple(published), rank_published)

@@ -204,7 +204,7 @@ def _section(number: int, section: Section, entries: Mapping[str, Entry], out: P
     return PageSection(
         anchor=anchor,
         title=section.title,
-        remark=section.one_threshold.missing if section.one_threshold else "",
+        remark=" ".join(each.missing for each in (section.one_threshold, section.robustness) if each and each.missing),
         blocks=tuple(sorted(blocks, key=lambda block: block.folded)),
         cards=tuple((group.marked_label, tuple(_card(group))) for group in section.groups),
     )

@@ -66,6 +66,10 @@ class Setting(Strict):
 
     models: Literal["unified", "separate"] = Field(description="One model for all categories, or one for each.")
     categories: Natural = Field(description="Number of categories.")
+    per_model: Natural | None = Field(
+        default=None,
+        description="Number of categories of each of several models. It is left out of what is written if not set.",
+    )
     held_out: bool = Field(default=False, description="Judged on training images that were held out.")
     fabricated: bool = Field(default=False, description="Images are fabricated, as in a dry run.")
     development: bool = Field(
@@ -76,20 +80,25 @@ class Setting(Strict):
     @property
     def standard(self) -> bool:
         """True for one model for all categories on the dataset's own images, as the field reports it."""
-        return self.models == "unified" and not (self.held_out or self.fabricated or self.development)
+        return self.unified and not (self.held_out or self.fabricated or self.development)
+
+    @property
+    def unified(self) -> bool:
+        """True for one model for all categories."""
+        return self.models == "unified" and self.per_model is None
 
     def __str__(self) -> str:
-        models = "one model" if self.models == "unified" else "a separate model for each of"
-        categories = f"for {self.categories}" if self.models == "unified" else f"{self.categories}"
+        models = "one model for" if self.models == "unified" else "a separate model for each of"
+        models = models if self.per_model is None else f"a model for each {self.per_model} of"
         held_out = ", held out" if self.held_out else ""
         fabricated = ", fabricated images" if self.fabricated else ""
         development = ", development data" if self.development else ""
-        return f"{models} {categories} categories{held_out}{fabricated}{development}"
+        return f"{models} {self.categories} categories{held_out}{fabricated}{development}"
 
     @model_serializer(mode="wrap")
     def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        return {name: value for name, value in content.items() if name != "development" or value}
+        return {name: value for name, value in content.items() if name not in ("development", "per_model") or value}
 
 
 def _setting_of_old_records(value: Any) -> Any:
@@ -131,6 +140,7 @@ class ProtocolCard(Strict):
     mask_rule: Annotated[Text | None, _TASK("mask rule", outside_settings=True)] = None
     augmentation: Annotated[Text | None, _TASK("augmentation")] = None
     calibration: Annotated[Text | None, _TASK("held out for thresholds", later=True)] = None
+    contamination: Annotated[Text | None, _TASK("defects in the training", later=True)] = None
     textures: Annotated[Text | None, _RECIPE("textures", outside_settings=True)] = None
     test_labels: Annotated[Text | None, _TASK("test labels", evaluation=True)] = None
     encoder: Annotated[Text | None, _RECIPE("encoder")] = None
@@ -163,13 +173,14 @@ class ProtocolCard(Strict):
 
     @property
     def standard_setting(self) -> bool:
-        """True if the setting is known and is that of published numbers, and no training images were held out."""
-        return isinstance(self.setting, Setting) and self.setting.standard and self.calibration is None
+        """True if the setting is known and is that of published numbers, with all normal training images and no others."""
+        plain = self.calibration is None and self.contamination is None
+        return isinstance(self.setting, Setting) and self.setting.standard and plain
 
     @property
     def unified(self) -> bool:
         """True if one model is known to serve all categories."""
-        return isinstance(self.setting, Setting) and self.setting.models == "unified"
+        return isinstance(self.setting, Setting) and self.setting.unified
 
     @property
     def one_pass(self) -> bool:

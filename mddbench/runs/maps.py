@@ -87,7 +87,7 @@ class MapKeeper:
         file = self._file(len(self.entries))
         self.maps = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(images, size, size))
         if masks is not None:
-            np.save(file.with_suffix(".masks.npy"), np.packbits(masks.reshape(images, -1), axis=1))
+            np.save(file.with_suffix(".masks.npy"), np.packbits(np.asarray(masks).reshape(images, -1), axis=1))
         self.entries.append({"category": category, "offset": None, "scale": None, "masks": masks is not None})
         self.constant: list[slice] = []
 

@@ -36,13 +36,14 @@ from mddbench.runs.evidence import EVIDENCE, Evidence, load_evidence
 from mddbench.runs.guarded import Guarded
 from mddbench.runs.panels import PANELS, PICTURE, Panel, load_panels
 from mddbench.runs.records import RECORD, Record, parse_record
+from mddbench.runs.shift import SHIFT, Shifts, load_shifts
 
 KIND_TAG, CELL, TRIAL = "mddbench.kind", "cell", "trial"
 """Tag that says what a run is. Trials of a search for settings are in no report."""
 IDENTITY_TAG = "mddbench.identity"
 HALF_MADE = ".mlflow-"
 """Start of the names of folders in which a database is made."""
-KEPT = (PANELS, EVIDENCE, PICTURE)
+KEPT = (PANELS, EVIDENCE, PICTURE, SHIFT)
 """Files of a cell that the store gets beside the record. The anomaly maps are too large for it."""
 
 
@@ -296,6 +297,11 @@ class MlflowStore:
         """
         with self._artifact(run_id, EVIDENCE) as file:
             return load_evidence(file) if file is not None else ()
+
+    def shifts(self, run_id: str) -> tuple[Shifts, ...]:
+        """Load the results of a run on changed images as the one element of a tuple; () if it has none."""
+        with self._artifact(run_id, SHIFT) as file:
+            return load_shifts(file) if file is not None else ()
 
     def page(self, run_id: str) -> str:
         """Find the page of a run on an MLflow server.

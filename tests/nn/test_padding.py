@@ -87,6 +87,7 @@ def test_the_card_tells_it_where_it_is_set(padding_for: int | None, told: str | 
     splits = {"train": range(20), "test": SimpleNamespace(samples=())}
     dataset = SimpleNamespace(
         calibration_source="",
+        contamination="",
         categories=("a",),
         mask_rule="none",
         textures=None,

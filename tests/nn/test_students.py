@@ -73,6 +73,7 @@ def test_the_card_tells_another_network_and_so_does_the_identity(teacher: str, t
     splits = {"train": range(20), "test": SimpleNamespace(samples=())}
     dataset = SimpleNamespace(
         calibration_source="",
+        contamination="",
         categories=("a",),
         mask_rule="none",
         textures=None,

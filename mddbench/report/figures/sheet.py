@@ -11,9 +11,11 @@ from mddbench.report.figures.ablations import draw_diagnostics, has_diagnostics
 from mddbench.report.figures.across import draw_across
 from mddbench.report.figures.curves import KINDS, MethodRuns, draw_category_curves, draw_curves, draw_scores, has_curves
 from mddbench.report.figures.heat_maps import draw_gallery, draw_qualitative
+from mddbench.report.figures.robustness import draw_levels, draw_robustness
 from mddbench.report.figures.training_and_cost import draw_dots, draw_prices, draw_training
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group, Sheet
+from mddbench.report.rows.shifted import ShiftedRows
 from mddbench.runs.evidence import Evidence
 from mddbench.runs.panels import Panel
 
@@ -36,6 +38,9 @@ TITLES = {
     "diagnostics": "Diagnostics of the method",
     "differences": "Paired differences",
     "selection": "The selection gap",
+    "robustness": "Changed test images",
+    "robustness-levels": "Quality over the levels of each change",
+    "robustness-alarms": "False alarms over the levels of each change",
     "ranks": "Mean ranks, and which methods differ",
     "ablation": "Ablation",
 }
@@ -77,6 +82,29 @@ def sheet_pictures(sheet: Sheet, entries: Mapping[str, Entry]) -> dict[str, Draw
         if has_diagnostics(group):
             pictures[f"diagnostics-{name}.png"] = partial(draw_diagnostics, group)
     return pictures
+
+
+def robustness_pictures(load: Callable[[], ShiftedRows], dataset: str) -> dict[str, Draw]:
+    """Choose the figures of changed test images.
+
+    Args:
+        load: Loads the rows that have results on them.
+        dataset: Name of the dataset.
+
+    Returns:
+        File name -> function that draws the figure, or draws nothing if there are no results.
+    """
+
+    def if_any(draw: Callable[..., None], file: Path) -> None:
+        found = load()
+        if found.points:
+            draw(found, dataset, file=file)
+
+    return {
+        "robustness.png": partial(if_any, draw_robustness),
+        "robustness-levels.png": partial(if_any, partial(draw_levels, alarms=False)),
+        "robustness-alarms.png": partial(if_any, partial(draw_levels, alarms=True)),
+    }
 
 
 def picture_title(file: Path, labels: Mapping[str, str]) -> str:

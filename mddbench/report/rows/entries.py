@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mddbench.runs.evidence import Evidence
 from mddbench.runs.panels import Panel
 from mddbench.runs.records import Record
+from mddbench.runs.shift import Shifts
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Entry:
         run: Id of the run in the store, or the record's file below its folder.
         evidence: Loads the scores and curves that the run kept; an empty tuple if there are none.
         link: Where a reader of the report finds the run; empty if that is not known.
+        shifts: Loads the results on changed images; an empty tuple if there are none.
     """
 
     record: Record
@@ -27,3 +29,4 @@ class Entry:
     run: str = ""
     evidence: Callable[[], tuple[Evidence, ...]] = tuple
     link: str = ""
+    shifts: Callable[[], tuple[Shifts, ...]] = tuple

@@ -91,8 +91,8 @@ def group_by_protocol(records: Iterable[Record]) -> dict[str, list[Group]]:
 def sheets(records: Iterable[Record], allow_mixed: bool = False) -> list[Sheet]:
     """Divide records into sheets: one for each set of rows whose protocol cards agree.
 
-    Sets of unified models come first, then sets that trained on all training images, then sets without given test labels
-    and weights from a file, then large sets.
+    Sets of unified models come first, then sets that trained on the dataset's training images, then sets without given
+    test labels and weights from a file, then large sets.
     A row of a single pass stands in every sheet with which it agrees in all but the epochs.
     With `allow_mixed`, a dataset has one sheet, and rows that differ from the first set are marked.
 
@@ -215,7 +215,8 @@ def _by_task(groups: list[Group]) -> list[list[Group]]:
 
 def _rank(rows: list[Group]) -> tuple[bool, bool, bool, int]:
     card, size = rows[0].first.card, sum(len(group.records) for group in rows)
-    return not card.unified, card.calibration is not None, card.upper_bound or card.trained_elsewhere, -size
+    other_images = card.calibration is not None or card.contamination is not None
+    return not card.unified, other_images, card.upper_bound or card.trained_elsewhere, -size
 
 
 def _task(group: Group) -> str:
