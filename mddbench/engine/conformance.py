@@ -306,7 +306,7 @@ def _shallow(settings: Strict) -> Strict:
 def _stop_at_step(trainer: Trainer, number: int) -> None:
     """Interrupt a training in its step of that number, counted from 0."""
     step, left = trainer.step.losses, iter(range(number))
-    trainer.step.losses = lambda batch: _stop() if next(left, None) is None else step(batch)  # type: ignore[method-assign]
+    trainer.step.losses = lambda batch: _stop() if next(left, None) is None else step(batch)
 
 
 def _stop() -> NoReturn:

@@ -133,7 +133,7 @@ def train(detector: Detector, batch: Batch, steps: int) -> list[float]:
         if terms and optimizer is not None:
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(float(loss.detach()))
     detector.finish_training()

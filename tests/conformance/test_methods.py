@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from mddbench.batch import Batch
 from mddbench.detector import Detector
+from mddbench.engine import conformance
 from mddbench.engine.conformance import CHECKS, NonconformanceError, faults_of
 from mddbench.engine.step import TrainingStep
 from mddbench.engine.subject import Subject, sample_batch
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.plugins import METHODS, modules
 from mddbench.settings import Strict
-from mddbench.verdicts import conformance
 from support import BRIDGES, experiment, needs_anomalib, plugin_folder
 
 MEMORY = "the method of CONTRIBUTING.md"
