@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mddbench.errors import InputError
-from mddbench.experiments.catalogue import experiment_names, load_experiment, load_protocol, load_suite
+from mddbench.experiments.catalogue import experiment_names, load_experiment, load_protocol, load_suite, protocol_files
 from mddbench.experiments.schema import parse_override
 from support import YAML
 
@@ -118,6 +118,25 @@ def test_a_likeness_names_a_dataset_with_settings(
     monkeypatch.setattr("mddbench.experiments.catalogue.experiment_folders", lambda: [tmp_path / "experiments"])
     with pytest.raises(InputError, match=r"protocol.yaml: expected 'like: DATASET'"):
         load_protocol("mine")
+
+
+@pytest.mark.parametrize("key", ["calibraton: 0.1", "method: padim", "optimizer: {lr: 0.1}", "settings: {sigma: 1.0}"])
+def test_what_a_likeness_cannot_replace_is_named_with_its_own_file(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "experiments" / "mpdd" / "protocol.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"like: mvtec\n{key}\n")
+    files = {**protocol_files(), "mpdd": file}
+    monkeypatch.setattr("mddbench.experiments.catalogue.protocol_files", lambda: files)
+    for load in (lambda: load_protocol("mpdd"), lambda: load_experiment("mpdd/rd4ad")):
+        with pytest.raises(InputError, match=rf"mpdd/protocol.yaml: '{key.partition(':')[0]}' beside 'like'"):
+            load()
+
+
+def test_a_likeness_with_other_settings_has_no_published_numbers() -> None:
+    assert load_experiment("mvtec/rd4ad_ader").reported is not None
+    assert load_experiment("mvtec_ad2/rd4ad_ader").reported is None
 
 
 def test_a_likeness_can_replace_settings() -> None:

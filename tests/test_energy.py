@@ -55,11 +55,15 @@ def test_a_difference_of_two_readings(counter: EnergyCounter) -> None:
     assert counter.since(counter.joules()) == 1.5
 
 
-@pytest.mark.parametrize("what", ["others use the GPU", "it cannot be read", "no first reading", "it began anew"])
+@pytest.mark.parametrize(
+    "what", ["others use the GPU", "we are not listed", "it cannot be read", "no first reading", "it began anew"]
+)
 def test_nothing_is_guessed(what: str, library: Library, counter: EnergyCounter) -> None:
     start = counter.joules()
     if what == "others use the GPU":
         library.processes = 2
+    elif what == "we are not listed":
+        library.processes = 0
     elif what == "it cannot be read":
         library.broken = True
     elif what == "no first reading":
@@ -114,6 +118,7 @@ def test_costs_of_a_cell(counter: EnergyCounter, monkeypatch: pytest.MonkeyPatch
         "inference_joules_per_image": 2.0,
     }
     assert cost.energy(detector, 32, "float32", [log(1.0), log(None)], counter)["train_kwh"] is None
+    assert cost.energy(detector, 32, "float32", [], counter)["train_kwh"] is None, "weights from a file"
     assert cost.energy(detector, 32, "float32", [log(1.0)], None) == {}
     assert set(ENERGIES) <= set(TIMES)
     assert set(ENERGIES) <= set(COSTS)

@@ -21,7 +21,7 @@ from mddbench.errors import InputError
 from mddbench.inference.finished import FinishedModel, find_cell
 from mddbench.inference.heat import enlarged
 from mddbench.inference.predict import predict
-from mddbench.inference.server_archive import BINARY, MAPS, archive_faults, missing_images, write_archive
+from mddbench.inference.server_archive import BINARY, MAPS, archive_faults, missing_images, pack, write_archive
 from mddbench.inference.sources import find_images
 from mddbench.progress import SilentReporter
 from support import Done, mddbench
@@ -67,7 +67,7 @@ def archive(place: Path, splits: list[HiddenSplit], model: FinishedModel, tmp_pa
 def test_files_hold_the_maps_and_what_is_above_the_threshold(
     place: Path, archive: Path, model: FinishedModel, splits: list[HiddenSplit]
 ) -> None:
-    assert list(archive_faults(archive, splits, sizes=True)) == []
+    assert list(archive_faults(archive, splits, QUIET)) == []
     image = place / "root" / "rice" / "test_private_mixed" / "001_mixed.png"
     (prediction,) = predict(model, find_images([str(image)]))
     assert prediction.map is not None
@@ -78,12 +78,13 @@ def test_files_hold_the_maps_and_what_is_above_the_threshold(
     written = tifffile.imread(archive / MAPS / "rice" / "test_private_mixed" / "001_mixed.tiff")
     binary = np.asarray(Image.open(archive / BINARY / "rice" / "test_private_mixed" / "001_mixed.png"))
     np.testing.assert_allclose(written.astype(np.float64), full / threshold, rtol=1e-3)
-    np.testing.assert_array_equal(binary, np.where(full > threshold, 255, 0))
+    np.testing.assert_array_equal(binary, np.where(full.astype(np.float64) > threshold, 255, 0))
     shares = [(np.asarray(Image.open(file)) > 0).mean() for file in (archive / BINARY).rglob("*.png")]
     assert any(0 < share < 1 for share in shares)
 
 
 def test_the_packed_file_has_all_of_it(archive: Path) -> None:
+    assert pack(archive, QUIET) == archive.with_name("upload.tar.gz")
     with tarfile.open(archive.with_name("upload.tar.gz")) as packed:
         names = packed.getnames()
     assert len(names) == 2 * 8 * 2 * 2
@@ -110,15 +111,22 @@ def _broken(file: Path) -> None:
     file.write_bytes(b"II*\0")
 
 
+def _cut(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 :: 2] = bytes(len(content[len(content) // 3 :: 2]))
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("part", "spoil", "words"),
     [
-        (MAPS, _float32, "expected one channel of float16, found (40, 64) of float32"),
+        (MAPS, _float32, "expected float16, found float32"),
         (MAPS, _smaller, "is 8 x 8 pixels, its image 40 x 64"),
         (MAPS, _broken, "cannot be read"),
+        (MAPS, _cut, "cannot be read"),
         (MAPS, Path.unlink, "missing"),
-        (BINARY, _colour, "expected one channel of 0 and 255"),
-        (BINARY, _grey, "with values up to 7"),
+        (BINARY, _colour, "expected one channel, found (40, 64, 3)"),
+        (BINARY, _grey, "expected values 0 and 255, found 7"),
         (BINARY, _broken, "cannot be read"),
         (BINARY, lambda file: file.rename(file.with_name("x.png")), "missing"),
     ],
@@ -126,7 +134,7 @@ def _broken(file: Path) -> None:
 def test_a_fault_is_one_line(archive: Path, splits: list[HiddenSplit], part: str, spoil: Any, words: str) -> None:
     file = next((archive / part / "vial" / "test_private").iterdir())
     spoil(file)
-    faults = list(archive_faults(archive, splits, sizes=True))
+    faults = list(archive_faults(archive, splits, QUIET))
     assert any(words in fault and str(file) in fault for fault in faults), faults
 
 
@@ -134,8 +142,8 @@ def test_folders_too_few_and_too_many_are_named(archive: Path, splits: list[Hidd
     shutil.rmtree(archive / BINARY)
     (archive / MAPS / "nut").mkdir()
     (archive / ".notes").mkdir()
-    faults = "\n".join(archive_faults(archive, splits, sizes=True))
-    assert f"{archive / BINARY}: no such folder; without it the server gives no metrics of a threshold" in faults
+    faults = "\n".join(archive_faults(archive, splits, QUIET))
+    assert f"{archive / BINARY}: missing" in faults
     assert f"{archive / MAPS / 'nut'}: not expected" in faults
     assert f"{archive / '.notes'}: not expected" in faults
 
@@ -145,7 +153,7 @@ def test_it_is_written_again_and_nothing_foreign_is_removed(
 ) -> None:
     (archive / MAPS / "can" / "old.tiff").touch()
     write_archive(model, splits, "quantile", archive, QUIET)
-    assert list(archive_faults(archive, splits, sizes=True)) == []
+    assert list(archive_faults(archive, splits, QUIET)) == []
     (archive / "mine.txt").touch()
     with pytest.raises(InputError, match=r"holds mine.txt, which is no part of an archive"):
         write_archive(model, splits, "sigma", archive, QUIET)
@@ -157,13 +165,38 @@ def test_what_is_missing_is_one_line(place: Path, model: FinishedModel, tmp_path
     asked = ("server-archive", model.folder, "--to", tmp_path / "upload")
     done: Done = command(*asked, "--data-root", place / "root")
     assert done.status == 2
-    assert "can/test_private/002_regular.png: not there, as are 4057 others of 4090" in done.err
+    assert "can/test_private/002_regular.png: not there; 4058 of 4090 hidden images are missing" in done.err
+    assert command(*asked, "--data-root", place / "root", "--check").status == 2, "sizes cannot be compared"
     assert "give the dataset's folder by --data-root" in command(*asked).err
     assert "--rule none: expected one of quantile, sigma" in command(*asked, "--rule", "none").err
     plain = model.record.model_copy(update={"thresholds": None})
     without = FinishedModel(model.folder, plain, model.detector, {})
     with pytest.raises(InputError, match="train with --set calibration=validation"):
         write_archive(without, whole, "sigma", tmp_path / "upload", QUIET)
+
+
+def test_a_relative_folder_and_no_folder(
+    splits: list[HiddenSplit], model: FinishedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_archive(model, splits, "sigma", Path(), QUIET)
+    assert pack(Path(), QUIET) == tmp_path / "here.tar.gz"
+    with pytest.raises(InputError, match="expected a folder with a name of its own"):
+        write_archive(model, splits, "sigma", Path("/"), QUIET)
+
+
+def test_the_command_writes_checks_and_packs(
+    place: Path, splits: list[HiddenSplit], tmp_path: Path, command: Any
+) -> None:
+    asked = ("server-archive", "mvtec_ad2/padim", "--out", place / "out", "--data-root", place / "root")
+    done: Done = command(*asked, "--to", tmp_path / "upload")
+    assert (done.status, done.out.strip()) == (0, str(tmp_path / "upload.tar.gz"))
+    (tmp_path / "upload" / MAPS / "rice" / "test_private" / "000_regular.tiff").unlink()
+    checked: Done = command(*asked, "--to", tmp_path / "upload", "--check")
+    assert checked.status == 1
+    assert "000_regular.tiff: missing" in checked.err
+    assert len(splits) == 16
 
 
 def test_other_datasets_have_no_hidden_images(finished_cells: Path, command: Any) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mddbench.cli.ending import reported_interruptions
 from mddbench.cli.options import OUT, DataRoot, Device, Out, Plugins, Quiet, TrackingUri, WeightsDir, add_plugins
 from mddbench.cli.running import device_of, set_up_process
 from mddbench.errors import InputError
@@ -44,7 +43,7 @@ def server_archive(
     add_plugins(plugins)
     progress, target = set_up_process(quiet), device_of(device)
     from mddbench.inference.finished import FinishedModel, find_cell
-    from mddbench.inference.server_archive import archive_faults, write_archive
+    from mddbench.inference.server_archive import archive_faults, demand_images, pack, write_archive
     from mddbench.metrics.thresholds import RULES
     from mddbench.runs.records import RECORD, read_record
 
@@ -52,16 +51,17 @@ def server_archive(
         raise InputError(f"--rule {rule}: expected one of {', '.join(RULES)}")
     folder = find_cell(cell, out, seed, tracking_uri)
     splits = _hidden_splits(read_record(folder / RECORD).dataset, data_root)
+    demand_images(splits)
     if not check:
-        model = FinishedModel.load(folder, target, weights_dir)
-        with reported_interruptions(force=True):
-            print(write_archive(model, splits, rule, to, progress))
-    faults = list(archive_faults(to, splits, sizes=True))
+        write_archive(FinishedModel.load(folder, target, weights_dir), splits, rule, to, progress)
+    faults = list(archive_faults(to, splits, progress))
     for line in faults:
         print(line, file=sys.stderr)
     if faults:
         raise typer.Exit(1)
     progress.say(f"{to}: as the server takes it")
+    if not check:
+        print(pack(to, progress))
 
 
 def _hidden_splits(dataset: str, data_root: Path | None) -> list[HiddenSplit]:

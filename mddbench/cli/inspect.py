@@ -162,8 +162,9 @@ def _check_methods(names: list[str], as_json: bool) -> None:
 
     progress = set_up_process(quiet=as_json)
     found: dict[str, dict[str, str | None]] = {}
-    for name in names:
-        subject, results = Subject.of(name), dict[str, str | None]()
+    subjects = {name: Subject.of(name) for name in names}
+    for name, subject in subjects.items():
+        results = dict[str, str | None]()
         with progress.task(f"checking {name}", len(CHECKS)) as task:
             for what, fault in faults_of(subject):
                 results[what] = fault
@@ -175,7 +176,8 @@ def _check_methods(names: list[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        print(f"{len(names)} methods checked, {faults} faults", file=sys.stderr)
+        checked = "1 method" if len(subjects) == 1 else f"{len(subjects)} methods"
+        print(f"{checked} checked, {faults} at fault", file=sys.stderr)
     if faults:
         raise typer.Exit(1)
 

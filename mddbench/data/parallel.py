@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,14 +51,14 @@ def in_batches(
         items: The items.
         size: The number of results of a batch. The last batch may have fewer.
         most: The largest number of results that may wait.
-        patience: The longest that a batch waits for its next item, in seconds; it is then returned as it is. This is for
-            items that come slowly. None to wait until a batch is full, so that batches do not depend on time.
+        patience: The longest that the first item of a batch waits for others, in seconds. This is for items that come
+            slowly. None to wait until a batch is full, so that batches do not depend on time.
 
     Yields:
         The results of each batch, at least one.
     """
     if patience is not None:
-        yield from _patient_batches(work, items, size, patience)
+        yield from _patient_batches(work, items, min(size, max(most, 1)), patience)
         return
     results = in_parallel(work, items, most)
     while batch := list(itertools.islice(results, size)):
@@ -73,14 +74,17 @@ def _patient_batches(
         is_open = True
         while is_open:
             batch: list[Future[Result]] = []
+            deadline = 0.0
             while len(batch) < size and is_open:
                 try:
-                    arrival = arrivals.get(timeout=patience if batch else None)
+                    left = max(0.0, deadline - time.monotonic()) if batch else None
+                    arrival = arrivals.get(timeout=left)
                 except Empty:
                     break
                 if arrival is None:
                     is_open = False
                 else:
+                    deadline = deadline if batch else time.monotonic() + patience
                     batch.append(arrival)
             if batch:
                 yield [future.result() for future in batch]

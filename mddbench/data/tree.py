@@ -56,7 +56,7 @@ class Layout:
         truth: The folder of masks, below a category's. It may lie in the folder of test images.
         hidden: The names of the folders of images whose labels the authors keep. They are not read here.
         free: True to accept the habits of people with their own images, too: one category alone, training images
-            directly in train/, and kinds of defects in nested folders.
+            directly in train/, several masks of one image, and kinds of defects in nested folders.
     """
 
     normal: tuple[str, ...] = (GOOD,)
@@ -251,15 +251,18 @@ class Category:
             )
             yield from (Sample(image, self.name, "test", kind) for image in images)
             return
-        stems = {composed(image.stem) for image in images}
+        stems, several = {composed(image.stem) for image in images}, set[str]()
         for mask in image_files(mask_folder):
             stem, is_numbered = self._image_of(mask, stems)
-            if stem in masks and not is_numbered:
+            if stem in masks and not (is_numbered and stem in several):
                 yield f"{mask}: a second mask for image '{stem}' beside {masks[stem][0].name}; {self._remedy(stem)}"
             masks.setdefault(stem, []).append(mask)
+            several |= {stem} if is_numbered else set()
         for folder in folders(mask_folder) if self.layout.free else ():
-            if (stem := composed(folder.name)) in stems:
+            if (stem := composed(folder.name)) in stems and not (self.test / kind / folder.name).is_dir():
                 self.folders_of_images.add(folder)
+                if stem in masks:
+                    yield f"{folder}: masks for image '{stem}' beside {masks[stem][0].name}; keep one of the two"
                 masks.setdefault(stem, []).extend(image_files(folder))
         for image in images:
             stem = composed(image.stem)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from mddbench.batch import Batch
@@ -44,6 +45,10 @@ TRAINING: dict[str, Any] = {
     "gradient_clip": None,
 }
 """The settings of the trainings that are interrupted. An epoch has two steps."""
+
+
+class _Interruption(KeyboardInterrupt):
+    """The interruption of a training by a check, and not by a person."""
 
 
 class NonconformanceError(Exception):
@@ -207,7 +212,7 @@ def it_resumes_to_the_same_bits(cut: str, subject: Subject) -> None:
             interrupted.run(
                 data, SilentReporter(), lambda log: _stop() if cut.startswith("after") and log.epoch == last else None
             )
-        except KeyboardInterrupt:
+        except _Interruption:
             stopped = True
         require(stopped, f"the training could not be interrupted {cut}")
         resumed = learned(trainer("cut.pt"))
@@ -298,9 +303,13 @@ def faults_of(subject: Subject) -> Iterator[tuple[str, str | None]]:
 
 
 def _shallow(settings: Strict) -> Strict:
-    """The settings with one block or layer in each part, where a method has such a setting: deep ones take long to trace."""
+    """The settings with one block or layer in each part, where there is such a setting: deep ones take long to trace."""
     least = {"decoder_blocks": (1, 1, 1), "layers": 1}
-    return settings.model_copy(update={name: value for name, value in least.items() if hasattr(settings, name)})
+    fitting = {name: value for name, value in least.items() if isinstance(getattr(settings, name, None), type(value))}
+    try:
+        return type(settings).model_validate(settings.model_dump() | fitting)
+    except ValidationError:
+        return settings
 
 
 def _stop_at_step(trainer: Trainer, number: int) -> None:
@@ -310,4 +319,4 @@ def _stop_at_step(trainer: Trainer, number: int) -> None:
 
 
 def _stop() -> NoReturn:
-    raise KeyboardInterrupt
+    raise _Interruption

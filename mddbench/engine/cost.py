@@ -126,7 +126,7 @@ def energy(
     joules = joules_of(_inference(detector, image_size, precision), counter)
     epochs = [log.joules for log in history]
     return {
-        "train_kwh": None if None in epochs else sum(filter(None, epochs)) / JOULES_PER_KWH,
+        "train_kwh": None if not epochs or None in epochs else sum(filter(None, epochs)) / JOULES_PER_KWH,
         "inference_joules_per_image": None if joules is None else joules / BATCH_SIZE,
     }
 

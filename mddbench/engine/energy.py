@@ -64,10 +64,10 @@ class EnergyCounter:
         """Read the counter.
 
         Returns:
-            Joules since the driver was loaded; None while another process uses the GPU, or if it cannot be read.
+            Joules since the driver was loaded; None unless this process is the only one on the GPU, or if it cannot be read.
         """
         try:
-            if len(self.library.nvmlDeviceGetComputeRunningProcesses(self.handle)) > 1:
+            if len(self.library.nvmlDeviceGetComputeRunningProcesses(self.handle)) != 1:
                 return None
             return float(self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1000
         except self.library.NVMLError:
@@ -92,7 +92,6 @@ def joules_of(work: Callable[[], object], counter: EnergyCounter) -> float | Non
     Args:
         work: The work. It ends when the device is done.
         counter: The counter of the device.
-        clock: Returns the time in seconds.
 
     Returns:
         Joules of one call; None if the counter could not be read.

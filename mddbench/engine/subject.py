@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,7 +61,7 @@ class Subject:
         return cls(name, method, settings, small_encoder(experiment) or default_encoder())
 
     def detector(self, seed: int = 0) -> Detector:
-        """Build the untrained model.
+        """Build the untrained model, with an encoder of its own.
 
         Args:
             seed: The seed of its weights.
@@ -68,9 +70,10 @@ class Subject:
             The model.
         """
         seed_everything(seed)
-        return self.method(self.encoder, self.settings, CATEGORIES)
+        return self.method(deepcopy(self.encoder), self.settings, CATEGORIES)
 
 
+@cache
 def default_encoder() -> FrozenEncoder:
     """Load EfficientNet-Lite0, whose weights are installed with the suite."""
     return load_encoder("tf_efficientnet_lite0", (1, 2, 3), None)

@@ -18,6 +18,8 @@ LIKE = "like"
 """Key of a protocol file that names another dataset, whose experiments are used. Other keys replace their settings."""
 
 
+NOT_REPLACED = ("name", "overrides", "method", "dataset", "reported", "settings")
+"""Keys that a protocol file cannot have beside `like`."""
 NO_DATASETS = ("ablation", "search")
 """Folders of experiments that belong to no dataset."""
 
@@ -69,12 +71,19 @@ def load_protocol(dataset: str) -> dict[str, Any]:
             f"{shown_path(files[dataset])}: expected '{LIKE}: DATASET', of a dataset with settings in its own "
             f"{PROTOCOL}.yaml; found {json.dumps(content)[:80]}"
         )
-    return {**settings, **_replacing(content)}
+    return {**settings, **_replacing(content, files[dataset])}
 
 
-def _replacing(protocol: dict[str, Any]) -> dict[str, Any]:
+def _replacing(protocol: dict[str, Any], file: Path) -> dict[str, Any]:
     """Return the settings of a protocol file that replace those of the dataset that it is like."""
-    return {key: value for key, value in protocol.items() if key != LIKE}
+    replacing = {key: value for key, value in protocol.items() if key != LIKE}
+    for key, value in replacing.items():
+        if key not in Experiment.model_fields or key in NOT_REPLACED or isinstance(value, dict):
+            raise InputError(
+                f"{shown_path(file)}: '{key}' beside '{LIKE}': expected a setting of a single value, such as epochs or "
+                "calibration"
+            )
+    return replacing
 
 
 def _model_datasets() -> dict[str, str]:
@@ -162,7 +171,9 @@ def _named(name: str) -> tuple[Path, dict[str, Any]]:
     protocol = read_yaml(protocols[dataset]) if dataset in protocols else {LIKE: "folder"}
     borrowed = files.get(f"{protocol[LIKE]}/{method}") if LIKE in protocol else None
     if dataset in modules(DATASETS) and borrowed is not None:
-        return borrowed, {**read_yaml(borrowed), **_replacing(protocol), "dataset": dataset}
+        replacing = _replacing(protocol, protocols[dataset]) if len(protocol) > 1 else {}
+        own = {key: value for key, value in read_yaml(borrowed).items() if not (replacing and key == "reported")}
+        return borrowed, {**own, **replacing, "dataset": dataset}
     if dataset in modules(DATASETS) and method in modules(METHODS):
         protocol_dataset = dataset if dataset in protocols else "folder"
         return protocols[protocol_dataset], {**load_protocol(protocol_dataset), "dataset": dataset, "method": method}

@@ -81,7 +81,7 @@ def predict(
         sources: The images.
         category: Category of the images; None if it is not known.
         threshold: Images with a higher score are defective; None for no verdict.
-        patience: The longest that an image waits for the next one, in seconds, before it is scored without it. This is for
+        patience: The longest that an image waits for others, in seconds, before it is scored without them. This is for
             images that come slowly. None to fill each batch, so that the same images give the same bits.
 
     Yields:

@@ -4,8 +4,8 @@
     FOLDER/anomaly_images_thresholded/<category>/<split>/<image>.png      255 where the map is above the threshold, else 0
     FOLDER.tar.gz                                                         the folder, to upload
 
-All files have the size of their image. The scores of a category are divided by its threshold, so that half precision is
-enough. This changes no order of scores within a category, and the server computes its metrics for each category.
+All files have the size of their image. The scores of a category are divided by its threshold, if that is above 0, so that
+half precision keeps about three digits of them. The server computes its metrics for each category.
 
 Source: the script for uploads that MVTec publishes with the dataset (check_and_prepare_data_for_upload.py).
 """
@@ -13,7 +13,6 @@ Source: the script for uploads that MVTec publishes with the dataset (check_and_
 from __future__ import annotations
 
 import shutil
-import struct
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -31,6 +30,7 @@ from mddbench.inference.finished import FinishedModel
 from mddbench.inference.heat import enlarged
 from mddbench.inference.predict import Prediction, predict
 from mddbench.inference.sources import Source
+from mddbench.metrics.thresholds import above
 from mddbench.progress import Reporter
 
 MAPS, BINARY = "anomaly_images", "anomaly_images_thresholded"
@@ -81,8 +81,8 @@ def pixel_thresholds(model: FinishedModel, rule: str, categories: Sequence[str])
 
 def write_archive(
     model: FinishedModel, splits: Sequence[HiddenSplit], rule: str, folder: Path, progress: Reporter
-) -> Path:
-    """Score the hidden images and write the archive. An archive of an earlier run is replaced.
+) -> None:
+    """Score the hidden images and write the folder of the archive. An archive of an earlier run is replaced.
 
     Args:
         model: The model.
@@ -91,19 +91,18 @@ def write_archive(
         folder: The folder of the archive.
         progress: Shows the progress.
 
-    Returns:
-        The file to upload.
-
     Raises:
         InputError: If an image is missing or cannot be read, if a threshold was not set, or if the folder holds something
-            else.
+            else or has no name.
     """
+    folder = folder.resolve()
     thresholds = pixel_thresholds(model, rule, sorted({split.category for split in splits}))
-    if absent := missing_images(splits):
-        total = sum(len(split.names) for split in splits)
-        raise InputError(f"{absent[0]}: not there, as are {len(absent) - 1} others of {total}; unpack the dataset anew")
+    demand_images(splits)
+    if not folder.name or folder.is_file():
+        raise InputError(f"{folder}: expected a folder with a name of its own; choose another")
     if foreign := sorted(_names(folder) - set(SUFFIXES)):
         raise InputError(f"{folder}: holds {foreign[0]}, which is no part of an archive; give another folder")
+    _packed_file(folder).unlink(missing_ok=True)
     for part in SUFFIXES:
         shutil.rmtree(folder / part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +111,23 @@ def write_archive(
             writer = _SplitWriter(folder, split, thresholds[split.category])
             for _ in in_parallel(writer.write, _predictions(model, split), MOST_WAITING):
                 task.advance()
-    return _packed(folder, progress)
+
+
+def demand_images(splits: Sequence[HiddenSplit]) -> None:
+    """Make sure that all hidden images are there.
+
+    Args:
+        splits: The splits.
+
+    Raises:
+        InputError: If one is not there.
+    """
+    if absent := missing_images(splits):
+        total = sum(len(split.names) for split in splits)
+        raise InputError(
+            f"{absent[0]}: not there; {len(absent)} of {total} hidden images are missing; look at where --data-root "
+            "points, or unpack the dataset anew"
+        )
 
 
 def _predictions(model: FinishedModel, split: HiddenSplit) -> Iterator[Prediction]:
@@ -146,7 +161,7 @@ class _SplitWriter:
         scaled = full / self.threshold if self.threshold > 0 else full
         half = np.clip(scaled, -LARGEST, LARGEST).astype(np.float16)
         tifffile.imwrite(self._file(MAPS, prediction), half, compression="zlib")
-        binary: NDArray[np.uint8] = np.where(full > self.threshold, 255, 0).astype(np.uint8)
+        binary: NDArray[np.uint8] = np.where(above(full, self.threshold), 255, 0).astype(np.uint8)
         Image.fromarray(binary).save(self._file(BINARY, prediction), compress_level=1)
 
     def _file(self, part: str, prediction: Prediction) -> Path:
@@ -154,9 +169,18 @@ class _SplitWriter:
         return self.folder / part / self.split.category / self.split.name / f"{stem}{SUFFIXES[part]}"
 
 
-def _packed(folder: Path, progress: Reporter) -> Path:
-    """Pack the folder into a file beside it, which is complete or not there."""
-    file = folder.with_name(f"{folder.name}.tar.gz")
+def pack(folder: Path, progress: Reporter) -> Path:
+    """Pack the folder of an archive into a file beside it, which is complete or not there.
+
+    Args:
+        folder: The folder.
+        progress: Shows the progress.
+
+    Returns:
+        The file to upload.
+    """
+    folder = folder.resolve()
+    file = _packed_file(folder)
     part = file.with_name(f"{file.name}.part")
     files = sorted(path for kind in SUFFIXES for path in (folder / kind).rglob("*") if path.is_file())
     with progress.task("packing", len(files)) as task, tarfile.open(part, "w:gz", compresslevel=1) as archive:
@@ -167,21 +191,25 @@ def _packed(folder: Path, progress: Reporter) -> Path:
     return file
 
 
-def archive_faults(folder: Path, splits: Sequence[HiddenSplit], sizes: bool) -> Iterator[str]:
-    """Check the folder of an archive by the published rules.
+def _packed_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.tar.gz")
+
+
+def archive_faults(folder: Path, splits: Sequence[HiddenSplit], progress: Reporter) -> Iterator[str]:
+    """Check the folder of an archive by the published rules, and the size of each file, which they leave out.
 
     Args:
         folder: The folder.
-        splits: The hidden splits of the dataset.
-        sizes: True to compare the size of each file with that of its image, which the published script does not do.
+        splits: The hidden splits of the dataset, whose images must be there.
+        progress: Shows the progress.
 
     Yields:
         One line for each folder or file that is missing, too much, or not as it has to be.
     """
+    yield from _strangers(folder, set(SUFFIXES))
+    files: list[tuple[Path, Path]] = []
     for part, suffix in SUFFIXES.items():
         if not (folder / part).is_dir():
-            reason = "; without it the server gives no metrics of a threshold" if part == BINARY else ""
-            yield f"{folder / part}: no such folder{reason}"
             continue
         yield from _strangers(folder / part, {split.category for split in splits})
         for category in sorted({split.category for split in splits}):
@@ -190,12 +218,14 @@ def archive_faults(folder: Path, splits: Sequence[HiddenSplit], sizes: bool) -> 
             place = folder / part / split.category / split.name
             expected = {str(PurePosixPath(name).with_suffix(suffix)): name for name in split.names}
             yield from _strangers(place, set(expected))
-            for name, image in expected.items():
-                if (place / name).is_file() and (fault := _fault_of(place / name, part)):
-                    yield fault
-                elif sizes and (place / name).is_file():
-                    yield from _other_size(place / name, split.folder / image)
-    yield from _strangers(folder, set(SUFFIXES))
+            files += [
+                (place / name, split.folder / image) for name, image in expected.items() if (place / name).is_file()
+            ]
+    with progress.task("checking", len(files)) as task:
+        for fault in in_parallel(lambda pair: _fault_of(*pair), files):
+            task.advance()
+            if fault:
+                yield fault
 
 
 def _strangers(folder: Path, expected: set[str]) -> Iterator[str]:
@@ -213,36 +243,27 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def _fault_of(file: Path, part: str) -> str | None:
+def _fault_of(file: Path, image: Path) -> str | None:
     """What is wrong with one file; None if nothing is."""
+    is_map = file.suffix == SUFFIXES[MAPS]
     try:
-        if part == MAPS:
-            values = tifffile.imread(file)
-            if values.ndim != 2 or values.dtype != np.float16:
-                return f"{file}: expected one channel of float16, found {values.shape} of {values.dtype}"
-            return None if np.isfinite(values).all() else f"{file}: holds values that are not finite"
-        binary = np.asarray(Image.open(file, formats=["PNG"]))
-    except (OSError, ValueError, struct.error, tifffile.TiffFileError) as fault:
-        return f"{file}: cannot be read ({' '.join(str(fault).split())})"
-    if binary.ndim != 2 or not np.isin(binary, (0, 255)).all():
-        return f"{file}: expected one channel of 0 and 255, found {binary.shape} with values up to {binary.max()}"
-    return None
-
-
-def _other_size(file: Path, image: Path) -> Iterator[str]:
-    """The line for a file whose size is not that of its image."""
-    found = _size_of_file(file)
-    if image.is_file() and found != (size := _size(image)):
-        yield f"{file}: is {found[0]} x {found[1]} pixels, its image {size[0]} x {size[1]}; expected the same"
-
-
-def _size_of_file(file: Path) -> tuple[int, int]:
-    """The (height, width) of a file of the archive."""
-    if file.suffix != SUFFIXES[MAPS]:
-        return _size(file)
-    with tifffile.TiffFile(file) as opened:
-        height, width = opened.series[0].shape[:2]
-        return int(height), int(width)
+        values = tifffile.imread(file) if is_map else np.asarray(Image.open(file, formats=["PNG"]))
+    except Exception as fault:  # noqa: BLE001 - a damaged file can raise almost anything
+        return f"{file}: cannot be read ({type(fault).__name__}: {' '.join(str(fault).split())[:120]})"
+    size = _size(image)
+    if values.ndim != 2:
+        wrong = f"expected one channel, found {values.shape}"
+    elif is_map and values.dtype != np.float16:
+        wrong = f"expected float16, found {values.dtype}"
+    elif is_map and not np.isfinite(values).all():
+        wrong = "holds values that are not finite"
+    elif not is_map and not np.isin(values, (0, 255)).all():
+        wrong = f"expected values 0 and 255, found {values[~np.isin(values, (0, 255))][0]}"
+    elif values.shape != size:
+        wrong = f"is {values.shape[0]} x {values.shape[1]} pixels, its image {size[0]} x {size[1]}; expected the same"
+    else:
+        return None
+    return f"{file}: {wrong}"
 
 
 def _size(image: Path) -> tuple[int, int]:

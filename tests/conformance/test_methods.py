@@ -62,8 +62,9 @@ def subject(request: pytest.FixtureRequest, encoder: FrozenEncoder) -> Subject:
     "subject", [*OURS, *(pytest.param(name, marks=needs_anomalib) for name in THEIRS)], indirect=True
 )
 def test_it_conforms(subject: Subject, check: str) -> None:
-    if subject.name not in THEIRS or check not in NOT_THEIRS:
-        CHECKS[check](subject)
+    if subject.name in THEIRS and check in NOT_THEIRS:
+        pytest.skip("needs the extra anomalib, whose models do not do this")
+    CHECKS[check](subject)
 
 
 @pytest.mark.gpu
@@ -112,7 +113,7 @@ class NoNames(Sound):
 
 class NoFall(Sound):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        return {"rising": -super().training_step(batch)["squares"].clamp(max=-1.0) * self.colour.sum() * 0 + 1.0}
+        return {"constant": super().training_step(batch)["squares"] * 0 + 1.0}
 
 
 class Small(Sound):
@@ -182,7 +183,7 @@ def test_a_sound_method_has_no_fault(encoder: FrozenEncoder) -> None:
         (Divides, "flat images give numbers", "images of one shade (0.0) give maps"),
         (Compares, "a map does not depend on its batch", "an image's map differs by up to"),
         (Rounds, "double stays double", "maps were rounded to single precision"),
-        (TrainsTheTeacher, "the teacher stays", "the frozen encoder"),
+        (TrainsTheTeacher, "the teacher stays", "training changed the weights of the frozen encoder"),
         (Hides, "it can be saved and loaded", "something that it learned is no parameter or buffer"),
         (Hides, "it resumes to the same bits, after the first epoch", "it learns something else than undisturbed"),
         (Ignores, "the seed decides", "the seed changes nothing"),

@@ -66,6 +66,40 @@ def test_a_number_in_the_name_of_an_image_is_no_number_of_a_mask(tree: Path) -> 
     assert read("folder", tree).faults == ()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("{}_mask.png", "{}_mask_1.png", "a second mask for image"),
+        ("{}_gt_1.png", "{}_mask.png", "a second mask for image"),
+        ("{}.png", "{}_mask_1.png", "a second mask for image"),
+        ("{}_mask.png", "{}/1.png", "masks for image"),
+        ("{}_mask_1.png", "{}/1.png", "masks for image"),
+    ],
+)
+def test_two_ways_to_give_the_masks_of_one_image_are_a_fault(first: str, second: str, words: str, tree: Path) -> None:
+    mask = min((tree / "nut" / "ground_truth" / "spot").iterdir())
+    stem = mask.stem.removesuffix("_mask")
+    mask = mask.rename(mask.with_name(first.format(stem)))
+    other = mask.parent / second.format(stem)
+    other.parent.mkdir(exist_ok=True)
+    shutil.copy(mask, other)
+    faults = read("folder", tree).faults
+    assert len(faults) == 1
+    assert f"{words} '{stem}' beside" in faults[0]
+
+
+def test_a_kind_within_a_kind_is_no_folder_of_an_image(tree: Path) -> None:
+    """Although an image beside it has the same name."""
+    for part, ending in (("test", ""), ("ground_truth", "_mask")):
+        spot = tree / "nut" / part / "spot"
+        (spot / "deep").mkdir()
+        shutil.copy(spot / f"000{ending}.png", spot / f"deep{ending}.png")
+        shutil.move(spot / f"001{ending}.png", spot / "deep" / f"001{ending}.png")
+    found = read("folder", tree)
+    assert found.faults == ()
+    assert {len(sample.masks) for sample in found.samples if sample.anomalous} == {1}
+
+
 def test_two_masks_without_numbers_are_a_fault_that_says_how_to_call_them(tree: Path) -> None:
     mask = min((tree / "nut" / "ground_truth" / "spot").iterdir())
     stem = mask.stem.removesuffix("_mask")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from queue import Queue
 
@@ -31,14 +32,30 @@ def test_a_slow_item_is_not_waited_for() -> None:
     assert [text for batch in batches for text in batch] == ["SECOND", "THIRD"]
 
 
+def test_a_steady_stream_is_not_gathered_for_long() -> None:
+    """Each item comes well within the patience after the one before it."""
+
+    def items() -> Iterator[int]:
+        for item in range(12):
+            time.sleep(0.05)
+            yield item
+
+    batches = list(in_batches(abs, items(), 12, patience=0.12))
+    assert [item for batch in batches for item in batch] == list(range(12))
+    assert len(batches) > 1
+
+
 @pytest.mark.parametrize("patience", [None, 5.0])
 def test_a_fault_of_the_items_comes_after_what_was_before_it(patience: float | None) -> None:
     def items() -> Iterator[int]:
         yield 1
         raise InputError("no image in this folder")
 
+    batches = in_batches(abs, items(), 1, most=1, patience=patience)
+    if patience is not None:
+        assert next(batches) == [1]
     with pytest.raises(InputError, match="no image in this folder"):
-        list(in_batches(abs, items(), 1, most=1, patience=patience))
+        list(batches)
 
 
 @pytest.mark.parametrize("patience", [None, 5.0])

@@ -98,7 +98,7 @@ def light(image: Path) -> str:
 def fabricate(root: Path, counts: Counts) -> None:
     """Write drawn images: wide ones, some of the training images for validation, each test image in several lights.
 
-    The private splits get as many images as in the dataset for all numbers, and two otherwise.
+    Each private split gets two images, so the server's archive cannot be made of them.
 
     Args:
         root: The empty folder of the tree.

@@ -51,7 +51,7 @@
     frame.classList.remove("dense", "stacked");
     const isTooWide = () => frame.scrollWidth > frame.clientWidth + 1;
     if (isTooWide()) frame.classList.add("dense");
-    frame.classList.toggle("stacked", small.matches && isTooWide());
+    if (small.matches && isTooWide()) frame.classList.replace("dense", "stacked");
   }
 
   function makeFitting(table) {
