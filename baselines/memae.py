@@ -5,7 +5,7 @@ Paper:     Gong et al., Memorizing Normality to Detect Anomaly: Memory-Augmented
 Code read: the authors' donggong1/memae-anomaly-detection at ceece77 (MIT), which is for videos. None of it is used.
 Differs:   Networks are 2D, with narrower levels. The authors' code is 3D, and no code of theirs for images was found.
            The threshold of the weights is 1 / N and can be 2 / N at most. The authors' code has 0.0025 for N = 2000,
-           which is 5 / N: normalised features then get no answer at first, and neither memory nor encoder learns.
+           which is 5 / N: normalised features then get hardly any answer at first, and nothing is learnt from them.
            There is one model for all categories.
 Variants:  Dot product (the code's, and the default) or cosine (the paper's): `settings.addressing.similarity`.
            A memory between frozen features is a method of its own, `memae_features`.
