@@ -4,9 +4,10 @@ Paper:     Somepalli et al., Unsupervised Anomaly Detection with Adversarial Mir
            abstract could be read.
 Code read: the authors' somepago/AMA at e8ba811 (Apache-2.0), for CIFAR-10 at 32 pixels. None of it is used.
 Differs:   Sizes are ours: the authors have images of 32 pixels. A critic's features are means over the positions, not sums,
-           which would grow with the image.
+           which would grow with the image. So the latent vectors' lengths have a smaller weight than the authors' 1.
            The critic learns in the same step as the autoencoder, with a rate of its own; the authors' takes five steps
-           for each. All weights of the critic have a spectral norm of 1. There is no penalty of its gradient.
+           for each. The critic has no penalty of its gradient. Spectral norms alone bound it,
+           so that each block stretches differences twofold at most.
            No anomalies with labels are ever used, which the authors' published command does. The last epoch counts;
            the authors keep the best by labelled anomalies.
            There is one model for all categories. The two betas of the optimiser are the same for all parts.
@@ -61,7 +62,10 @@ class AMASettings(Strict):
     critic_rate: Positive = Field(
         default=3.0, description="The critic's learning rate, relative to that of the autoencoder."
     )
-    regulariser: Weight = Field(default=1.0, description="The weight of the mean length of latent vectors.")
+    critic_pool: Count = Field(
+        default=1, description="The side of the squares of pixels over which the critic averages images first."
+    )
+    regulariser: Weight = Field(default=0.01, description="The weight of the mean length of latent vectors.")
     sampling_from: Fraction = Field(
         default=0.1, description="The share of the training after which some images are replaced by atypical ones."
     )
@@ -106,7 +110,7 @@ class AMA(Detector[AMASettings]):
         self.latent = nn.Conv2d(settings.widths[-1], settings.latent, GRID)
         initialise_narrowly(self.down)
         self.generator = Generator(settings)
-        self.critic = Critic(settings.critic_widths)
+        self.critic = Critic(settings.critic_widths, settings.critic_pool)
         self.register_buffer("moments", torch.zeros(3))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -256,12 +260,14 @@ class Critic(nn.Module):
     """A network that judges pairs of images: residual blocks that halve the size, two that do not, and a linear layer.
 
     Attributes:
+        pool: Side of the squares of pixels that are averaged first.
         blocks: The residual blocks.
         last: The linear layer behind the mean over all positions.
     """
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], pool: int) -> None:
         super().__init__()
+        self.pool = pool
         befores = (6, *widths[:-1])
         halving = [CriticBlock(before, after, halves=True) for before, after in zip(befores, widths, strict=True)]
         halving[0].activates = False
@@ -280,6 +286,8 @@ class Critic(nn.Module):
             (B,) judgements, and (B, C, h, w) last maps.
         """
         features = torch.cat([images, others], dim=1)
+        if self.pool > 1:
+            features = F.avg_pool2d(features, self.pool)
         for block in self.blocks:
             features = block(features, frozen)
         features = F.relu(at_least_single(features))
@@ -288,7 +296,7 @@ class Critic(nn.Module):
 
 
 class CriticBlock(nn.Module):
-    """A residual block of two 3x3 convolutions, whose weights have a spectral norm of 1.
+    """A residual block of two 3x3 convolutions that do not stretch differences, and a 1x1 convolution beside them.
 
     Attributes:
         halves: True if it halves the size of a map.
@@ -298,7 +306,8 @@ class CriticBlock(nn.Module):
     def __init__(self, before: int, after: int, halves: bool) -> None:
         super().__init__()
         self.halves, self.activates = halves, True
-        self.first, self.second = SpectralConv2d(before, after, 3), SpectralConv2d(after, after, 3)
+        self.first = SpectralConv2d(before, after, 3, gain=1 / 3)  # so neither convolution stretches a map
+        self.second = SpectralConv2d(after, after, 3, gain=1 / 3)
         self.beside = SpectralConv2d(before, after, 1)
 
     def forward(self, features: Tensor, frozen: bool) -> Tensor:

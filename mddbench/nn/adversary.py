@@ -16,7 +16,7 @@ FIRST_ITERATIONS = 15
 
 
 class SpectralConv2d(nn.Module):
-    """A convolution whose weights, as a matrix (out, in x side x side), have a spectral norm of 1.
+    """A convolution whose weights, as a matrix (out, in x side x side), have a fixed spectral norm.
 
     The norm is followed by one power iteration in each training pass that is not frozen.
 
@@ -30,7 +30,9 @@ class SpectralConv2d(nn.Module):
 
     left: Tensor
 
-    def __init__(self, before: int, after: int, side: int, stride: int = 1, bias: bool = True) -> None:
+    def __init__(
+        self, before: int, after: int, side: int, stride: int = 1, bias: bool = True, gain: float = 1.0
+    ) -> None:
         """Create the convolution. It keeps the size of a map that it does not stride over.
 
         Args:
@@ -39,9 +41,10 @@ class SpectralConv2d(nn.Module):
             side: Side of its kernel in positions.
             stride: Its stride.
             bias: False for no bias.
+            gain: The spectral norm of the weights. As an operator on maps, the convolution has up to `side` times that.
         """
         super().__init__()
-        self.stride, self.padding = stride, (side - 1) // 2
+        self.stride, self.padding, self.gain = stride, (side - 1) // 2, gain
         self.weight = nn.Parameter(torch.empty(after, before, side, side))
         nn.init.xavier_uniform_(self.weight)
         self.bias = nn.Parameter(torch.zeros(after)) if bias else None
@@ -64,7 +67,7 @@ class SpectralConv2d(nn.Module):
         weight, bias = self.weight, self.bias
         if frozen:
             weight, bias = weight.detach(), None if bias is None else bias.detach()
-        return F.conv2d(features, weight / self.norm_of(weight), bias, self.stride, self.padding)
+        return F.conv2d(features, self.gain * weight / self.norm_of(weight), bias, self.stride, self.padding)
 
     def norm_of(self, weight: Tensor) -> Tensor:
         """Estimate the spectral norm of weights (out, in, side, side), a scalar. Singular vectors count as fixed."""
