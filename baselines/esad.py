@@ -55,7 +55,8 @@ class ESADSettings(Strict):
     code: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="The number of channels of a code.")
     length: Weight = Field(
         default=0.1,
-        description="The weight of the length of the second code. At defective positions its inverse is a loss.",
+        description="The weight of the length of the second code at normal positions, and of its inverse at defective ones; "
+        "each is a mean over these positions.",
     )
     consistency: Weight = Field(default=1.0, description="The weight of the distance of both codes.")
     floor: Positive = Field(
@@ -136,12 +137,12 @@ class ESAD(Detector[ESADSettings]):
         rebuilt, first, second = self._passed(images)
         lengths = lengths_of(second)
         defective = F.adaptive_max_pool2d(masks[:, None].to(clean), lengths.shape[-2:])[:, 0] > 0
-        judged = torch.where(defective, 1 / (lengths + settings.floor), lengths)
+        short, long = mean_where(lengths, ~defective), mean_where(1 / (lengths + settings.floor), defective)
         errors = (rebuilt - images).square().mean(dim=1)
-        self._watch(mean_where(errors.detach(), ~masks), mean_where(lengths.detach(), ~defective))
+        self._watch(mean_where(errors.detach(), ~masks), short.detach())
         return {
             "reconstruction": F.mse_loss(rebuilt, wanted),
-            "length": settings.length * judged.mean(),
+            "length": settings.length * (short + long),
             "consistency": settings.consistency * F.mse_loss(second, first),
         }
 
