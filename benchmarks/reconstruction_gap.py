@@ -67,23 +67,23 @@ def measured(model: Any, data: Any) -> tuple[float, float]:
 def draw(rows: list[tuple[int, float, float]], file: Path) -> None:
     """Draw errors, and their ratio, against the side of a block; `rows` holds side, error of normal, error of defects."""
     from mddbench.report.figures.canvas import canvas, save
-    from mddbench.report.figures.style import WIDTH, series
+    from mddbench.report.figures.style import TEXT, WIDTH, series
 
     sides, normal, defects = (np.array(column, dtype=float) for column in zip(*sorted(rows), strict=True))
     figure, axes = canvas((WIDTH, 2.6), (1, 2))
     left, right = np.ravel(axes)
     left.plot(sides, defects, label="defects", marker="s", **series(1))
     left.plot(sides, normal, label="normal images", marker="o", **series(0))
-    left.set_ylabel("mean squared error")
-    left.legend(frameon=False)
+    left.set_ylabel("mean squared error", fontsize=TEXT)
+    left.legend(frameon=False, fontsize=TEXT)
     right.plot(sides, defects / normal, marker="o", **series(0))
-    right.set_ylabel("error of defects / of normal images")
+    right.set_ylabel("defects / normal images", fontsize=TEXT)
     for axis in (left, right):
         axis.set_xscale("log", base=2)
         axis.set_xticks(sides, [f"{side:g}" for side in sides])
         axis.minorticks_off()
-        axis.set_xlabel("side of a block in pixels")
-        axis.set_ylim(bottom=0)
+        axis.set_xlabel("side of a block in pixels", fontsize=TEXT)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     save(figure, file, title="Errors of rebuilt pixels against the side of a block")
 
 
