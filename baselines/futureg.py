@@ -108,9 +108,6 @@ class FUTUREG(Detector[FUTUREGSettings]):
         for name, heads in (("heads", settings.heads), ("guidance_heads", settings.guidance_heads)):
             if width % heads:
                 raise InputError(f"futureg: channels {width} are no multiple of {name} {heads}")
-        without = [name for name in ("purification", "guidance") if not getattr(settings, name)]
-        if without:
-            self.label = f"{type(self).label}, no {' and no '.join(without)}"
         self.position = nn.Parameter(torch.randn(settings.grid**2, width) * DEVIATION)
         self.project_in = Linear(features, width)
         self.encoder_layers = nn.ModuleList(Block(width, settings.heads) for _ in range(settings.layers))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mddbench.nn.precision import full_precision
+
 FIRST_ITERATIONS = 15
 """Number of power iterations at the start."""
 
@@ -71,13 +73,15 @@ class SpectralConv2d(nn.Module):
 
     def norm_of(self, weight: Tensor) -> Tensor:
         """Estimate the spectral norm of weights (out, in, side, side), a scalar. Singular vectors count as fixed."""
-        matrix = weight.flatten(1)
-        left = self.left.clone()  # a later step changes it in place
-        right = F.normalize(matrix.detach().T @ left, dim=0)
-        return left @ matrix @ right
+        with full_precision(weight):
+            matrix = weight.flatten(1)
+            left = self.left.clone()  # a later step changes it in place
+            right = F.normalize(matrix.detach().T @ left, dim=0)
+            return left @ matrix @ right
 
     @torch.no_grad()
     def _iterate(self) -> None:
         """Improve the estimated singular vector by one power iteration."""
-        matrix = self.weight.flatten(1)
-        self.left.copy_(F.normalize(matrix @ F.normalize(matrix.T @ self.left, dim=0), dim=0))
+        with full_precision(self.weight):
+            matrix = self.weight.flatten(1)
+            self.left.copy_(F.normalize(matrix @ F.normalize(matrix.T @ self.left, dim=0), dim=0))
