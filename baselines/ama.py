@@ -174,7 +174,8 @@ class AMA(Detector[AMASettings]):
         """The differences (B, C, h, w) of the critic's last maps of an image with itself and with its reconstruction."""
         signed = as_signed(images, len(self.settings.widths), "ama")
         rebuilt = self._image(self._latent(signed), signed)
-        return self.critic(signed, rebuilt)[1] - self.critic(signed, signed)[1]
+        differences: Tensor = self.critic(signed, rebuilt)[1] - self.critic(signed, signed)[1]
+        return differences
 
     def _resized(self, grids: Tensor, images: Tensor) -> Tensor:
         """Grids (B, h, w), resized to the images and smoothed."""

@@ -31,7 +31,7 @@ from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.adversary import SpectralConv2d
 from mddbench.nn.encoder import FrozenEncoder
-from mddbench.nn.memory_items import AddressingSettings, BlockMemory
+from mddbench.nn.memory_items import AddressedMemory, AddressingSettings, BlockMemory
 from mddbench.nn.pixel_networks import SLOPE, Widths, as_signed, down, initialise_narrowly, last_up, up
 from mddbench.nn.precision import at_least_single
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
@@ -205,7 +205,7 @@ class DAAD(Detector[DAADSettings]):
 
     def diagnostics(self) -> dict[str, float]:
         """Return the shares of living items and of answered blocks, each the least of all memories."""
-        found = [each.memory.diagnostics() for each in self.memories]
+        found = [each.diagnostics() for each in self.modules() if isinstance(each, AddressedMemory)]
         return {name: min(each[name] for each in found) for name in found[0]}
 
     def rebuilt(self, signed: Tensor) -> Tensor:

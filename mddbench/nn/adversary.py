@@ -66,9 +66,8 @@ class SpectralConv2d(nn.Module):
         """
         if self.training and not frozen:
             self._iterate()
-        weight, bias = self.weight, self.bias
-        if frozen:
-            weight, bias = weight.detach(), None if bias is None else bias.detach()
+        weight = self.weight.detach() if frozen else self.weight
+        bias = self.bias.detach() if frozen and self.bias is not None else self.bias
         return F.conv2d(features, self.gain * weight / self.norm_of(weight), bias, self.stride, self.padding)
 
     def norm_of(self, weight: Tensor) -> Tensor:

@@ -195,5 +195,5 @@ def assembled(blocks: Tensor, side: int) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    parts = blocks.unflatten(4, (-1, side, side)).permute(0, 1, 4, 2, 5, 3, 6)
+    parts = blocks.reshape(*blocks.shape[:4], -1, side, side).permute(0, 1, 4, 2, 5, 3, 6)
     return parts.flatten(5).flatten(3, 4).flatten(1, 2)
