@@ -23,8 +23,9 @@ from mddbench.settings import Strict
 from support import BRIDGES, experiment, needs_anomalib, plugin_folder
 
 MEMORY = "the method of CONTRIBUTING.md"
-OURS = [*(name for name in modules(METHODS) if name not in BRIDGES), "mddnet_vit", "mddnet_bank", MEMORY]
-"""All methods of this suite, and two variants of MDD-Net. Each but the last has an experiment of this name on *mini*."""
+VARIANTS = ["mddnet_vit", "mddnet_bank", "daad_adversary"]
+OURS = [*(name for name in modules(METHODS) if name not in BRIDGES), *VARIANTS, MEMORY]
+"""All methods of this suite, and some variants. Each but the last has an experiment of this name on *mini*."""
 THEIRS = ["anomalib_padim", "anomalib_stfpm"]
 """Experiments with models of another library, one for each method that holds such models."""
 NOT_THEIRS = ("a map does not depend on its batch", "double stays double", "its step can be traced")
