@@ -217,16 +217,17 @@ def test_other_weights_or_another_version_are_another_study(items: Ablation) -> 
     assert all(len({str(group.first.card) for group in study.groups}) == 1 for study in found)
 
 
-def test_the_suite_makes_one_study_of_each_of_its_ablations_with_all_variants() -> None:
+def test_two_suites_make_one_study_of_each_ablation_with_all_variants() -> None:
     records = []
-    for number, cell in enumerate(plan([], "ablation", None, {})):
+    cells = [*plan([], "ablation", None, {}), *plan([], "ablation_seeds", None, {})]
+    for number, cell in enumerate(cells):
         method = load_method(cell.experiment.method)
         settings = resolved_settings(cell.experiment, method_settings(method, cell.experiment.settings, "test"))
         protocol = hashlib.sha256(str(settings).encode()).hexdigest()[:16]
         names = {
             "experiment": cell.experiment.name,
-            "method": "mddnet",
-            "label": "MDD-Net",
+            "method": cell.experiment.method,
+            "label": method.label,
             "identity": f"{number:08x}",
         }
         records.append(record(cell.seed, 0.5, settings=settings, protocol=protocol, **names))
