@@ -231,7 +231,8 @@ def test_two_suites_make_one_study_of_each_ablation_with_all_variants() -> None:
             "identity": f"{number:08x}",
         }
         records.append(record(cell.seed, 0.5, settings=settings, protocol=protocol, **names))
-    ablations = [load_ablation(name) for name in load_suite("ablation").experiments]
+    both = [*load_suite("ablation").experiments, *load_suite("ablation_seeds").experiments]
+    ablations = [load_ablation(name) for name in both]
     found = {study.name: study for study in studies(ablations, group_by_protocol(records))}
     assert {f"ablation/{name}" for name in found} == {*ablation_names()} - {*OF_THE_DATA}
     for ablation in ablations:
