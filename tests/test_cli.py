@@ -367,7 +367,7 @@ def test_listing_and_checking() -> None:
     for kind, members in names.items():
         assert f"{kind}:\n" in everything
         assert {line.split()[0] for line in everything.splitlines()} >= set(members)
-    assert "  patchcore      PatchCore: the distance of a patch's features" in everything
+    assert re.search(r"\n  patchcore +PatchCore: the distance of a patch's features", everything)
     assert re.search(r"btad/patchcore +as mvtec/patchcore\n", everything)
     checked = mddbench("check")
     assert checked.returncode == 0
