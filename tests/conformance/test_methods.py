@@ -184,7 +184,7 @@ def test_a_sound_method_has_no_fault(encoder: FrozenEncoder) -> None:
         (Divides, "flat images give numbers", "images of one shade (0.0) give maps"),
         (Compares, "a map does not depend on its batch", "an image's map differs by up to"),
         (Rounds, "double stays double", "maps were rounded to single precision"),
-        (TrainsTheTeacher, "the teacher stays", "training changed the weights of the frozen encoder"),
+        (TrainsTheTeacher, "the teacher stays", "parameter_groups holds parameters of the frozen encoder"),
         (Hides, "it can be saved and loaded", "something that it learned is no parameter or buffer"),
         (Hides, "it resumes to the same bits, after the first epoch", "it learns something else than undisturbed"),
         (Ignores, "the seed decides", "the seed changes nothing"),
