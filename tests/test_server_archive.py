@@ -208,3 +208,11 @@ def test_other_datasets_have_no_hidden_images(finished_cells: Path, command: Any
 def test_the_light_of_an_image() -> None:
     names = {"004_regular": "regular", "17_shift_2": "shift_2", "000_mixed": "", "photo": ""}
     assert {name: mvtec_ad2.light(Path(f"{name}.png")) for name in names} == names
+
+
+def test_a_check_counts_test_images_by_their_light(place: Path, command: Any) -> None:
+    done: Done = command("data", "check", "mvtec_ad2", "--data-root", place / "root", "--image-size", "32")
+    assert done.status == 0, done.err
+    # 13 test images of each of 8 categories, in six lights by turns
+    words = "overexposed 16, regular 24, shift_1 16, shift_2 16, shift_3 16, underexposed 16"
+    assert f"test images by condition: {words}" in done.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Plugins, Quiet, add_plugins, cache_below
 
 if TYPE_CHECKING:
-    from mddbench.data.samples import KnownCounts, Tree
+    from mddbench.data.samples import DatasetSource, KnownCounts, Tree
 
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
@@ -64,12 +65,16 @@ def check(
     fabricated = root is not None and fabricated_mark(root) is not None
     published = expected_counts(source, root)
     rows = _rows(tree, published.categories if published else {})
+    conditions = _conditions(tree, source)
     if as_json:
         content = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated, "categories": rows}
+        content |= {"conditions": conditions} if conditions else {}
         digest = {"fingerprint": files.fingerprint, "files": len(files.entries)} if files else {"fingerprint": None}
         print(json.dumps({**content, **digest, "warnings": warnings, "faults": faults}, indent=1))
     else:
         _print(rows)
+        if conditions:
+            print(f"test images by condition: {', '.join(f'{name} {count}' for name, count in conditions.items())}")
         if files is not None:
             print(f"{len(files.entries)} files, fingerprint {files.fingerprint}")
         if source.terms:
@@ -136,6 +141,13 @@ def fabricate(
     images = sum(map(sum, counts.values()))
     print(f"{images} drawn images of {len(counts)} categories in {folder}", file=sys.stderr)
     print(f"try: mddbench data check {dataset} --data-root {folder}", file=sys.stderr)
+
+
+def _conditions(tree: Tree, source: DatasetSource) -> dict[str, int]:
+    """Count the test images by the condition in which they were taken, where a dataset tells."""
+    if source.condition is None:
+        return {}
+    return dict(sorted(Counter(source.condition(sample.image) or "not told" for sample in tree.select("test")).items()))
 
 
 def _report(dataset: str, faults: list[str], warnings: list[str]) -> None:

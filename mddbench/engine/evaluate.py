@@ -163,6 +163,36 @@ def choose_engine(images: int, size: int) -> Engine:
     return "exact" if images * size**2 <= MOST_EXACT_PIXELS else "histogram"
 
 
+def add_batch(
+    metrics: CategoryMetrics, split: Split, batch: Scored, on_device: bool
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
+    """Add the maps and scores of a batch to the metrics of a category.
+
+    Args:
+        metrics: The metrics.
+        split: The images of the category.
+        batch: Its maps and scores.
+        on_device: True to take the maps where they were computed.
+
+    Returns:
+        The masks of the batch, (B, H, W), and its labels, (B,). The masks are None for a split without masks.
+
+    Raises:
+        CellError: If a map or a score is NaN. The message names the image.
+    """
+    host, scores = batch.wait()
+    masks = np.asarray(split.masks[batch.indices]) if split.has_masks else None
+    labels = np.array([sample.anomalous for sample in split.samples[batch.indices]])
+    try:
+        taken = batch.maps if on_device else host
+        metrics.update(maps=taken, masks=masks, image_scores=scores, image_labels=labels)
+    except BrokenScoreError as fault:
+        sample = split.samples[fault.image]
+        image = f"{sample.image.name} ({sample.defect})"
+        raise CellError(f"evaluating {sample.category}: the {fault.kind} of {image} holds NaN") from None
+    return masks, labels
+
+
 def fits_device(needed: int, device: torch.device) -> bool:
     """Return True if the device is a GPU and the bytes are at most a quarter of its free memory."""
     return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] // 4
@@ -274,25 +304,10 @@ class CategoryEvaluation:
         return values
 
     def _add(self, batch: Scored) -> None:
-        """Pass one batch on to the metrics, the choice of panels and the keeper of maps.
-
-        Args:
-            batch: Its maps and scores.
-
-        Raises:
-            CellError: If a map or a score is NaN. The message names the image.
-        """
+        """Pass the maps and scores of one batch on to the metrics, the choice of panels and the keeper of maps."""
         (host, scores), indices, started = batch.wait(), batch.indices, time.perf_counter()
-        masks = np.asarray(self.split.masks[indices]) if self.split.has_masks else None
-        labels = np.array([sample.anomalous for sample in self.split.samples[indices]])
-        try:
-            taken = batch.maps if self.on_device else host
-            self.metrics.update(maps=taken, masks=masks, image_scores=scores, image_labels=labels)
-            self.counts.add(host, masks, labels)
-        except BrokenScoreError as fault:
-            sample = self.split.samples[fault.image]
-            image = f"{sample.image.name} ({sample.defect})"
-            raise CellError(f"evaluating {self.category}: the {fault.kind} of {image} holds NaN") from None
+        masks, labels = add_batch(self.metrics, self.split, batch, self.on_device)
+        self.counts.add(host, masks, labels)
         self.metric_seconds += time.perf_counter() - started
         if self.options.keeper is not None:
             self.options.keeper.keep(indices, host)

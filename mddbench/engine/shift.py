@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from mddbench.data.changed import changed_split
 from mddbench.data.dataset import Dataset, Split
 from mddbench.detector import Detector
-from mddbench.engine.evaluate import fits_device
+from mddbench.engine.evaluate import add_batch, fits_device
 from mddbench.engine.inference import infer_split
-from mddbench.errors import CellError
 from mddbench.metrics.names import MEAN, Engine
-from mddbench.metrics.suite import BrokenScoreError, CategoryMetrics, mean_over_categories, means_of_shared
+from mddbench.metrics.suite import CategoryMetrics, mean_over_categories, means_of_shared
 from mddbench.metrics.thresholds import image_values
 from mddbench.runs.thresholds import Thresholds
 
@@ -82,15 +79,6 @@ def _score(
     device = next(detector.parameters()).device
     on_device = fits_device(judge.sharing * 4 * len(split) * split.images.shape[1] ** 2, device)
     for batch in infer_split(detector, split, judge.precision, number % judge.per_model):
-        host, scores = batch.wait()
-        masks = np.asarray(split.masks[batch.indices]) if split.has_masks else None
-        labels = np.array([sample.anomalous for sample in split.samples[batch.indices]])
-        try:
-            taken = batch.maps if on_device else host
-            metrics.update(maps=taken, masks=masks, image_scores=scores, image_labels=labels)
-        except BrokenScoreError as fault:
-            sample = split.samples[fault.image]
-            image = f"{sample.image.name} ({sample.defect})"
-            raise CellError(f"{sample.category}: the {fault.kind} of {image} holds NaN") from None
-        advance(len(host))
+        add_batch(metrics, split, batch, on_device)
+        advance(len(batch.maps))
     return metrics

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mddbench.data.listing import IMAGE_SUFFIXES
 from mddbench.data.own import is_own
 from mddbench.errors import InputError
 
 STANDARD_INPUT = "-"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-"""Endings of the files that are taken from a folder. A file that is named itself may have any ending."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,9 @@ def _below(path: Path) -> Iterator[Source]:
         found = True
         yield Source(file, PurePosixPath(file.relative_to(path).with_suffix("").as_posix()))
     if not found:
-        raise InputError(f"{path}: no image in this folder; expected files that end in {', '.join(sorted(SUFFIXES))}")
+        raise InputError(
+            f"{path}: no image in this folder; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -118,5 +119,5 @@ def _walk(folder: Path) -> Iterator[Path]:
         if entry.is_dir(follow_symlinks=False):
             if not is_own(path):
                 yield from _walk(path)
-        elif path.suffix.lower() in SUFFIXES and entry.is_file():
+        elif path.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
             yield path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,6 +17,7 @@ from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.seeding import seed_everything
 from mddbench.settings import validated
 
+pytestmark = pytest.mark.usefixtures("double_by_default")
 METHOD = load_method("ama")
 SMALL = {
     "widths": [4, 6],
@@ -27,13 +27,6 @@ SMALL = {
     "sampled": 0.4,
     "critic_pool": 2,
 }
-
-
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,15 +15,9 @@ from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.seeding import seed_everything
 from mddbench.settings import validated
 
+pytestmark = pytest.mark.usefixtures("double_by_default")
 METHOD = load_method("daad")
 SMALL = {"widths": [4, 6, 8], "block": 8, "groups": 2, "adversary_widths": [4, 6], "addressing": {"items": 12}}
-
-
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

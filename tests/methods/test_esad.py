@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,15 +17,9 @@ from mddbench.nn.synthesis import synthesise
 from mddbench.seeding import seed_everything
 from mddbench.settings import validated
 
+pytestmark = pytest.mark.usefixtures("double_by_default")
 METHOD = load_method("esad")
 SMALL = {"widths": [4, 6], "code": 5, "length": 0.3, "consistency": 0.7}
-
-
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.seeding import seed_everything
 from mddbench.settings import validated
 
+pytestmark = pytest.mark.usefixtures("double_by_default")
 METHOD = load_method("futureg")
 SMALL = {
     "grid": 4,
@@ -26,13 +25,6 @@ SMALL = {
     "prototypes": {"items": 5},
     "pool": 9,
 }
-
-
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture
