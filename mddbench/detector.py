@@ -21,6 +21,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single
 from mddbench.plugins import METHODS, load_module
 from mddbench.settings import Strict, validated
+from mddbench.sizes import ImageSize
 
 LONGEST_LABEL = 70
 """Greatest length of a method's label in letters. The label in a record may be longer."""
@@ -184,24 +185,24 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
     def finish_training(self) -> None:
         """Build something from the collected data. The training loop calls this once, after the last epoch."""
 
-    def collected_bytes(self, images: int, image_size: int) -> int:  # noqa: ARG002
+    def collected_bytes(self, images: int, image_size: ImageSize) -> int:  # noqa: ARG002
         """Return the most bytes that a single pass keeps at a time, so that the need is known before it starts.
 
         Args:
             images: Number of training images.
-            image_size: Side of the square images in pixels.
+            image_size: The size of the images: a side, or (height, width).
 
         Returns:
             Number of bytes; 0 unless a subclass says otherwise.
         """
         return 0
 
-    def growing_work(self, images: int, image_size: int) -> tuple[float, float]:  # noqa: ARG002
+    def growing_work(self, images: int, image_size: ImageSize) -> tuple[float, float]:  # noqa: ARG002
         """Return work that grows with the number of training images, so that a dry run can scale what it timed.
 
         Args:
             images: Number of training images.
-            image_size: Side of the square images in pixels.
+            image_size: The size of the images: a side, or (height, width).
 
         Returns:
             The work of `finish_training`, and the part of scoring an image that grows, each in a unit of its own.

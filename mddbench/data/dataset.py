@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -26,6 +26,7 @@ from mddbench.data.textures import Textures
 from mddbench.errors import InputError
 from mddbench.plugins import DATASETS, load_module
 from mddbench.progress import WARNING, Reporter
+from mddbench.sizes import ImageSize, image_size_of
 
 MOST_WARNINGS = 5
 """The number of warnings about a dataset that are printed when it is opened."""
@@ -37,8 +38,8 @@ class Split:
 
     Attributes:
         samples: The samples.
-        images: (N, S, S, 3) uint8, RGB, in the order of the samples.
-        masks: (N, S, S) bool, in the order of the samples, True at pixels of a defect.
+        images: (N, H, W, 3) uint8, RGB, in the order of the samples.
+        masks: (N, H, W) bool, in the order of the samples, True at pixels of a defect.
     """
 
     samples: tuple[Sample, ...]
@@ -47,6 +48,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def image_size(self) -> ImageSize:
+        """The size of the images."""
+        return image_size_of(*self.images.shape[1:3])
 
     @property
     def items(self) -> list[str] | None:
@@ -180,6 +186,21 @@ def load_source(name: str) -> DatasetSource:
     return source
 
 
+def condition_of(name: str) -> Callable[[Path], str] | None:
+    """Return what tells the condition in which an image of a dataset was taken, by its file.
+
+    Args:
+        name: The name of the dataset, which need not be there.
+
+    Returns:
+        The function of its source; None if it has none, or if there is no such dataset.
+    """
+    try:
+        return load_source(name).condition
+    except InputError:
+        return None
+
+
 def remarks_on(name: str) -> list[str]:
     """Return what readers of results on a dataset must know: what they must not conclude, and the terms of its images.
 
@@ -213,14 +234,14 @@ def root_of(name: str, data_root: Path | None) -> Path | None:
     return package.root() if package is not None else None
 
 
-def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
+def read_dataset(name: str, root: Path | None, cache: Path, size: ImageSize) -> Tree:
     """Read and check the tree of a dataset. A dataset that mddbench writes itself is written into the cache before.
 
     Args:
         name: The name of the dataset.
         root: The dataset's folder. It is not needed for a dataset that mddbench writes itself.
         cache: The cache folder.
-        size: The side in pixels that the decoded images will have.
+        size: The size of the decoded images.
 
     Returns:
         The tree with its faults and warnings.
@@ -263,7 +284,7 @@ def dataset_manifest(tree: Tree, cache: Path, reporter: Reporter) -> Manifest:
 
 
 def open_dataset(
-    name: str, root: Path | None, cache: Path, size: int, reporter: Reporter, decode: bool = True
+    name: str, root: Path | None, cache: Path, size: ImageSize, reporter: Reporter, decode: bool = True
 ) -> Dataset:
     """Read, check, fingerprint and decode a dataset.
 
@@ -273,7 +294,7 @@ def open_dataset(
         name: The name of the dataset.
         root: The dataset's folder. It is not needed for a dataset that mddbench writes itself.
         cache: The cache folder.
-        size: The side of the decoded images in pixels.
+        size: The size of the decoded images.
         reporter: Receives progress, messages and warnings.
         decode: False to use only what is decoded. It is an UnpreparedError if that is not all.
 

@@ -189,8 +189,8 @@ class DatasetSource:
     Attributes:
         description: One line for lists of datasets.
         read: Finds samples, faults and warnings below a root. It must not raise for a faulty tree.
-            It need not check whether the files that it names exist. Its second argument is the side in pixels
-            that decoded images will have, for datasets that come in several sizes.
+            It need not check whether the files that it names exist. Its second argument is the longer side in
+            pixels that decoded images will have, for datasets that come in several sizes.
         layout: The expected tree, drawn for people.
         build: Writes the dataset into an empty folder, for a dataset that needs no download.
             None if the user provides the dataset.

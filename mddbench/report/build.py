@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
+from mddbench.data.dataset import condition_of
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
 from mddbench.report.figures.budgets import draw_budgets, several_budgets
@@ -47,7 +48,16 @@ from mddbench.report.tables.thresholds import threshold_tables
 from mddbench.runs.records import Record
 
 PAGE = "index.html"
-FIRST = ("main", "by-category", "one-threshold", "robustness", "thresholds-5", "thresholds-1", "thresholds-pixels")
+FIRST = (
+    "main",
+    "by-category",
+    "one-threshold",
+    "conditions",
+    "robustness",
+    "thresholds-5",
+    "thresholds-1",
+    "thresholds-pixels",
+)
 THEN = ("ranks", "ranks-pairs", "differences", "low-rates", "cost")
 ORDER = {name: place for place, name in enumerate((*FIRST, *THEN, "published", "confidence", "selection"))}
 """Place of a table in a section by the name of its file. All others are details of one method, which come last."""
@@ -263,7 +273,9 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
         traced={folder / "main": groups},
         markdown_only=frozenset(asides),
         texts=texts,
-        one_threshold=OneThreshold(folder, dataset, names, partial(scored_rows, groups, entries)),
+        one_threshold=OneThreshold(
+            folder, dataset, names, partial(scored_rows, groups, entries), condition_of(groups[0].first.dataset)
+        ),
         robustness=robustness,
     )
 

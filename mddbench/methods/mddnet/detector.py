@@ -38,6 +38,7 @@ from mddbench.nn.student import require_equal_shapes
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
 from mddbench.nn.token_levels import require_token_levels
 from mddbench.settings import Count, Depth, Extended, Strict
+from mddbench.sizes import ImageSize, image_size_of
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 WITH_BANK = "MDD-Net + bank"
@@ -162,7 +163,7 @@ class MDDNet(Detector[MDDNetSettings]):
             abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
         normal_teacher, abnormal_teacher = self._teacher_features(batch, abnormal)
         uses: list[_MemoryUse] = []
-        restored, identical = self._decoded(abnormal_teacher, uses, batch.images.shape[-1])
+        restored, identical = self._decoded(abnormal_teacher, uses, image_size_of(*batch.images.shape[-2:]))
         terms = {"restoration": losses.restoration(restored, normal_teacher)}
         if identical is not None:
             terms["identity"] = losses.identity(identical, abnormal_teacher)
@@ -211,7 +212,7 @@ class MDDNet(Detector[MDDNetSettings]):
 
     def _maps(self, images: Tensor, category: int | None) -> Tensor:
         teacher = self.encoder(images)
-        restored, identical = self._decoded(teacher, [], images.shape[-1], category)
+        restored, identical = self._decoded(teacher, [], image_size_of(*images.shape[-2:]), category)
         settings = self.settings.scoring
         pairs = _compared(teacher, restored, identical)
         signals: dict[str, list[Tensor]] = {
@@ -228,14 +229,14 @@ class MDDNet(Detector[MDDNetSettings]):
         return scoring.image_scores(maps, self.settings.scoring)
 
     def _decoded(
-        self, teacher: list[Tensor], uses: list[_MemoryUse], size: int, category: int | None = None
+        self, teacher: list[Tensor], uses: list[_MemoryUse], size: ImageSize, category: int | None = None
     ) -> tuple[list[Tensor], list[Tensor] | None]:
         """The features of the two decoders. Each use of a memory is added to `uses`.
 
         Args:
             teacher: The teacher's features, (B, C_l, H_l, W_l) for each level, shallow to deep.
             uses: The list to which the uses of the memories are added.
-            size: The width of the images in pixels, for an error message.
+            size: The size of the images, for an error message.
             category: The category of the images, if the method is given it.
 
         Returns:
