@@ -12,12 +12,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from test_one_threshold import record_of, scores_of
 
-from mddbench.data.dataset import condition_of
+from mddbench.data.dataset import load_source
 from mddbench.data.datasets.mvtec_ad2 import LIGHTS
+from mddbench.data.fabricate import fabricate
 from mddbench.report.build import Report, build_report
 from mddbench.report.rows.entries import Entry
-from mddbench.runs.evidence import Evidence
+from mddbench.runs.evidence import Evidence, load_evidence, save_evidence
 from mddbench.runs.thresholds import Scoped, Thresholds
+from support import read
 
 TABLE = Path("mvtec_ad2/conditions.csv")
 THRESHOLD = 0.75
@@ -28,7 +30,8 @@ def lit(seed: int) -> tuple[Evidence, ...]:
     found = []
     for part in scores_of(seed):
         names = [f"{number:03d}_{LIGHTS[number % len(LIGHTS)]}.png" for number in range(len(part.names))]
-        found.append(replace(part, names=("000.png", *names[1:])))
+        lights = tuple("" if number == 0 else LIGHTS[number % len(LIGHTS)] for number in range(len(names)))
+        found.append(replace(part, names=tuple(names), conditions=lights))
     return tuple(found)
 
 
@@ -59,7 +62,7 @@ def test_each_light_is_judged_on_its_own_images(light: str) -> None:
     for seed in (0, 1):
         of_category = []
         for part in lit(seed):
-            chosen = np.array([name.endswith(f"_{light}.png") for name in part.names])
+            chosen = np.array(part.conditions) == light
             of_category.append((
                 roc_auc_score(part.labels[chosen], part.scores[chosen]),
                 np.mean(part.scores[chosen & ~part.labels] > THRESHOLD),
@@ -84,7 +87,24 @@ def test_without_thresholds_there_are_no_false_alarms() -> None:
     assert "FPR" not in report.texts[TABLE.with_suffix(".md")]
 
 
-def test_only_a_dataset_that_tells_has_the_table() -> None:
-    assert not [file for file in report_of(0, dataset="mini").texts if file.stem == "conditions"]
-    assert condition_of("mini") is None
-    assert condition_of("no such dataset") is None
+def test_only_scores_that_tell_have_the_table() -> None:
+    evidence = scores_of(0)
+    report = build_report([Entry(record_of(evidence), tuple, "", lambda: evidence)], [])
+    assert not [file for file in report.texts if file.stem == "conditions"]
+
+
+def test_stored_scores_keep_the_conditions(tmp_path: Path) -> None:
+    save_evidence(lit(0), tmp_path / "told.npz")
+    save_evidence(scores_of(0), tmp_path / "plain.npz")
+    assert [part.conditions for part in load_evidence(tmp_path / "told.npz")] == [part.conditions for part in lit(0)]
+    assert {name for part in load_evidence(tmp_path / "plain.npz") for name in part.conditions} == {""}
+    with np.load(tmp_path / "plain.npz") as arrays:
+        assert "conditions" not in arrays.files
+
+
+@pytest.mark.parametrize(("name", "told"), [("mvtec_ad2", set(LIGHTS)), ("robustad", {"source", "lighting", "scale"})])
+def test_a_dataset_tells_the_condition_of_each_test_image(name: str, told: set[str], tmp_path: Path) -> None:
+    fabricate(name, load_source(name), tmp_path / "root", full=False)
+    tree = read(name, tmp_path / "root")
+    assert told <= {sample.condition for sample in tree.select("test")}
+    assert {sample.condition for sample in tree.select("train")} == {""}

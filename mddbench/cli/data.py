@@ -15,7 +15,7 @@ from mddbench.errors import InputError
 from mddbench.sizes import ImageSize, parse_size
 
 if TYPE_CHECKING:
-    from mddbench.data.samples import DatasetSource, KnownCounts, Tree
+    from mddbench.data.samples import KnownCounts, Tree
 
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
@@ -67,7 +67,7 @@ def check(
     fabricated = root is not None and fabricated_mark(root) is not None
     published = expected_counts(source, root)
     rows = _rows(tree, published.categories if published else {})
-    conditions = _conditions(tree, source)
+    conditions = _conditions(tree)
     if as_json:
         content = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated, "categories": rows}
         content |= {"conditions": conditions} if conditions else {}
@@ -153,11 +153,10 @@ def _size(text: str) -> ImageSize:
     return size
 
 
-def _conditions(tree: Tree, source: DatasetSource) -> dict[str, int]:
-    """Count the test images by the condition in which they were taken, where a dataset tells."""
-    if source.condition is None:
-        return {}
-    return dict(sorted(Counter(source.condition(sample.image) or "not told" for sample in tree.select("test")).items()))
+def _conditions(tree: Tree) -> dict[str, int]:
+    """Count the test images by the condition in which they were taken; none if no image tells it."""
+    told = [sample.condition for sample in tree.select("test")]
+    return dict(sorted(Counter(name or "not told" for name in told).items())) if any(told) else {}
 
 
 def _report(dataset: str, faults: list[str], warnings: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -184,21 +184,6 @@ def load_source(name: str) -> DatasetSource:
     if not isinstance(source, DatasetSource):
         raise InputError(f"'{name}' ({module.__name__}): expected a constant DATASET, found {type(source).__name__}")
     return source
-
-
-def condition_of(name: str) -> Callable[[Path], str] | None:
-    """Return what tells the condition in which an image of a dataset was taken, by its file.
-
-    Args:
-        name: The name of the dataset, which need not be there.
-
-    Returns:
-        The function of its source; None if it has none, or if there is no such dataset.
-    """
-    try:
-        return load_source(name).condition
-    except InputError:
-        return None
 
 
 def remarks_on(name: str) -> list[str]:

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
-from mddbench.data.dataset import condition_of
 from mddbench.experiments.ablation import Ablation
 from mddbench.report.figures.ablations import draw_ablation, draw_differences, draw_test_curves
 from mddbench.report.figures.budgets import draw_budgets, several_budgets
@@ -274,9 +273,7 @@ def _sheet(sheet: Sheet, entries: Mapping[str, Entry], rank_published: bool) -> 
         traced={folder / "main": groups},
         markdown_only=frozenset(asides),
         texts=texts,
-        one_threshold=OneThreshold(
-            folder, dataset, names, partial(scored_rows, groups, entries), condition_of(groups[0].first.dataset)
-        ),
+        one_threshold=OneThreshold(folder, dataset, names, partial(scored_rows, groups, entries)),
         robustness=robustness,
     )
 

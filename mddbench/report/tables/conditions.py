@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mddbench.metrics.names import LABELS
 from mddbench.metrics.steps import auroc, steps_of_items
@@ -15,7 +13,6 @@ from mddbench.report.rows.scored import ScoredRow, ScoredRun
 from mddbench.report.tables.cells import RankedRow, over_seeds, ranked
 from mddbench.report.tables.results import protocol, remarks
 from mddbench.report.tables.table import Cell, Column, Row, RunOf, Table, one_line
-from mddbench.runs.evidence import Evidence
 
 NAME = "conditions"
 """Name of the table's file without suffix."""
@@ -31,40 +28,34 @@ ALARMS_NOTE = (
     "FPR: share of normal images that are false alarms at the threshold that was set without test labels (5 % wanted, one "
     "for all categories); lower is better."
 )
-Condition = Callable[[Path], str]
-"""Returns the condition in which an image was taken, by its file; '' if it is not known."""
 
 
-def conditions_of(rows: Sequence[ScoredRow], condition: Condition) -> list[str]:
+def conditions_of(rows: Sequence[ScoredRow]) -> list[str]:
     """List the conditions of the test images, in the order of the alphabet.
 
     Args:
         rows: The rows with stored image scores.
-        condition: Returns the condition of an image.
 
     Returns:
-        The names; 'not told' for images that do not tell theirs.
+        The names, with 'not told' for images that do not tell theirs; none if no image tells.
     """
-    parts = (part for row in rows for run in row.runs for part in run.evidence)
-    return sorted({name for part in parts for name in _names(part, condition)})
+    names = {name for row in rows for run in row.runs for part in run.evidence for name in part.conditions}
+    return sorted(name or NOT_TOLD for name in names) if any(names) else []
 
 
-def conditions_table(
-    dataset: str, rows: Sequence[ScoredRow], condition: Condition, run_of: RunOf | None = None
-) -> Table:
+def conditions_table(dataset: str, rows: Sequence[ScoredRow], run_of: RunOf | None = None) -> Table:
     """Make the table with a row for each method, and columns for each condition.
 
     Args:
         dataset: Name of the dataset, for the title.
         rows: The rows with stored image scores.
-        condition: Returns the condition of an image.
         run_of: Run of a record, for a page; None for no runs.
 
     Returns:
         Means and standard deviations over the seeds whose scores are stored.
     """
-    names = conditions_of(rows, condition)
-    found = {run.record.identity: _values(run, condition) for row in rows for run in row.runs}
+    names = conditions_of(rows)
+    found = {run.record.identity: _values(run) for row in rows for run in row.runs}
     alarms = any(
         not math.isnan(value) for values in found.values() for key, value in values.items() if key[1] == ALARMS
     )
@@ -87,16 +78,11 @@ def conditions_table(
     )
 
 
-def _names(part: Evidence, condition: Condition) -> NDArray[np.str_]:
-    """The condition of each image of a category, (N,)."""
-    return np.array([condition(Path(name)) or NOT_TOLD for name in part.names])
-
-
-def _values(run: ScoredRun, condition: Condition) -> dict[tuple[str, str], float]:
+def _values(run: ScoredRun) -> dict[tuple[str, str], float]:
     """Condition and AUROC or ALARMS -> the mean of a run over the categories in which it is defined."""
     found: dict[tuple[str, str], list[float]] = {}
     for part in run.evidence:
-        conditions = _names(part, condition)
+        conditions = np.array([name or NOT_TOLD for name in part.conditions or [""] * len(part.names)])
         thresholds = run.record.thresholds.of_images(part.category) if run.record.thresholds else {}
         threshold = thresholds.get((PERCENT, SCOPE), math.nan)
         for name in np.unique(conditions):

@@ -12,7 +12,7 @@ from mddbench.metrics.rates import FEWEST_NORMAL
 from mddbench.report.rows.scored import ScoredRow
 from mddbench.report.tables.cells import RankedRow, over_seeds, ranked
 from mddbench.report.tables.conditions import NAME as CONDITIONS
-from mddbench.report.tables.conditions import Condition, conditions_of, conditions_table
+from mddbench.report.tables.conditions import conditions_of, conditions_table
 from mddbench.report.tables.results import protocol, remarks
 from mddbench.report.tables.table import DASH, Cell, Column, MakeTable, Row, RunOf, Table, number, one_line, percent
 
@@ -61,14 +61,12 @@ class OneThreshold:
         dataset: Name of the dataset for titles.
         names: Label of a row -> its name in names of files.
         load: Loads the rows with stored scores, and lines about those that lack some.
-        condition: Returns the condition in which a test image was taken, by its file; None if the dataset does not tell.
     """
 
     folder: Path
     dataset: str
     names: dict[str, str]
     load: Callable[[], tuple[tuple[ScoredRow, ...], tuple[str, ...]]]
-    condition: Condition | None = None
 
     @cached_property
     def _loaded(self) -> tuple[tuple[ScoredRow, ...], tuple[str, ...]]:
@@ -89,8 +87,8 @@ class OneThreshold:
         for row in rows:
             file = self.folder / f"{NAME}-{self.names[row.group.label]}"
             tables[file] = partial(categories_table, self.dataset, row)
-        if self.condition is not None and len(conditions_of(rows, self.condition)) > 1:
-            tables[self.folder / CONDITIONS] = partial(conditions_table, self.dataset, rows, self.condition)
+        if conditions_of(rows):
+            tables[self.folder / CONDITIONS] = partial(conditions_table, self.dataset, rows)
         return tables
 
 
