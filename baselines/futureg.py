@@ -8,6 +8,8 @@ Differs:   Nothing can be said: the abstract names the purposes of two modules, 
            rebuilding, so that detail survives. All that is here is one way to have both, and every choice is a setting.
            This is not FUTUREG, and its numbers say nothing about FUTUREG.
 Variants:  `settings.purification` and `settings.guidance` switch the two modules, in `ablation/purification`.
+           `settings.standardised: true`, `settings.cosine_pull: 0.02` and `settings.guidance_keys: purified` are an
+           earlier draft, which was better on real images. Each of the three is off by default.
 Unsaid:    Encoder, levels, widths, the form of both modules, losses, score. Purification is here a memory of prototypes that
            every token is read from, without a path around it. The guiding path is what a defect could leak through, so it
            has few heads, and dropout.
@@ -15,7 +17,7 @@ Unsaid:    Encoder, levels, widths, the form of both modules, losses, score. Pur
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,7 +33,7 @@ from mddbench.nn.precision import at_least_single
 from mddbench.nn.scores import describe_pooled, pooled_maximum
 from mddbench.nn.tokens import Dropout, Linear
 from mddbench.nn.transformer import Block, CrossBlock, as_map, as_tokens
-from mddbench.settings import BelowOne, Count, Depth, Strict
+from mddbench.settings import BelowOne, Count, Depth, Extended
 
 DEVIATION = 0.02
 """Standard deviation of the positions' first embeddings."""
@@ -52,10 +54,17 @@ class PrototypeSettings(AddressingSettings):
     )
 
 
-class FUTUREGSettings(Strict):
+class FUTUREGSettings(Extended):
     """The settings of what follows FUTUREG's abstract."""
 
+    added: ClassVar[tuple[str, ...]] = ("standardised", "cosine_pull", "guidance_keys")
+
     grid: Count = Field(default=14, description="The side of the grid of tokens to which features are resized.")
+    standardised: bool = Field(
+        default=False,
+        description="True: each channel of the features has mean 0 and deviation 1, by batches in training and by their "
+        "moving averages later.",
+    )
     channels: Count = Field(default=256, description="The number of channels of a token.")
     heads: Count = Field(default=8, description="The number of heads of attention among tokens.")
     layers: Depth = Field(default=4, description="The number of encoder layers, and of decoder layers.")
@@ -70,10 +79,20 @@ class FUTUREGSettings(Strict):
         default=0.25,
         description="The weight of the distance of tokens to what is read for them, which moves the tokens.",
     )
+    cosine_pull: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0,
+        description="Above 0: tokens are moved by 1 minus their cosine with what is read for them, with this weight, and "
+        "not by their distance.",
+    )
     guidance: bool = Field(
         default=True,
         description="True: each decoder layer reads the tokens of an encoder layer, the last of the first. False: each "
         "reads its own tokens.",
+    )
+    guidance_keys: Literal["encoder", "purified"] = Field(
+        default="encoder",
+        description="Where the keys of that reading come from: the encoder layer's tokens, as the values do, or what the "
+        "decoder begins with, which knows no defect if purification is true.",
     )
     guidance_heads: Count = Field(default=2, description="The number of heads of that reading.")
     guidance_dropout: BelowOne = Field(
@@ -89,6 +108,7 @@ class FUTUREG(Detector[FUTUREGSettings]):
     """Feature reconstruction from prototypes. The map is the distance of tokens to the rebuilt ones, not smoothed.
 
     Attributes:
+        standard: The norm of the features; None if they stay as they are.
         position: (grid^2, C), what is added to each token.
         project_in: The linear layer from features to tokens.
         encoder_layers: The layers before the prototypes.
@@ -108,6 +128,7 @@ class FUTUREG(Detector[FUTUREGSettings]):
         for name, heads in (("heads", settings.heads), ("guidance_heads", settings.guidance_heads)):
             if width % heads:
                 raise InputError(f"futureg: channels {width} are no multiple of {name} {heads}")
+        self.standard = nn.BatchNorm1d(features, affine=False) if settings.standardised else None
         self.position = nn.Parameter(torch.randn(settings.grid**2, width) * DEVIATION)
         self.project_in = Linear(features, width)
         self.encoder_layers = nn.ModuleList(Block(width, settings.heads) for _ in range(settings.layers))
@@ -127,13 +148,13 @@ class FUTUREG(Detector[FUTUREGSettings]):
 
         Returns:
             Scalar loss terms: the mean square of the error and, with purification, the weighted distance of tokens to
-            what the prototypes give for them.
+            what the prototypes give for them, or 1 minus their cosine.
         """
         features = self._features(self.teacher(batch))
         rebuilt, tokens, read = self._rebuilt(features)
         terms = {"reconstruction": F.mse_loss(rebuilt, features)}
         if self.prototypes is not None:
-            terms["commitment"] = self.settings.commitment * F.mse_loss(at_least_single(tokens), read.detach())
+            terms["commitment"] = self._commitment(at_least_single(tokens), read.detach())
         return terms
 
     def anomaly_maps(self, images: Tensor) -> Tensor:
@@ -170,7 +191,14 @@ class FUTUREG(Detector[FUTUREGSettings]):
         """Levels (B, C_l, H_l, W_l), joined on the grid: tokens (B, grid^2, sum C_l)."""
         size = (self.settings.grid, self.settings.grid)
         resized = [F.interpolate(at_least_single(each), size, mode="bilinear", align_corners=False) for each in levels]
-        return as_tokens(torch.cat(resized, dim=1)).contiguous()
+        tokens = as_tokens(torch.cat(resized, dim=1)).contiguous()
+        return tokens if self.standard is None else self.standard(tokens.flatten(0, 1)).view_as(tokens)
+
+    def _commitment(self, tokens: Tensor, read: Tensor) -> Tensor:
+        """What moves tokens (B, P, C) to what is read for them, weighted: a scalar."""
+        if self.settings.cosine_pull:
+            return self.settings.cosine_pull * (1 - F.cosine_similarity(tokens, read, dim=-1)).mean()
+        return self.settings.commitment * F.mse_loss(tokens, read)
 
     def _rebuilt(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features (B, P, C) that are rebuilt, the encoder's last tokens, and what the decoder begins with."""
@@ -180,7 +208,7 @@ class FUTUREG(Detector[FUTUREGSettings]):
             tokens = layer(tokens)
             levels.append(tokens)
         read = tokens if self.prototypes is None else self.prototypes(tokens)[0]
-        rebuilt = read
+        rebuilt, keys = read, read if self.settings.guidance_keys == "purified" else None
         for layer, level in zip(self.decoder_layers, reversed(levels), strict=True):
-            rebuilt = layer(rebuilt, self.dropout(level)) if self.settings.guidance else layer(rebuilt)
+            rebuilt = layer(rebuilt, self.dropout(level), keys) if self.settings.guidance else layer(rebuilt)
         return at_least_single(self.project_out(rebuilt)), tokens, read

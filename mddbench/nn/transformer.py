@@ -93,10 +93,22 @@ class CrossAttention(nn.Module):
         self.project_queries, self.project_read = Linear(channels, channels), Linear(channels, 2 * channels)
         self.project_out = Linear(channels, channels)
 
-    def forward(self, tokens: Tensor, read: Tensor) -> Tensor:
-        """Attend from tokens (B, N, C) to the tokens (B, M, C) that are read; the result is (B, N, C)."""
+    def forward(self, tokens: Tensor, read: Tensor, keys_of: Tensor | None = None) -> Tensor:
+        """Attend from some tokens to others.
+
+        Args:
+            tokens: (B, N, C), which attend.
+            read: (B, M, C), which are read.
+            keys_of: (B, M, C), the tokens that keys are made of. Values are made of those that are read. None: both.
+
+        Returns:
+            (B, N, C).
+        """
         queries = split_heads(self.project_queries(tokens), self.heads)
-        keys, values = (split_heads(part, self.heads) for part in self.project_read(read).chunk(2, dim=-1))
+        keys, values = self.project_read(read).chunk(2, dim=-1)
+        if keys_of is not None:
+            keys = self.project_read(keys_of).chunk(2, dim=-1)[0]
+        keys, values = split_heads(keys, self.heads), split_heads(values, self.heads)
         attended: Tensor = self.project_out(join_heads(self.attend(queries, keys, values)))
         return attended
 
@@ -182,9 +194,10 @@ class CrossBlock(nn.Module):
         self.norm_attention, self.norm_mlp = nn.LayerNorm(channels, eps), nn.LayerNorm(channels, eps)
         self.attention, self.mlp = attention(channels, heads), Mlp(channels)
 
-    def forward(self, tokens: Tensor, read: Tensor) -> Tensor:
-        """Map tokens (B, N, C), which read (B, M, C), to (B, N, C)."""
-        attended: Tensor = self.attention(self.norm_attention(tokens), self.norm_attention(read))
+    def forward(self, tokens: Tensor, read: Tensor, keys_of: Tensor | None = None) -> Tensor:
+        """Map tokens (B, N, C), which read (B, M, C), to (B, N, C). Keys are made of `keys_of` (B, M, C), if given."""
+        keys = None if keys_of is None else self.norm_attention(keys_of)
+        attended: Tensor = self.attention(self.norm_attention(tokens), self.norm_attention(read), keys)
         attended = tokens + attended if self.residual else attended
         block: Tensor = attended + self.mlp(self.norm_mlp(attended))
         return block
