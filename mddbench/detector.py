@@ -290,7 +290,9 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         raise InputError(f"{where}: {self.label} reads no weights that others trained")
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Load what `learned_state` returned. After a single pass, buffers take the shapes of the loaded tensors.
+        """Load what `learned_state` returned.
+
+        Buffers without a value, and all those of a single pass, take the shapes of the loaded tensors.
 
         Args:
             state: Name -> tensor, without the encoder.
@@ -308,10 +310,10 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         unexpected = sorted(set(state) - expected)
         if missing or unexpected:
             raise RuntimeError(f"the saved state does not fit: missing {sorted(missing)}, unexpected {unexpected}")
-        if self.single_pass:  # the number of collected items decides the shapes of the buffers
-            device = self.encoder.mean.device
-            for name in set(state) & set(buffers):
-                module, buffer_name = buffers[name]
+        device = self.encoder.mean.device
+        for name in set(state) & set(buffers):
+            module, buffer_name = buffers[name]
+            if self.single_pass or not _has_value(module, buffer_name):  # what was collected decides their shapes
                 setattr(module, buffer_name, torch.empty_like(state[name], device=device))
         self.load_state_dict(state, strict=False)
 
