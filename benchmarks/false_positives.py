@@ -1,32 +1,44 @@
-"""False positives of MDD-Net's signals on hard normal texture, at equal recall.
+"""What each of MDD-Net's signals finds, and how many false positives it has on hard normal texture at equal recall.
 
-Run: python benchmarks/false_positives.py CELL..., each the folder of a finished mini/mddnet cell (<out>/cells/mini-mddnet-...).
+Run: python benchmarks/false_positives.py [--data-root FOLDER] CELL..., each the folder of a finished cell of MDD-Net, with a
+bank or without (<out>/cells/mini-mddnet-...). Cells are seeds of one experiment. Nothing is trained: only the scoring changes.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from mddbench.batch import as_images
-from mddbench.data.dataset import Dataset, Split, open_dataset
-from mddbench.detector import Detector, load_method, method_settings
-from mddbench.nn.encoder import FrozenEncoder, load_encoder
+from mddbench.data.dataset import Dataset, Split, open_dataset, root_of
+from mddbench.detector import Detector, method_settings
+from mddbench.inference.finished import FinishedModel
+from mddbench.metrics.names import LABELS
+from mddbench.metrics.suite import evaluate, mean_over_categories
 from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.progress import SilentReporter
-from mddbench.runs.records import Record, read_record
 
-SIGNALS = {
-    "teacher against restoration": ["teacher"],
-    "restoration against identity": ["decoders"],
-    "both": ["teacher", "decoders"],
+CPU = torch.device("cpu")
+SCORINGS: dict[str, dict[str, Any]] = {
+    "teacher against restoration": {"signals": ["teacher"]},
+    "restoration against identity": {"signals": ["decoders"]},
+    "both": {"signals": ["teacher", "decoders"]},
 }
+WITH_BANK: dict[str, dict[str, Any]] = {
+    "bank": {"signals": ["bank"]},
+    "teacher and bank": {"signals": ["teacher", "bank"]},
+    "decoders and bank": {"signals": ["decoders", "bank"]},
+    "all three": {"signals": ["teacher", "decoders", "bank"]},
+    "all three, product": {"signals": ["teacher", "decoders", "bank"], "fusion": "product"},
+    "all three, images by the bank": {"signals": ["teacher", "decoders", "bank"], "image": "bank"},
+}
+"""What can be asked of a model with a bank only. Its signals are calibrated."""
+KEYS = ("mad", "i_auroc", "p_ap", "aupro")
 RECALLS = (0.5, 0.8)
 HARD = 0.1
 """The share of normal pixels that counts as hard: those with the strongest texture around them."""
@@ -34,15 +46,13 @@ HARD = 0.1
 
 def texture(images: NDArray[np.uint8]) -> torch.Tensor:
     """(N, H, W): the gradient's length in grey values (N, H, W, 3), averaged over the maps' own smoothing."""
-    grey = as_images(images, torch.device("cpu")).mean(dim=1)
+    grey = as_images(images, CPU).mean(dim=1)
     down, across = torch.gradient(grey, dim=(1, 2))
     return gaussian_smooth((down**2 + across**2).sqrt(), 4.0)
 
 
 def rates(maps: NDArray[np.float32], split: Split, recall: float) -> tuple[float, float]:
-    """(among all, among hard normal pixels) of one category the share above the threshold that finds `recall` of the defects'
-    pixels.
-    """
+    """The shares of all and of hard normal pixels of one category above the threshold that finds `recall` of the defects'."""
     masks = np.asarray(split.masks)
     threshold = np.quantile(maps[masks], 1 - recall)
     strength = texture(np.asarray(split.images)).numpy()
@@ -50,62 +60,62 @@ def rates(maps: NDArray[np.float32], split: Split, recall: float) -> tuple[float
     return float((maps[~masks] >= threshold).mean()), float((maps[hard] >= threshold).mean())
 
 
-def study(detector: Detector, dataset: Dataset) -> dict[str, dict[float, tuple[float, float]]]:
-    """Signal -> recall -> (all, hard), means over categories."""
+def rescored(detector: Detector, scoring: dict[str, Any]) -> Detector:
+    """The model with another scoring, which no weight depends on."""
     method, raw = type(detector), detector.settings.model_dump(mode="json")
-    found: dict[str, dict[float, tuple[float, float]]] = {}
-    for name, signals in SIGNALS.items():
-        raw["scoring"]["signals"] = signals
-        one = method(detector.encoder, method_settings(method, raw, name), detector.categories).eval()
-        one.load_learned_state(detector.learned_state())
-        pairs: dict[float, list[tuple[float, float]]] = {recall: [] for recall in RECALLS}
-        for category in dataset.categories:
-            split = dataset.test.of(category)
-            with torch.inference_mode():
-                parts = as_images(np.asarray(split.images), torch.device("cpu")).split(16)
-                maps = torch.cat([one.anomaly_maps(part) for part in parts]).numpy()
-            for recall in RECALLS:
-                pairs[recall].append(rates(maps, split, recall))
-        found[name] = {recall: tuple(np.mean(values, axis=0).tolist()) for recall, values in pairs.items()}
-    return found
+    raw["scoring"] = {**raw["scoring"], "image": "max", **scoring}
+    one = method(detector.encoder, method_settings(method, raw, "another scoring"), detector.categories)
+    one.load_learned_state(detector.learned_state())
+    return one.eval()
 
 
-def trained(cell: Path) -> tuple[Detector, Record]:
-    """The detector of a finished cell."""
-    record = read_record(cell / "record.json")
-    method, settings = load_method(record.method), record.settings
-    chosen: Any = settings["encoder"]
-    encoder: FrozenEncoder = load_encoder(chosen["name"], tuple(chosen["levels"]), None, chosen["sha256"])
-    detector = method(encoder, method_settings(method, settings["settings"], str(cell)), len(record.categories))
-    detector.load_learned_state(load_file(cell / "model.safetensors"))
-    return detector.eval(), record
+def study(detector: Detector, dataset: Dataset) -> dict[str, list[float]]:
+    """Signals in words -> what `measured` gives."""
+    has_bank = getattr(detector, "bank", None) is not None
+    scorings = SCORINGS | (WITH_BANK if has_bank else {})
+    return {words: measured(rescored(detector, scoring), dataset) for words, scoring in scorings.items()}
 
 
-def main(cells: list[Path]) -> None:
+def measured(detector: Detector, dataset: Dataset) -> list[float]:
+    """Means over categories: the metrics of KEYS, then for each recall the two rates."""
+    metrics, alarms = {}, []
+    for category in dataset.categories:
+        split = dataset.test.of(category)
+        with torch.inference_mode():
+            parts = [detector.maps_and_scores(part) for part in as_images(np.asarray(split.images), CPU).split(16)]
+        maps, scores = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
+        labels = np.array([sample.anomalous for sample in split.samples])
+        masks = np.asarray(split.masks)
+        metrics[category] = evaluate(maps=maps, masks=masks, image_scores=scores, image_labels=labels)
+        alarms.append([rate for recall in RECALLS for rate in rates(maps, split, recall)])
+    means = mean_over_categories(metrics)
+    return [*(means[key] for key in KEYS), *np.mean(alarms, axis=0)]
+
+
+def main(cells: list[Path], data_root: Path | None) -> None:
     """Print a table, the mean and standard deviation over the cells."""
-    tables = []
+    tables: dict[str, list[list[float]]] = {}
     for cell in cells:
-        detector, record = trained(cell)
-        dataset = open_dataset("mini", None, cell.parent.parent / "cache", record.card["image_size"], SilentReporter())
-        if (
-            record.fingerprint != dataset.fingerprint
-            or detector.encoder.weights_sha256 != record.card["encoder_sha256"]
-        ):
-            raise SystemExit(f"{cell}: expected a cell of mini/mddnet with this encoder; found other data or weights")
-        tables.append(study(detector, dataset))
-    print(
-        f"False positives in percent of normal pixels, {len(cells)} seeds; hard: the {100 * HARD:.0f} % with most texture"
-    )
-    print(
-        "| Signal | " + " | ".join(f"{kind}, recall {recall}" for recall in RECALLS for kind in ("all", "hard")) + " |"
-    )
-    print("|:--|" + "--:|" * 2 * len(RECALLS))
-    for name in SIGNALS:
-        values = 100 * np.array([[*table[name][RECALLS[0]], *table[name][RECALLS[1]]] for table in tables])
+        model = FinishedModel.load(cell, CPU)
+        name, cache = model.record.dataset, cell.parent.parent / "cache"
+        dataset = open_dataset(name, root_of(name, data_root), cache, model.image_size, SilentReporter())
+        if dataset.fingerprint != model.record.fingerprint:
+            raise SystemExit(f"{cell}: was judged on other images than those of {name}; expected the same")
+        for words, row in study(model.detector, dataset).items():
+            tables.setdefault(words, []).append(row)
+    columns = [*(LABELS[key] for key in KEYS), *(f"{k}, recall {r}" for r in RECALLS for k in ("FPR", "hard"))]
+    print(f"Percent, {len(cells)} seeds. FPR: normal pixels; hard: the {100 * HARD:.0f} % of them with most texture")
+    print(f"| Signal | {' | '.join(columns)} |\n|:--|{'--:|' * len(columns)}")
+    for words, rows in tables.items():
+        values = 100 * np.array(rows)
         spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
         shown = [f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in zip(values.mean(axis=0), spread, strict=True)]
-        print(f"| {name} | {' | '.join(shown)} |")
+        print(f"| {words} | {' | '.join(shown)} |", flush=True)
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("cells", nargs="+", type=Path, metavar="CELL", help="folder of a finished cell")
+    parser.add_argument("--data-root", type=Path, help="folder of the images; not for embedded datasets")
+    arguments = parser.parse_args()
+    main(arguments.cells, arguments.data_root)
