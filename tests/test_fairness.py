@@ -41,7 +41,7 @@ OF_THE_RECIPE = {
     "smoothing",
     "image_score",
 }
-SMALL_SETTINGS_ONLY = {"memae", "memae_features", "daad", "ama", "esad", "futureg"}
+SMALL_SETTINGS_ONLY = {"memae", "memae_features", "daad", "ama", "esad", "futureg", "diffusion_features"}
 """Methods with a recipe for small images only: no sizes for industrial images were published."""
 OF_SOME_CARDS = {"encoder_features", "encoder_padding", "network", "learned_weights", "calibration", "contamination"}
 
