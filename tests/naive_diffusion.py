@@ -13,13 +13,13 @@ from torch.nn import functional as F
 State = Mapping[str, Tensor]
 
 
-def public_names(module: nn.Module, rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+def public_names(module: nn.Module, rules: Sequence[tuple[str, str]], prefix: str = "") -> dict[str, Tensor]:
     """The tensors of one of our networks under the names of the public files."""
     named = {}
     for name, value in module.state_dict().items():
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)  # noqa: PLW2901 - each rule takes what the last one gave
-        named[name] = value
+        named[prefix + name] = value
     return named
 
 
@@ -178,3 +178,62 @@ def guidance(
             fused[target] = silu(total)
     values = plain.stage("middle_block", values, context)
     return [*fused, layer(plain.state, "middle_block_out.0", values)]
+
+
+class PlainAutoencoder:
+    """The autoencoder.
+
+    Attributes:
+        state: Tensors by their public names.
+        groups: Number of groups of the norms.
+    """
+
+    def __init__(self, state: State, groups: int) -> None:
+        self.state, self.groups = state, groups
+
+    def norm(self, name: str, values: Tensor) -> Tensor:
+        return group_norm(self.state, name, values, self.groups, 1e-6)
+
+    def block(self, name: str, values: Tensor) -> Tensor:
+        inner = layer(self.state, f"{name}.conv1", silu(self.norm(f"{name}.norm1", values)))
+        inner = layer(self.state, f"{name}.conv2", silu(self.norm(f"{name}.norm2", inner)))
+        changed = f"{name}.nin_shortcut.weight" in self.state
+        return inner + (layer(self.state, f"{name}.nin_shortcut", values) if changed else values)
+
+    def middle(self, name: str, values: Tensor) -> Tensor:
+        values = self.block(f"{name}.block_1", values)
+        normed = self.norm(f"{name}.attn_1.norm", values)
+        queries, keys, rows = (layer(self.state, f"{name}.attn_1.{part}", normed).flatten(2) for part in "qkv")
+        weights = torch.softmax(torch.einsum("bcq,bck->bqk", queries, keys) / math.sqrt(queries.shape[1]), dim=2)
+        read = torch.einsum("bqk,bck->bcq", weights, rows).reshape(values.shape)
+        return self.block(f"{name}.block_2", values + layer(self.state, f"{name}.attn_1.proj_out", read))
+
+    def numbers(self, name: str) -> range:
+        found = {int(key[len(name) + 1 :].split(".")[0]) for key in self.state if key.startswith(f"{name}.")}
+        return range(max(found) + 1)
+
+    def encoded(self, images: Tensor, draw: Tensor) -> Tensor:
+        values = layer(self.state, "encoder.conv_in", images)
+        for level in self.numbers("encoder.down"):
+            for number in self.numbers(f"encoder.down.{level}.block"):
+                values = self.block(f"encoder.down.{level}.block.{number}", values)
+            name = f"encoder.down.{level}.downsample.conv"
+            if f"{name}.weight" in self.state:
+                padded = torch.zeros(*values.shape[:2], values.shape[2] + 1, values.shape[3] + 1)
+                padded[:, :, :-1, :-1] = values
+                values = F.conv2d(padded, self.state[f"{name}.weight"], self.state[f"{name}.bias"], stride=2)
+        values = silu(self.norm("encoder.norm_out", self.middle("encoder.mid", values)))
+        moments = layer(self.state, "quant_conv", layer(self.state, "encoder.conv_out", values))
+        mean, logarithm = moments.chunk(2, dim=1)
+        return mean + torch.exp(logarithm / 2) * draw
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        values = layer(self.state, "decoder.conv_in", layer(self.state, "post_quant_conv", codes))
+        values = self.middle("decoder.mid", values)
+        for level in reversed(self.numbers("decoder.up")):
+            for number in self.numbers(f"decoder.up.{level}.block"):
+                values = self.block(f"decoder.up.{level}.block.{number}", values)
+            if f"decoder.up.{level}.upsample.conv.weight" in self.state:
+                doubled = values.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+                values = layer(self.state, f"decoder.up.{level}.upsample.conv", doubled)
+        return layer(self.state, "decoder.conv_out", silu(self.norm("decoder.norm_out", values)))
