@@ -228,16 +228,15 @@ def test_loss_and_maps_equal_the_plain_ones(encoder: FrozenEncoder, batch: Batch
 
 def test_only_its_own_half_is_trained(encoder: FrozenEncoder, batch: Batch) -> None:
     detector = detector_of(encoder)
+    detector.text.normal_()
     before = {name: value.clone() for name, value in detector.learned_state().items()}
     trained(detector, batch, 6)
     moved = {name for name, value in detector.learned_state().items() if not torch.equal(value, before[name])}
     frozen = ("autoencoder.", "unet.time.", "unet.inputs.", "unet.middle.", "text", "draws")
     assert not {name for name in moved if name.startswith(frozen)}
-    unmoved = set(before) - moved - {name for name in before if name.startswith(frozen)}
-    unused = {f"guidance.zeros.{number}." for number in (0, 1)}  # they feed the fusion alone
-    assert not {name for name in unmoved if name.startswith(("unet.", "guidance.inputs.", "guidance.stem."))}
-    assert any(name.startswith("guidance.fusion.") for name in moved)
-    assert any(name.startswith(tuple(unused)) for name in moved)
+    parts = {".".join(name.split(".")[:3]) for name in before if not name.startswith(frozen)}
+    assert {".".join(name.split(".")[:3]) for name in moved} >= {part for part in parts if ".stem." not in part}
+    assert any(name.startswith("guidance.stem.") for name in moved)
 
 
 def test_the_released_fusion_stays_at_zero(encoder: FrozenEncoder, batch: Batch) -> None:
@@ -352,7 +351,7 @@ def test_files_that_are_missing_or_wrong_are_one_line(encoder: FrozenEncoder, fo
 
 def test_without_weights_nothing_is_run(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "tree")
-    done = mddbench("run", "folder/diad", "--data-root", root, "--out", tmp_path / "out")
+    done = mddbench("run", "folder/diad", "--data-root", root, "--out", tmp_path / "out", "-q")
     assert (done.returncode, done.stderr.strip().count("\n")) == (2, 0)
     assert "diad: its training starts from Stable Diffusion's weights" in done.stderr
 
