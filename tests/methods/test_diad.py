@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mddbench.baselines.diad import times_back
 from mddbench.batch import Batch
 from mddbench.detector import Detector, load_method
 from mddbench.errors import InputError
@@ -248,20 +249,14 @@ def test_the_released_fusion_stays_at_zero(encoder: FrozenEncoder, batch: Batch)
 
 @given(steps=st.integers(1, 500))
 def test_steps_go_back_over_all_times(steps: int) -> None:
-    times = load_times()(steps)
+    times = times_back(steps)
     assert (len(times), times[-2:]) == (steps + 1, [1, 0])
     assert times == sorted(set(times), reverse=True)
     assert times[0] <= 999
 
 
-def load_times() -> object:
-    from mddbench.baselines.diad import times_back
-
-    return times_back
-
-
 def test_ten_steps_are_the_published_ones() -> None:
-    assert load_times()(10) == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
+    assert times_back(10) == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
 
 
 def test_an_images_score_is_the_maximum_after_eight_averages(encoder: FrozenEncoder) -> None:
