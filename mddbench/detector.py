@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Generic, get_args, get_origin
 
 import torch
@@ -272,6 +273,41 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
             NotImplementedError: Unless a subclass has one.
         """
         raise NotImplementedError(f"{type(self).__name__} says brings_optimizer, so it needs own_optimizer()")
+
+    @classmethod
+    def shrunk(cls, settings: MethodSettings) -> MethodSettings:
+        """Return settings for images of 64 pixels with which checks can train the method in seconds.
+
+        Args:
+            settings: An instance of `Settings`.
+
+        Returns:
+            The settings themselves, unless a subclass has large networks.
+        """
+        return settings
+
+    @classmethod
+    def demand_weights(cls, weights: Path | None) -> None:
+        """Check that the files that `start_from` reads are there. This is called before a model is built.
+
+        Args:
+            weights: What --weights-dir names; None if it was not given.
+
+        Raises:
+            InputError: If a subclass needs a file that is not there.
+        """
+
+    def start_from(self, weights: Path | None) -> None:
+        """Load pre-trained weights that the training starts from, beside the encoder's. By default there are none.
+
+        This is called once, before anything is trained. What was loaded should be told by its hash in `network`.
+
+        Args:
+            weights: What --weights-dir names; None if it was not given.
+
+        Raises:
+            InputError: If they do not fit.
+        """
 
     def learned_state(self) -> dict[str, Tensor]:
         """Return the state dict without the encoder, whose weights the record identifies by their hash."""

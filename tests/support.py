@@ -17,16 +17,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from naive_diffusion import public_names
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from mddbench.data.check import read_source
 from mddbench.data.dataset import load_source
 from mddbench.data.fingerprint import Manifest, manifest
 from mddbench.data.samples import Tree
-from mddbench.engine.subject import small_encoder, small_settings
+from mddbench.detector import load_method, method_settings
+from mddbench.engine.subject import default_encoder, small_encoder, small_settings
 from mddbench.experiments.schema import Experiment
 from mddbench.metrics.names import SEVEN
+from mddbench.nn.stable_diffusion_files import FILES, OF_AUTOENCODER, OF_UNET, TEXT_FILE
+from mddbench.nn.stable_diffusion_names import AUTOENCODER, UNET
 from mddbench.progress import SilentReporter
 from mddbench.runs.records import Record
 from mddbench.settings import validated
@@ -71,16 +77,40 @@ def experiment(**changes: Any) -> Experiment:
 
 
 def small_overrides(wanted: Experiment, folder: Path) -> tuple[dict[str, Any], Path | None]:
-    """What makes an experiment on a large vision transformer one on `small_encoder`; and where its weights then are."""
+    """What makes an experiment on large networks one on small ones; and where their weights then are."""
     encoder = small_encoder(wanted)
     if encoder is None:
-        return {}, None
+        return _shrunk_overrides(wanted, folder)
     (folder / "weights").mkdir()
     save_file(encoder.weights(), folder / "weights" / "test_vit.safetensors")
     levels = [list(level) if isinstance(level, tuple) else level for level in encoder.levels]
     overrides = {"encoder.name": "test_vit", "encoder.levels": levels}
     grid = small_settings(wanted).get("grid")
     return overrides | ({"settings.grid": grid} if grid else {}), folder / "weights"
+
+
+def _shrunk_overrides(wanted: Experiment, folder: Path) -> tuple[dict[str, Any], Path | None]:
+    """The same for a method that can shrink its networks, and starts from weights: they are random ones here."""
+    method = load_method(wanted.method)
+    settings = method_settings(method, wanted.settings, wanted.name)
+    shrunk = method.shrunk(settings)
+    if shrunk == settings:
+        return {}, None
+    encoder = default_encoder()
+    detector = method(encoder, shrunk, 2)
+    write_starting_files(folder / "weights", detector.unet, detector.autoencoder, detector.text)
+    save_file(encoder.weights(), folder / "weights" / f"{encoder.name}.safetensors")
+    changed = {f"settings.{name}": value for name, value in shrunk.model_dump(mode="json").items()}
+    return {"encoder.name": encoder.name, **changed}, folder / "weights"
+
+
+def write_starting_files(folder: Path, unet: nn.Module, autoencoder: nn.Module, text: Tensor) -> None:
+    """A folder with the weights of Stable Diffusion's networks under the names of the public files."""
+    folder.mkdir()
+    content = public_names(unet, UNET, OF_UNET) | public_names(autoencoder, AUTOENCODER, OF_AUTOENCODER)
+    other = {"cond_stage_model.transformer.weight": torch.zeros(2), "alphas_cumprod": torch.zeros(3)}
+    save_file({name: value.contiguous() for name, value in (content | other).items()}, folder / FILES[0])
+    save_file({"empty": torch.randn(1, *text.shape)}, folder / TEXT_FILE)
 
 
 def write_tree(root: Path, categories: tuple[str, ...] = ("bolt", "nut"), train: int = 6, size: int = 48) -> Path:

@@ -41,8 +41,13 @@ OF_THE_RECIPE = {
     "smoothing",
     "image_score",
 }
-SMALL_SETTINGS_ONLY = {"memae", "memae_features", "daad", "ama", "esad", "futureg", "gatenet_head", "rda_distillation"}
+SMALL_SETTINGS_ONLY = {
+    *("memae", "memae_features", "daad", "ama", "esad", "futureg", "gatenet_head", "rda_distillation"),
+    "diffusion_features",
+}
 """Methods with a recipe for small images only: no sizes for industrial images were published."""
+LARGE_SETTINGS_ONLY = {"diad"}
+"""Methods that start from weights of networks for larger images."""
 OF_SOME_CARDS = {"encoder_features", "encoder_padding", "network", "learned_weights", "calibration", "contamination"}
 
 
@@ -112,8 +117,11 @@ def test_the_experiments_of_a_dataset_have_one_budget(dataset: str) -> None:
             (size, "float32", "unified", tuple(protocol["seeds"]))
         }
     small = set() if dataset in ("mini", "folder") else SMALL_SETTINGS_ONLY
-    absent = small | {"elpv": {"vitad", "dinomaly", "inpformer"}, "uni_medical": {"dinomaly", "inpformer"}}.get(
-        dataset, set()
+    large = set() if dataset in ("mvtec", "visa") else LARGE_SETTINGS_ONLY
+    absent = (
+        small
+        | large
+        | {"elpv": {"vitad", "dinomaly", "inpformer"}, "uni_medical": {"dinomaly", "inpformer"}}.get(dataset, set())
     )
     assert methods == set(modules(METHODS)) - absent - set(BRIDGES)
 

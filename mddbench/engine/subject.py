@@ -60,7 +60,7 @@ class Subject:
             )
         experiment = load_experiment(f"mini/{name}")
         method = load_method(experiment.method)
-        settings = method_settings(method, small_settings(experiment), name)
+        settings = method.shrunk(method_settings(method, small_settings(experiment), name))
         return cls(name, method, settings, small_encoder(experiment) or default_encoder())
 
     def detector(self, seed: int = 0) -> Detector:

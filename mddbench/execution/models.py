@@ -36,7 +36,8 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     """Build the detector of an experiment, untrained, with the weights of its teacher.
 
     The random generator is seeded after the teacher is built, because building it draws random numbers.
-    An InputError is also raised if the weights alone take more memory than the device has.
+    An InputError is also raised if the weights alone take more memory than the device has, or if the method starts from
+    weights that are not there.
 
     Args:
         experiment: The experiment.
@@ -51,6 +52,7 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
         InputError: If weights from a file are wanted for models that no file holds.
     """
     method, settings = method_of(experiment)
+    method.demand_weights(options.weights_dir)
     teacher = experiment.encoder
     encoder = load_encoder(teacher.name, teacher.levels, options.weights_dir, teacher.sha256, **teacher.options)
     models = models_of(experiment, dataset)
@@ -59,6 +61,7 @@ def build_detector(experiment: Experiment, dataset: Dataset, options: RunOptions
     demand_memory(needed, options.device, experiment.name, "the model, with what training keeps of its weights,")
     seed_everything(derived_seed(seed, "initial weights"))
     detector = method(encoder, settings, categories).to(options.device).to(memory_format=torch.channels_last)
+    detector.start_from(options.weights_dir)
     if options.from_checkpoint is not None:  # loading all files checks every one of them
         if experiment.categories_per_model is not None:
             raise InputError(
