@@ -32,6 +32,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.reverse_distillation import kaiming_initialise, require_halving_levels
 from mddbench.settings import BelowOne, Count, Positive, Strict
+from mddbench.sizes import image_size_of, written_size
 
 
 class DeSTSegSettings(Strict):
@@ -151,8 +152,8 @@ class DeSTSeg(Detector[DeSTSegSettings]):
         student: list[Tensor] = self.student((of_student - self.encoder.mean) / self.encoder.std)
         if any(t.shape != s.shape for t, s in zip(teacher, student, strict=True)):
             raise InputError(
-                f"destseg: image_size {of_student.shape[-1]} does not fit; teacher and student have "
-                f"{[t.shape[-1] for t in teacher]} and {[s.shape[-1] for s in student]} positions on a side; "
+                f"destseg: image_size {written_size(image_size_of(*of_student.shape[-2:]))} does not fit; teacher and student "
+                f"have maps of {[(*t.shape[-2:],) for t in teacher]} and {[(*s.shape[-2:],) for s in student]} positions; "
                 "use a multiple of 32"
             )
         return teacher, student

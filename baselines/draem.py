@@ -33,6 +33,7 @@ from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.ssim import structural_similarity
 from mddbench.nn.texture_changes import CHANGES
 from mddbench.settings import Count, Fraction, Strict
+from mddbench.sizes import image_size_of, written_size
 
 STRIDE = 32
 """Side of an image in pixels that the segmentation network reduces to one position."""
@@ -154,7 +155,8 @@ class DRAEM(Detector[DRAEMSettings]):
         """Restorations (B, 3, H, W) of images (B, 3, H, W), and logits (B, 2, H, W) of no defect and of a defect."""
         height, width = images.shape[-2:]
         if height % STRIDE or width % STRIDE:
-            raise InputError(f"draem: image_size {width} does not fit; use a multiple of {STRIDE}")
+            size = written_size(image_size_of(height, width))
+            raise InputError(f"draem: image_size {size} does not fit; use a multiple of {STRIDE}")
         restored = self.reconstruction(images)
         return restored, self.segmentation(torch.cat([restored, images], dim=1))
 

@@ -27,6 +27,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.settings import Count, Pixels, Positive, Strict
+from mddbench.sizes import ImageSize, position_count
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
 POSITIONS_AT_ONCE = 256
@@ -97,17 +98,17 @@ class PaDiM(Detector[PaDiMSettings]):
         """
         return settings.model_dump(mode="json", exclude={"sigma"})
 
-    def collected_bytes(self, images: int, image_size: int) -> int:  # noqa: ARG002
+    def collected_bytes(self, images: int, image_size: ImageSize) -> int:  # noqa: ARG002
         """Return the bytes of the sums in double precision and of the Gaussians in single precision.
 
         Args:
             images: Number of training images, on which they do not depend.
-            image_size: Side of the square images in pixels.
+            image_size: The size of the images.
 
         Returns:
             Number of bytes.
         """
-        positions = (image_size // self.encoder.strides[0]) ** 2
+        positions = position_count(image_size, self.encoder.strides[0])
         return (DOUBLE_BYTES + FLOAT_BYTES) * positions * len(self.chosen) ** 2
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ from mddbench.nn.precision import full_precision
 from mddbench.nn.scores import describe_highest, mean_of_highest
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.settings import Count, Extended, OddCount, Pixels
+from mddbench.sizes import ImageSize, position_count
 
 FLOAT_BYTES = 4
 LARGEST_SHARE = 0.5
@@ -127,34 +128,34 @@ class PatchCore(Detector[PatchCoreSettings]):
         """
         return settings.model_dump(mode="json", exclude={"neighbours", "sigma", "highest"})
 
-    def collected_bytes(self, images: int, image_size: int) -> int:
+    def collected_bytes(self, images: int, image_size: ImageSize) -> int:
         """Return the bytes of the patches that are collected at most, with their projections.
 
         Args:
             images: Number of training images.
-            image_size: Side of the square images in pixels.
+            image_size: The size of the images.
 
         Returns:
             Number of bytes in float32. While a coreset is picked, the projections exist three times. If all patches are
             kept, the vectors exist twice while they are joined.
         """
-        patches = min(images * (image_size // self.encoder.strides[0]) ** 2, self.settings.most_patches)
+        patches = min(images * position_count(image_size, self.encoder.strides[0]), self.settings.most_patches)
         projected = 0 if self.projection is None else self.projection.shape[1]
         vectors = 2 if self.settings.coreset == 1 else 1
         return FLOAT_BYTES * patches * (vectors * self.bank.shape[1] + 3 * projected)
 
-    def growing_work(self, images: int, image_size: int) -> tuple[float, float]:
+    def growing_work(self, images: int, image_size: ImageSize) -> tuple[float, float]:
         """Return the distances to all picks that the coresets need, and the size of the bank.
 
         Args:
             images: Number of training images.
-            image_size: Side of the square images in pixels.
+            image_size: The size of the images.
 
         Returns:
             Number of distances, and number of vectors.
         """
         share, most = self.settings.coreset, self.settings.most_patches
-        patches = images * (image_size // self.encoder.strides[0]) ** 2
+        patches = images * position_count(image_size, self.encoder.strides[0])
         if patches <= most:
             return (share * patches**2 if share < 1 else 0.0), share * patches
         share = min(share, LARGEST_SHARE)

@@ -33,6 +33,7 @@ from mddbench.nn.reverse_distillation import (
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.nn.student import StudentSettings, describe_student, require_equal_shapes
 from mddbench.settings import Pixels
+from mddbench.sizes import image_size_of
 
 
 class RD4ADSettings(StudentSettings):
@@ -88,5 +89,5 @@ class RD4AD(Detector[RD4ADSettings]):
     def _student(self, teacher: list[Tensor], images: Tensor) -> list[Tensor]:
         """The student's features, rebuilt from the teacher's features of the images."""
         student: list[Tensor] = self.decoder(self.bottleneck(teacher))
-        require_equal_shapes(teacher, student, self.encoder, images.shape[-1], "rd4ad")
+        require_equal_shapes(teacher, student, self.encoder, image_size_of(*images.shape[-2:]), "rd4ad")
         return student

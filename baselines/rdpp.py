@@ -48,6 +48,7 @@ from mddbench.nn.simplex import NoiseSettings, with_noise_patch
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.nn.student import StudentSettings, describe_student, require_equal_shapes
 from mddbench.settings import Count, Pixels, Positive
+from mddbench.sizes import image_size_of
 
 Weight = Annotated[float, Field(ge=0, le=1e4)]
 
@@ -159,7 +160,7 @@ class RDPlusPlus(Detector[RDPlusPlusSettings]):
     def _rebuilt(self, projected: list[Tensor], images: Tensor) -> list[Tensor]:
         """The student's features, rebuilt from the projected levels of the images."""
         student: list[Tensor] = self.decoder(self.bottleneck(projected))
-        require_equal_shapes(projected, student, self.encoder, images.shape[-1], "rdpp")
+        require_equal_shapes(projected, student, self.encoder, image_size_of(*images.shape[-2:]), "rdpp")
         return student
 
 

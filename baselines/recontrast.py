@@ -44,6 +44,7 @@ from mddbench.nn.smoothing import describe_window, window_smooth
 from mddbench.nn.student import StudentSettings, describe_student, require_equal_shapes
 from mddbench.nn.trained_encoder import TrainedEncoder
 from mddbench.settings import Fraction, Positive
+from mddbench.sizes import image_size_of
 
 Deviations = Annotated[float, Field(ge=-1e6, le=1e6)]
 
@@ -144,7 +145,7 @@ class ReContrast(Detector[ReContrastSettings]):
         """
         both = [torch.cat(levels) for levels in zip(trained, frozen, strict=True)]
         decoded: list[Tensor] = self.decoder(self.bottleneck(both))
-        require_equal_shapes(both, decoded, self.encoder, images.shape[-1], "recontrast")
+        require_equal_shapes(both, decoded, self.encoder, image_size_of(*images.shape[-2:]), "recontrast")
         # In the backward pass, halves of one split are joined at once; slices would each be filled up with zeros.
         halves = [level.chunk(2) for level in decoded]
         to_frozen = [layer(half) for layer, (half, _) in zip(self.to_frozen, halves, strict=True)]

@@ -21,6 +21,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single
 from mddbench.plugins import METHODS, load_module
 from mddbench.settings import Strict, validated
+from mddbench.sizes import ImageSize
 
 LONGEST_LABEL = 70
 """Greatest length of a method's label in letters. The label in a record may be longer."""
@@ -184,24 +185,24 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
     def finish_training(self) -> None:
         """Build something from the collected data. The training loop calls this once, after the last epoch."""
 
-    def collected_bytes(self, images: int, image_size: int) -> int:  # noqa: ARG002
+    def collected_bytes(self, images: int, image_size: ImageSize) -> int:  # noqa: ARG002
         """Return the most bytes that a single pass keeps at a time, so that the need is known before it starts.
 
         Args:
             images: Number of training images.
-            image_size: Side of the square images in pixels.
+            image_size: The size of the images: a side, or (height, width).
 
         Returns:
             Number of bytes; 0 unless a subclass says otherwise.
         """
         return 0
 
-    def growing_work(self, images: int, image_size: int) -> tuple[float, float]:  # noqa: ARG002
+    def growing_work(self, images: int, image_size: ImageSize) -> tuple[float, float]:  # noqa: ARG002
         """Return work that grows with the number of training images, so that a dry run can scale what it timed.
 
         Args:
             images: Number of training images.
-            image_size: Side of the square images in pixels.
+            image_size: The size of the images: a side, or (height, width).
 
         Returns:
             The work of `finish_training`, and the part of scoring an image that grows, each in a unit of its own.
@@ -289,7 +290,9 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         raise InputError(f"{where}: {self.label} reads no weights that others trained")
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Load what `learned_state` returned. After a single pass, buffers take the shapes of the loaded tensors.
+        """Load what `learned_state` returned.
+
+        Buffers without a value, and all those of a single pass, take the shapes of the loaded tensors.
 
         Args:
             state: Name -> tensor, without the encoder.
@@ -307,10 +310,10 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         unexpected = sorted(set(state) - expected)
         if missing or unexpected:
             raise RuntimeError(f"the saved state does not fit: missing {sorted(missing)}, unexpected {unexpected}")
-        if self.single_pass:  # the number of collected items decides the shapes of the buffers
-            device = self.encoder.mean.device
-            for name in set(state) & set(buffers):
-                module, buffer_name = buffers[name]
+        device = self.encoder.mean.device
+        for name in set(state) & set(buffers):
+            module, buffer_name = buffers[name]
+            if self.single_pass or not _has_value(module, buffer_name):  # what was collected decides their shapes
                 setattr(module, buffer_name, torch.empty_like(state[name], device=device))
         self.load_state_dict(state, strict=False)
 

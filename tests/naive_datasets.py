@@ -57,6 +57,19 @@ def mvtec_loco(root: Path) -> Told:
     return told
 
 
+def robustad(root: Path) -> Told:
+    told: Told = {}
+    for listing in root.glob("*/*/metadata.jsonl"):
+        split = "train" if listing.parent.name.endswith("_train") else "test"
+        for line in listing.read_text().splitlines():
+            entry = json.loads(line)
+            if split == "test" or not entry["label"]:
+                area = pixels(listing.parent / entry["mask"]) if entry["label"] else 0
+                name = (listing.parent / entry["file_name"]).relative_to(root).as_posix()
+                told[name] = (split, bool(entry["label"]), area)
+    return told
+
+
 def mvtec_ad2(root: Path) -> Told:
     told: Told = {}
     for image in sorted(root.glob("*/*/*/*.png")):
@@ -139,6 +152,7 @@ READERS: dict[str, Callable[[Path], Told]] = {
     "mvtec": mvtec,
     "mvtec_loco": mvtec_loco,
     "mvtec_ad2": mvtec_ad2,
+    "robustad": robustad,
     "real_iad": real_iad,
     "uni_medical": uni_medical,
     "visa": visa,

@@ -6,7 +6,9 @@ import csv
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mddbench.cli.entries import entries_from_folder
@@ -17,6 +19,8 @@ from mddbench.experiments.ablation import Ablation, load_ablation
 from mddbench.experiments.catalogue import load_experiment
 from mddbench.progress import SilentReporter
 from mddbench.report.build import build_report
+from mddbench.report.figures import sharing
+from mddbench.report.tables.differences import MINUS
 from mddbench.runs.card import Setting
 from mddbench.runs.records import Record, read_record
 from support import experiment, mddbench, write_tree
@@ -142,3 +146,27 @@ def test_the_ablation_is_shown_category_by_category(cells: Path) -> None:
 
 def test_the_ablation_has_one_axis() -> None:
     assert load_ablation("ablation/categories_per_model").axis == "categories_per_model"
+
+
+def test_a_figure_shows_what_sharing_costs_each_category(cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = {str(number): {"categories_per_model": number} for number in (4, 1, 2)}
+    ablation = Ablation("ablation/shared", "Shared", "folder/padim", None, variants, "categories_per_model")
+    pictures = build_report(entries_from_folder(cells / "out"), [ablation]).pictures
+    (file,) = (file for file in pictures if file.name == "ablation-shared-sharing.png")
+    drawn: list[tuple[Any, str]] = []
+    monkeypatch.setattr(sharing, "save", lambda figure, _, title: drawn.append((figure, title)))
+    pictures[file](file)
+    (figure, title), records = drawn[0], found(cells)
+    assert title == f"PaDiM on tree: 4 in a model {MINUS} a category alone, 1 seed; right of 0, sharing helps"
+    axis = figure.axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [*FOUR, "mean"]
+    shared, alone = (records[f"a model for each {number} of 4 categories"][1] for number in (4, 1))
+    expected = [100 * (shared.value(name, "mad") - alone.value(name, "mad")) for name in (*FOUR, "mean")]
+    np.testing.assert_allclose(axis.lines[-1].get_xdata(), expected, atol=1e-9)
+
+
+def test_variants_that_share_alike_have_no_such_figure(cells: Path) -> None:
+    variants = {"one": {"categories_per_model": 4}, "unified": {}}
+    ablation = Ablation("ablation/same", "Same", "folder/padim", None, variants, None)
+    pictures = build_report(entries_from_folder(cells / "out"), [ablation]).pictures
+    assert not [file for file in pictures if file.name.endswith("-sharing.png")]

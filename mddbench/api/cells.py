@@ -19,6 +19,7 @@ from mddbench.data.own import CACHE
 from mddbench.errors import CellError, InputError
 from mddbench.metrics.names import COLUMNS, MEAN
 from mddbench.runs.records import RECORD, Record, read_record, read_records
+from mddbench.sizes import ImageSize, height_and_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +150,7 @@ class Model:
             false_alarms: Percent of false alarms whose stored threshold is used; None for 5.
 
         Yields:
-            A prediction for each image: its score, its map (size, size), and the verdict 'OK' or 'NG'.
+            A prediction for each image: its score, its map (H, W) at the model's size, and the verdict 'OK' or 'NG'.
         """
         from mddbench.inference.predict import predict
         from mddbench.inference.sources import find_images
@@ -171,7 +172,7 @@ class Model:
             category: Category of the images, for models that need to be told.
 
         Returns:
-            Anomaly maps (N, size, size) and image scores (N,).
+            Anomaly maps (N, H, W) of the model's image size and image scores (N,).
         """
         from mddbench.engine.inference import BATCH_SIZE
 
@@ -182,7 +183,7 @@ class Model:
             for start in range(0, len(resized), BATCH_SIZE)
         ]
         if not parts:
-            return np.empty((0, size, size), dtype=np.float32), np.empty(0, dtype=np.float32)
+            return np.empty((0, *height_and_width(size)), dtype=np.float32), np.empty(0, dtype=np.float32)
         return np.concatenate([maps for maps, _ in parts]), np.concatenate([scores for _, scores in parts])
 
 
@@ -218,7 +219,7 @@ def records(folder: PathName = OUT) -> pd.DataFrame:
     return table
 
 
-def _resized(image: NDArray[np.uint8], size: int, number: int) -> NDArray[np.uint8]:
+def _resized(image: NDArray[np.uint8], size: ImageSize, number: int) -> NDArray[np.uint8]:
     """Resize an image as image files are resized."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"image {number}: expected (H, W, 3) uint8, found {image.shape} {image.dtype}")

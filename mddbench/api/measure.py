@@ -16,6 +16,7 @@ from mddbench.errors import InputError
 from mddbench.metrics.names import COLUMNS, MEAN, SEVEN
 from mddbench.metrics.suite import CategoryMetrics, mean_over_categories
 from mddbench.progress import reporter
+from mddbench.sizes import ImageSize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +82,7 @@ def dataset(
     name: str,
     *,
     data_root: PathName | None = None,
-    image_size: int = 256,
+    image_size: ImageSize = 256,
     out: PathName = OUT,
     quiet: bool = True,
 ) -> Dataset:
@@ -92,12 +93,12 @@ def dataset(
     Args:
         name: Name of the dataset, such as 'mini', 'mvtec' or 'folder'.
         data_root: The dataset's folder, or a folder that holds datasets under their names.
-        image_size: Side of the decoded images in pixels.
+        image_size: The size of the decoded images in pixels: a side, or (height, width).
         out: Output folder of the runs, whose cache is used.
         quiet: False to show the progress on stderr.
 
     Returns:
-        The dataset: `train.images` (N, S, S, 3) uint8, `train_categories` (N,), and the same for `test` with its masks.
+        The dataset: `train.images` (N, H, W, 3) uint8, `train_categories` (N,), and the same for `test` with its masks.
     """
     cache = Path(out) / CACHE
     return open_dataset(name, root_of(name, path_of(data_root)), cache, image_size, reporter(quiet))

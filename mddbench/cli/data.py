@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Plugins, Quiet, add_plugins, cache_below
+from mddbench.errors import InputError
+from mddbench.sizes import ImageSize, parse_size
 
 if TYPE_CHECKING:
-    from mddbench.data.samples import DatasetSource, KnownCounts, Tree
+    from mddbench.data.samples import KnownCounts, Tree
 
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A name from `mddbench list datasets`.")]
-ImageSize = Annotated[
-    int, typer.Option(help="Side in pixels, for a dataset with several image sizes.", min=32, max=8192)
+Size = Annotated[
+    str, typer.Option(help="Side in pixels, or height and width as in 192x320, for a dataset with several image sizes.")
 ]
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 COLUMNS = ("train", "test_good", "test_defective")
@@ -29,7 +31,7 @@ COLUMNS = ("train", "test_good", "test_defective")
 def check(
     dataset: Name,
     data_root: DataRoot = None,
-    image_size: ImageSize = 256,
+    image_size: Size = "256",
     manifest: Annotated[
         Path | None, typer.Option(help="Write path, size and SHA-256 of every file to this file.")
     ] = None,
@@ -51,11 +53,11 @@ def check(
     from mddbench.data.files import readable
     from mddbench.progress import reporter
 
-    source, root = load_source(dataset), root_of(dataset, data_root)
+    size, source, root = _size(image_size), load_source(dataset), root_of(dataset, data_root)
     cache, progress = cache_below(cache_dir, out), reporter(quiet)
-    tree = read_dataset(dataset, root, cache, image_size)
+    tree = read_dataset(dataset, root, cache, size)
     faults, warnings = list(tree.faults), list(tree.warnings)
-    for line, stops in decode_faults(readable(tree), image_size, source.mask_rule, progress):
+    for line, stops in decode_faults(readable(tree), size, source.mask_rule, progress):
         (faults if stops else warnings).append(line)
     files = None if faults else dataset_manifest(tree, cache, progress)
     if files is not None:
@@ -65,7 +67,7 @@ def check(
     fabricated = root is not None and fabricated_mark(root) is not None
     published = expected_counts(source, root)
     rows = _rows(tree, published.categories if published else {})
-    conditions = _conditions(tree, source)
+    conditions = _conditions(tree)
     if as_json:
         content = {"dataset": dataset, "root": str(tree.root), "fabricated": fabricated, "categories": rows}
         content |= {"conditions": conditions} if conditions else {}
@@ -91,7 +93,7 @@ def show(
     dataset: Name,
     data_root: DataRoot = None,
     file: Annotated[Path | None, typer.Option(help="The picture.", show_default="<out>/<dataset>.png")] = None,
-    image_size: ImageSize = 256,
+    image_size: Size = "256",
     out: Out = OUT,
     cache_dir: CacheDir = None,
     plugins: Plugins = None,
@@ -105,13 +107,12 @@ def show(
 
     from mddbench.data.dataset import load_source, read_dataset, root_of
     from mddbench.data.files import readable
-    from mddbench.errors import InputError
     from mddbench.report.figures.contact import draw_contact_sheet
 
     picture = file or out / f"{dataset}.png"
     if picture.suffix.lower() not in PICTURES:
         raise InputError(f"--file {picture}: expected a picture's name, ending in {', '.join(PICTURES)}")
-    tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out), image_size)
+    tree = read_dataset(dataset, root_of(dataset, data_root), cache_below(cache_dir, out), _size(image_size))
     _report(dataset, list(tree.faults), list(tree.warnings))
     tree = replace(tree, samples=readable(tree))
     if not tree.samples:
@@ -143,11 +144,19 @@ def fabricate(
     print(f"try: mddbench data check {dataset} --data-root {folder}", file=sys.stderr)
 
 
-def _conditions(tree: Tree, source: DatasetSource) -> dict[str, int]:
-    """Count the test images by the condition in which they were taken, where a dataset tells."""
-    if source.condition is None:
-        return {}
-    return dict(sorted(Counter(source.condition(sample.image) or "not told" for sample in tree.select("test")).items()))
+def _size(text: str) -> ImageSize:
+    """The size that an option gives. Raises InputError if it gives none."""
+    try:
+        size: ImageSize = parse_size(text)
+    except ValueError as fault:
+        raise InputError(f"--image-size {text}: {fault}, as in --image-size 256 or --image-size 192x320") from None
+    return size
+
+
+def _conditions(tree: Tree) -> dict[str, int]:
+    """Count the test images by the condition in which they were taken; none if no image tells it."""
+    told = [sample.condition for sample in tree.select("test")]
+    return dict(sorted(Counter(name or "not told" for name in told).items())) if any(told) else {}
 
 
 def _report(dataset: str, faults: list[str], warnings: list[str]) -> None:

@@ -23,6 +23,7 @@ from mddbench.data.samples import Sample
 from mddbench.data.stored import ArrayFile, DamagedError, Writer, read_seals, write_seals
 from mddbench.errors import InputError, UnpreparedError
 from mddbench.progress import Reporter, SilentReporter
+from mddbench.sizes import ImageSize, height_and_width, pixel_count, shown_size
 
 Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
@@ -52,7 +53,7 @@ class Decoded(NamedTuple):
 
 def decoded_splits(
     splits: Sequence[tuple[Sample, ...]],
-    size: int,
+    size: ImageSize,
     folder: Path,
     files: Manifest,
     reporter: Reporter,
@@ -70,7 +71,7 @@ def decoded_splits(
 
     Args:
         splits: The samples of each split.
-        size: The side of the decoded images in pixels.
+        size: The size of the decoded images.
         folder: The folder of the arrays.
         files: The manifest of the dataset's files.
         reporter: Receives progress and messages.
@@ -88,7 +89,7 @@ def decoded_splits(
     needed = sum(arrays.needed for arrays, decoded in zip(all_arrays, loaded, strict=True) if decoded is None)
     if needed and not decode:
         raise UnpreparedError(
-            f"{folder}: holds no decoded images of these files ({size}x{size}); they were removed or damaged, or the data "
+            f"{folder}: holds no decoded images of these files ({shown_size(size)}); they were removed or damaged, or the data "
             "have changed: `mddbench prepare PLAN` decodes them, or says so"
         )
     if needed:
@@ -98,13 +99,13 @@ def decoded_splits(
 
 
 def decode_faults(
-    samples: tuple[Sample, ...], size: int, rule: MaskRule, reporter: Reporter
+    samples: tuple[Sample, ...], size: ImageSize, rule: MaskRule, reporter: Reporter
 ) -> Iterator[tuple[str, bool]]:
     """Decode the image and mask files of some samples, and report what is wrong with them.
 
     Args:
         samples: The samples.
-        size: The side of the decoded images in pixels.
+        size: The size of the decoded images.
         rule: The rule that says which mask pixels are defects.
         reporter: Receives progress.
 
@@ -122,11 +123,14 @@ def decode_faults(
             elif line:
                 yield line, stops
     if vanished:
-        yield f"{len(vanished)} defects have no pixel left at {size}x{size}, that of {vanished[0].image} for one", False
+        yield (
+            f"{len(vanished)} defects have no pixel left at {shown_size(size)}, that of {vanished[0].image} for one",
+            False,
+        )
     yield from ((line, False) for line in oddities.lines())
 
 
-def _inspect(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool, Oddities]:
+def _inspect(sample: Sample, size: ImageSize, rule: MaskRule) -> tuple[str, bool, Oddities]:
     """What is wrong with a sample's files, whether it stops a run, and what is odd about the files."""
     oddities, of_image, of_mask = Oddities(), set[str](), set[str]()
     try:
@@ -145,7 +149,7 @@ def _inspect(sample: Sample, size: int, rule: MaskRule) -> tuple[str, bool, Oddi
     return ("" if resize_mask(mask, size).any() else VANISHED), False, oddities
 
 
-def _key(samples: tuple[Sample, ...], size: int, files: Manifest, rule: MaskRule) -> str:
+def _key(samples: tuple[Sample, ...], size: ImageSize, files: Manifest, rule: MaskRule) -> str:
     """The name of a split's array files, from all that decides their content."""
     digest = hashlib.sha256(f"{files.fingerprint}\n{size}\n{DECODE_VERSION}\n{rule}\n".encode())
     for sample in samples:
@@ -159,11 +163,11 @@ class _Arrays:
     A split without any mask has no file of masks.
     """
 
-    def __init__(self, samples: tuple[Sample, ...], size: int, folder: Path, key: str) -> None:
+    def __init__(self, samples: tuple[Sample, ...], size: ImageSize, folder: Path, key: str) -> None:
         self.samples, self.size, self.folder, self.key = samples, size, folder, key
         self.masked = any(sample.masks for sample in samples)
-        self.needed = len(samples) * size**2 * (4 if self.masked else 3)
-        shape = (len(samples), size, size)
+        self.needed = len(samples) * pixel_count(size) * (4 if self.masked else 3)
+        shape = (len(samples), *height_and_width(size))
         self.images = ArrayFile(folder / f"{key}-images.npy", np.dtype(np.uint8), (*shape, 3))
         self.masks = ArrayFile(folder / f"{key}-masks.npy", np.dtype(np.bool_), shape)
         self.files = {"images": self.images, **({"masks": self.masks} if self.masked else {})}
@@ -217,7 +221,9 @@ class _Arrays:
                     reporter.task(f"decoding {self.samples[0].split} images", len(self.samples)) as task,
                 ):
                     decoded = in_parallel(
-                        lambda sample: _decode(sample, self.size, files, rule), self.samples, ROOM // (4 * self.size**2)
+                        lambda sample: _decode(sample, self.size, files, rule),
+                        self.samples,
+                        ROOM // (4 * pixel_count(self.size)),
                     )
                     for image, mask, sample_oddities in decoded:
                         images.append(image)
@@ -257,14 +263,14 @@ def _free(folder: Path, needed: int) -> int:
     return free
 
 
-def _decode(sample: Sample, size: int, files: Manifest, rule: MaskRule) -> Decoded:
-    """One decoded sample: an image (size, size, 3) and its mask (size, size)."""
+def _decode(sample: Sample, size: ImageSize, files: Manifest, rule: MaskRule) -> Decoded:
+    """One decoded sample: an image (H, W, 3) and its mask (H, W)."""
     oddities, of_image, of_mask = Oddities(), set[str](), set[str]()
     entry = files.of(sample.image)
     image, native = decode_image(sample.image, size, entry.sha256, of_image)
     oddities.add(of_image, entry.path)
     if not sample.masks:
-        return Decoded(image, np.zeros((size, size), dtype=np.bool_), oddities)
+        return Decoded(image, np.zeros(height_and_width(size), dtype=np.bool_), oddities)
     entries = [files.of(mask) for mask in sample.masks]
     mask = native_mask(sample.masks, native, rule, [mask_entry.sha256 for mask_entry in entries], of_mask)
     oddities.add(of_mask, entries[0].path)

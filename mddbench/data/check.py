@@ -11,6 +11,7 @@ from mddbench.data.files import file_faults, leads_out, names_alike
 from mddbench.data.names import is_text, shown
 from mddbench.data.samples import DatasetSource, Tree
 from mddbench.metrics.names import MEAN
+from mddbench.sizes import ImageSize, height_and_width
 
 LONGEST = 200
 """The longest name of a category, in bytes.
@@ -22,7 +23,7 @@ FEWEST = 2
 """The smallest number of training images of a category."""
 
 
-def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
+def read_source(source: DatasetSource, root: Path, size: ImageSize) -> Tree:
     """Read a dataset below a folder, and check it for the faults that any dataset can have.
 
     An InputError is raised for a fabricated tree that does not say how many images it has.
@@ -30,13 +31,13 @@ def read_source(source: DatasetSource, root: Path, size: int) -> Tree:
     Args:
         source: The description of the dataset.
         root: The dataset's folder.
-        size: The side in pixels that the decoded images will have.
+        size: The size of the decoded images.
 
     Returns:
         The tree, with all faults and warnings.
     """
     try:
-        tree = source.read(root, size)
+        tree = source.read(root, max(height_and_width(size)))
     except OSError as fault:
         return Tree(root, (), (shown(f"{fault.filename}: cannot be read ({fault.strerror})"),))
     if tree.root != root and leads_out(tree.root, root):

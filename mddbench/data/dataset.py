@@ -26,6 +26,7 @@ from mddbench.data.textures import Textures
 from mddbench.errors import InputError
 from mddbench.plugins import DATASETS, load_module
 from mddbench.progress import WARNING, Reporter
+from mddbench.sizes import ImageSize, image_size_of
 
 MOST_WARNINGS = 5
 """The number of warnings about a dataset that are printed when it is opened."""
@@ -37,8 +38,8 @@ class Split:
 
     Attributes:
         samples: The samples.
-        images: (N, S, S, 3) uint8, RGB, in the order of the samples.
-        masks: (N, S, S) bool, in the order of the samples, True at pixels of a defect.
+        images: (N, H, W, 3) uint8, RGB, in the order of the samples.
+        masks: (N, H, W) bool, in the order of the samples, True at pixels of a defect.
     """
 
     samples: tuple[Sample, ...]
@@ -47,6 +48,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def image_size(self) -> ImageSize:
+        """The size of the images."""
+        return image_size_of(*self.images.shape[1:3])
 
     @property
     def items(self) -> list[str] | None:
@@ -213,14 +219,14 @@ def root_of(name: str, data_root: Path | None) -> Path | None:
     return package.root() if package is not None else None
 
 
-def read_dataset(name: str, root: Path | None, cache: Path, size: int) -> Tree:
+def read_dataset(name: str, root: Path | None, cache: Path, size: ImageSize) -> Tree:
     """Read and check the tree of a dataset. A dataset that mddbench writes itself is written into the cache before.
 
     Args:
         name: The name of the dataset.
         root: The dataset's folder. It is not needed for a dataset that mddbench writes itself.
         cache: The cache folder.
-        size: The side in pixels that the decoded images will have.
+        size: The size of the decoded images.
 
     Returns:
         The tree with its faults and warnings.
@@ -263,7 +269,7 @@ def dataset_manifest(tree: Tree, cache: Path, reporter: Reporter) -> Manifest:
 
 
 def open_dataset(
-    name: str, root: Path | None, cache: Path, size: int, reporter: Reporter, decode: bool = True
+    name: str, root: Path | None, cache: Path, size: ImageSize, reporter: Reporter, decode: bool = True
 ) -> Dataset:
     """Read, check, fingerprint and decode a dataset.
 
@@ -273,7 +279,7 @@ def open_dataset(
         name: The name of the dataset.
         root: The dataset's folder. It is not needed for a dataset that mddbench writes itself.
         cache: The cache folder.
-        size: The side of the decoded images in pixels.
+        size: The size of the decoded images.
         reporter: Receives progress, messages and warnings.
         decode: False to use only what is decoded. It is an UnpreparedError if that is not all.
 

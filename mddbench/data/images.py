@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mddbench.data.oddities import DARK, PAGES
 from mddbench.errors import InputError
+from mddbench.sizes import ImageSize, height_and_width
 
 DECODE_VERSION = 2
 """Part of the cache's key. It changes whenever the pixels decoded from the same file change."""
@@ -74,7 +75,7 @@ ABOVE_ZERO = MaskRule()
 
 
 def decode_image(
-    path: Path, size: int, sha256: str | None = None, oddities: set[str] | None = None
+    path: Path, size: ImageSize, sha256: str | None = None, oddities: set[str] | None = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Decode an image file. The image is turned as its EXIF orientation says.
 
@@ -82,12 +83,12 @@ def decode_image(
 
     Args:
         path: The image file.
-        size: The side of the decoded image in pixels.
+        size: The size of the decoded image.
         sha256: The hash that the file must have, in hex. None for any.
         oddities: A set to which the kinds of oddities of the file are added, as in `mddbench.data.oddities`.
 
     Returns:
-        The image (size, size, 3) uint8, RGB, and its original (width, height).
+        The image (H, W, 3) uint8, RGB, and its original (width, height).
     """
     with _opened(path, sha256, oddities) as image:
         colour = _to_rgb(image, path)
@@ -97,9 +98,10 @@ def decode_image(
         return resize_image(colour, size), image.size
 
 
-def resize_image(colour: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Resize a picture in colour as all images of a dataset are resized: (size, size, 3) uint8."""
-    return np.asarray(colour.resize((size, size), Image.Resampling.BILINEAR))
+def resize_image(colour: Image.Image, size: ImageSize) -> NDArray[np.uint8]:
+    """Resize a picture in colour as all images of a dataset are resized: (H, W, 3) uint8."""
+    height, width = height_and_width(size)
+    return np.asarray(colour.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def decode_at_own_size(path: Path) -> NDArray[np.uint8]:
@@ -148,35 +150,36 @@ def aspect_of(path: Path) -> float | None:
     return None if size is None else size[1] / size[0]
 
 
-def decode_mask(path: Path, size: int, image_size: tuple[int, int], rule: MaskRule = ABOVE_ZERO) -> Mask:
+def decode_mask(path: Path, size: ImageSize, image_size: tuple[int, int], rule: MaskRule = ABOVE_ZERO) -> Mask:
     """Decode one mask file.
 
     Source of the rule: the resize of RD4AD's official code and of ADer.
 
     Args:
         path: The mask file.
-        size: The side of the decoded mask in pixels.
+        size: The size of the decoded mask.
         image_size: The (width, height) that the mask must have.
         rule: The rule that says which pixels are defects.
 
     Returns:
-        (size, size) bool, True at pixels of a defect.
+        (H, W) bool, True at pixels of a defect.
     """
     return resize_mask(native_mask([path], image_size, rule), size)
 
 
-def resize_mask(defect: Mask, size: int) -> Mask:
+def resize_mask(defect: Mask, size: ImageSize) -> Mask:
     """Resize a mask.
 
     Args:
         defect: (H, W) bool.
-        size: The side of the result in pixels.
+        size: The size of the result.
 
     Returns:
-        (size, size) bool, True where at least half of the area below a pixel is a defect.
+        (H', W') bool of that size, True where at least half of the area below a pixel is a defect.
     """
     grey = Image.fromarray(defect.astype(np.uint8) * 255)
-    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127
+    height, width = height_and_width(size)
+    return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR)) > 127
 
 
 def native_mask(

@@ -29,6 +29,7 @@ class Sample:
         defect: The kind of its defect; 'good' for none.
         masks: The mask files. Their union is the defect.
         item: The item that the image shows, where a dataset has several views of each item; '' elsewhere.
+        condition: The condition in which a test image was taken, such as its light; '' if the dataset does not tell.
     """
 
     image: Path
@@ -37,6 +38,7 @@ class Sample:
     defect: str = GOOD
     masks: tuple[Path, ...] = ()
     item: str = ""
+    condition: str = ""
 
     @property
     def anomalous(self) -> bool:
@@ -189,8 +191,8 @@ class DatasetSource:
     Attributes:
         description: One line for lists of datasets.
         read: Finds samples, faults and warnings below a root. It must not raise for a faulty tree.
-            It need not check whether the files that it names exist. Its second argument is the side in pixels
-            that decoded images will have, for datasets that come in several sizes.
+            It need not check whether the files that it names exist. Its second argument is the longer side in
+            pixels that decoded images will have, for datasets that come in several sizes.
         layout: The expected tree, drawn for people.
         build: Writes the dataset into an empty folder, for a dataset that needs no download.
             None if the user provides the dataset.
@@ -205,8 +207,6 @@ class DatasetSource:
             file. None for a dataset without such files. `mddbench.data.saturation` has their form.
         validation: Returns whether a training image, by its file, belongs to the dataset's own validation split. None if
             the dataset has no such split.
-        condition: Returns the condition in which an image was taken, such as its light, by its file; '' if it is not
-            known. None if the dataset does not tell.
         hidden: Lists the test images whose labels the authors keep, below a root. None if there are none.
         own: True if it is any folder of a user, whose images are named after it.
         fabricate: Writes a small tree of drawn images into an empty folder, in the dataset's own layout with its traps.
@@ -225,7 +225,6 @@ class DatasetSource:
     mask_rule: MaskRule = ABOVE_ZERO
     saturation: Callable[[Path], Path] | None = None
     validation: Callable[[Path], bool] | None = None
-    condition: Callable[[Path], str] | None = None
     hidden: Callable[[Path], list[HiddenSplit]] | None = None
     own: bool = False
     fabricate: Callable[[Path, Counts], None] | None = None

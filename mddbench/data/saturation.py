@@ -26,6 +26,7 @@ from mddbench.data.splits import SplitError, read_json
 from mddbench.errors import InputError
 from mddbench.machine import processor_count
 from mddbench.metrics.saturated import ImageRegions, Region
+from mddbench.sizes import ImageSize
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class SaturatedRegions:
         root: The dataset's folder.
         saturation: Finds the file of saturations of an image.
         files: The manifest of the dataset's files.
-        size: Side of the maps in pixels.
+        size: The size of the maps.
     """
 
     root: Path
     saturation: Callable[[Path], Path]
     files: Manifest
-    size: int
+    size: ImageSize
 
     def of(self, samples: Sequence[Sample]) -> list[ImageRegions]:
         """Read the regions of images. Each mask is resized as the union of the masks is.

@@ -14,6 +14,7 @@ from mddbench.data.listing import image_files, nested
 from mddbench.data.samples import Sample
 from mddbench.errors import InputError
 from mddbench.progress import WARNING, Reporter
+from mddbench.sizes import ImageSize
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Textures:
         return f"{len(self.images)} pictures, {self.fingerprint[:16]}"
 
 
-def open_textures(folder: Path, size: int, cache: Path, reporter: Reporter, decode: bool = True) -> Textures:
+def open_textures(folder: Path, size: ImageSize, cache: Path, reporter: Reporter, decode: bool = True) -> Textures:
     """Decode all pictures below a folder into the cache. Folders that mddbench wrote are skipped.
 
     Args:
         folder: The folder of the pictures.
-        size: The side of the decoded pictures in pixels.
+        size: The size of the decoded pictures.
         cache: The cache folder.
         reporter: Receives progress, messages and warnings.
         decode: False to use only what is decoded. It is an UnpreparedError if that is not all.

@@ -17,6 +17,7 @@ from mddbench.metrics.thresholds import PERCENTS, RULES, PixelSummary, conformal
 from mddbench.progress import WARNING, Reporter
 from mddbench.runs.bounds import LARGEST
 from mddbench.runs.thresholds import Scoped, Thresholds
+from mddbench.sizes import pixel_count
 
 
 def find_thresholds(
@@ -47,7 +48,7 @@ def find_thresholds(
     images = dataset.calibration
     if images is None:
         raise ValueError("expected a dataset with held-out images")
-    per_image = images.images.shape[1] ** 2
+    per_image = pixel_count(images.image_size)
     whole, of_category = PixelSummary(len(images) * per_image), {}
     scores: dict[str, NDArray[np.floating]] = {}
     with reporter.task("setting thresholds", len(images)) as task:

@@ -22,13 +22,15 @@ from torch import Tensor
 
 from mddbench.batch import Batch
 from mddbench.engine.batches import TrainingImages
-from mddbench.engine.subject import CATEGORIES, IMAGES, SIZE, Subject, sample_batch, train
+from mddbench.engine.subject import CATEGORIES, IMAGES, SIZE, WIDE, Subject, sample_batch, train
 from mddbench.engine.train import Trainer
+from mddbench.errors import InputError
 from mddbench.experiments.schema import Experiment
 from mddbench.nn.tensor_files import digest
 from mddbench.progress import SilentReporter
 from mddbench.seeding import seed_everything
 from mddbench.settings import Strict, validated
+from mddbench.sizes import height_and_width
 
 HEADER = ("Paper:", "Code read:", "Differs:", "Unsaid:")
 TRAINING: dict[str, Any] = {
@@ -101,6 +103,22 @@ def maps_fit_the_images(subject: Subject) -> None:
     require(maps.shape == (IMAGES, SIZE, SIZE), f"maps have shape {tuple(maps.shape)}; expected (4, 64, 64)")
     require(scores.shape == (IMAGES,), f"image scores have shape {tuple(scores.shape)}; expected (4,)")
     require(torch.isfinite(maps).all() and torch.isfinite(scores).all(), "maps or scores are not finite")
+
+
+def wide_images_fit(subject: Subject) -> None:
+    """Require finite maps of the images' size for images that are no squares, or a refusal in words."""
+    batch = sample_batch(WIDE)
+    try:
+        detector = subject.detector()
+        losses = train(detector, batch, 1)
+        with torch.inference_mode():
+            maps, scores = detector.maps_and_scores(batch.images)
+    except InputError:
+        return
+    shape = (IMAGES, *height_and_width(WIDE))
+    require(maps.shape == shape, f"maps of wide images have shape {tuple(maps.shape)}; expected {shape}")
+    finite = np.isfinite(losses).all() and torch.isfinite(maps).all() and torch.isfinite(scores).all()
+    require(finite, "losses, maps or scores of wide images are not finite")
 
 
 def flat_images_give_numbers(subject: Subject) -> None:
@@ -270,6 +288,7 @@ CHECKS: dict[str, Check] = {
     "it says where it is from": says_where_it_is_from,
     "losses are named and fall": losses_are_named_and_fall,
     "maps fit the images": maps_fit_the_images,
+    "wide images fit": wide_images_fit,
     "flat images give numbers": flat_images_give_numbers,
     "a map does not depend on its batch": a_map_does_not_depend_on_its_batch,
     "double stays double": double_stays_double,

@@ -24,6 +24,7 @@ from mddbench.engine.latency import KEYS as LATENCIES
 from mddbench.engine.step import TrainingStep
 from mddbench.machine import give_back_freed_memory
 from mddbench.runs.records import EpochLog
+from mddbench.sizes import ImageSize, height_and_width
 
 TIMED_CALLS, MOST_SECONDS = 7, 20.0
 ENERGIES = ("train_kwh", "inference_joules_per_image")
@@ -37,14 +38,14 @@ TIMES = (
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def size_and_speed(detector: Detector, image_size: int, precision: str) -> dict[str, float | None]:
+def size_and_speed(detector: Detector, image_size: ImageSize, precision: str) -> dict[str, float | None]:
     """Measure the size of a model and the speed of its inference.
 
     The images are noise, which costs the same as real images.
 
     Args:
         detector: The model. It is set to evaluation mode.
-        image_size: Side of the square images in pixels.
+        image_size: The size of the images.
         precision: 'float32', 'bfloat16' or 'float16'.
 
     Returns:
@@ -65,14 +66,14 @@ def size_and_speed(detector: Detector, image_size: int, precision: str) -> dict[
     }
 
 
-def multiply_adds(detector: Detector, image_size: int) -> float:
+def multiply_adds(detector: Detector, image_size: ImageSize) -> float:
     """Count the multiply-adds for the map of one image.
 
     Only convolutions, matrix products and attention count, in the way PyTorch counts them.
 
     Args:
         detector: The model.
-        image_size: Side of the square image in pixels.
+        image_size: The size of the image.
 
     Returns:
         The number of multiply-adds.
@@ -85,12 +86,12 @@ def multiply_adds(detector: Detector, image_size: int) -> float:
     return counter.get_total_flops() / 2
 
 
-def inference_seconds(detector: Detector, image_size: int, precision: str = "float32") -> float:
+def inference_seconds(detector: Detector, image_size: ImageSize, precision: str = "float32") -> float:
     """Measure the inference time of one image, with maps and scores, in a batch of BATCH_SIZE images.
 
     Args:
         detector: The model, in evaluation mode.
-        image_size: Side of the square images in pixels.
+        image_size: The size of the images.
         precision: 'float32', 'bfloat16' or 'float16'.
 
     Returns:
@@ -107,13 +108,17 @@ def inference_seconds(detector: Detector, image_size: int, precision: str = "flo
 
 
 def energy(
-    detector: Detector, image_size: int, precision: str, history: Sequence[EpochLog], counter: EnergyCounter | None
+    detector: Detector,
+    image_size: ImageSize,
+    precision: str,
+    history: Sequence[EpochLog],
+    counter: EnergyCounter | None,
 ) -> dict[str, float | None]:
     """Measure the energy of a training and of the inference for one image, in batches of BATCH_SIZE.
 
     Args:
         detector: The model, in evaluation mode.
-        image_size: Side of the square images in pixels.
+        image_size: The size of the images.
         precision: 'float32', 'bfloat16' or 'float16'.
         history: One entry for each epoch.
         counter: The counter of the device; None if it has none.
@@ -246,13 +251,13 @@ def _host_peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _noise(images: int, size: int, detector: Detector) -> torch.Tensor:
+def _noise(images: int, size: ImageSize, detector: Detector) -> torch.Tensor:
     """Return images of noise on the detector's device, always the same ones."""
-    pixels = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, *height_and_width(size), 3), dtype=np.uint8)
     return as_images(pixels, next(detector.parameters()).device)
 
 
-def _inference(detector: Detector, image_size: int, precision: str) -> Callable[[], None]:
+def _inference(detector: Detector, image_size: ImageSize, precision: str) -> Callable[[], None]:
     """Return a function that computes maps and scores of a batch and waits for them."""
     device = next(detector.parameters()).device
     images = _noise(BATCH_SIZE, image_size, detector)

@@ -28,6 +28,7 @@ from mddbench.runs.evidence import Evidence, evidence_of
 from mddbench.runs.maps import MapKeeper
 from mddbench.runs.panels import Panel, PanelChoice
 from mddbench.runs.thresholds import Thresholds
+from mddbench.sizes import ImageSize, pixel_count
 
 MOST_EXACT_PIXELS = 2**30
 """Greatest number of pixels of a category for which the exact engine is used."""
@@ -150,17 +151,17 @@ def _regions(
         return None
 
 
-def choose_engine(images: int, size: int) -> Engine:
+def choose_engine(images: int, size: ImageSize) -> Engine:
     """Choose the engine for a category: exact up to 4 GiB of scores, on every machine.
 
     Args:
         images: Number of images of the category.
-        size: Side of the square images in pixels.
+        size: The size of the images.
 
     Returns:
         'exact' or 'histogram'.
     """
-    return "exact" if images * size**2 <= MOST_EXACT_PIXELS else "histogram"
+    return "exact" if images * pixel_count(size) <= MOST_EXACT_PIXELS else "histogram"
 
 
 def add_batch(
@@ -259,8 +260,8 @@ class CategoryEvaluation:
         self.counts = PixelCounts({})
         self.device = next(detector.parameters()).device
         self.metrics, self.choice = CategoryMetrics(options.engine), PanelChoice(category, split, options.all_images)
-        size = split.images.shape[1]
-        self.on_device = fits_device(options.sharing * 4 * len(split) * size**2, self.device)
+        size = split.image_size
+        self.on_device = fits_device(options.sharing * 4 * len(split) * pixel_count(size), self.device)
         self.metric_seconds = 0.0
         if options.keeper is not None:
             options.keeper.begin(category, len(split), size, split.masks if split.has_masks else None)

@@ -55,7 +55,7 @@ def latency(detector: Detector, split: Split, precision: str) -> dict[str, float
         Key of KEYS -> milliseconds, images per second or images. A quantile of too few calls is None.
     """
     detector.eval()
-    files, size = [sample.image for sample in split.samples[:CALLS]], split.images.shape[1]
+    files, size = [sample.image for sample in split.samples[:CALLS]], split.image_size
     for file in files:
         file.read_bytes()
 
@@ -100,7 +100,7 @@ def _seconds(work: Work, calls: int, device: torch.device, warm_up: int = WARM_U
 
 def _throughputs(score: Callable[[NDArray[np.uint8]], object], detector: Detector, split: Split) -> dict[int, float]:
     """Measure images per second with each batch of BATCHES that memory and time allow; that of 1 always."""
-    device, size = next(detector.parameters()).device, split.images.shape[1]
+    device, size = next(detector.parameters()).device, split.image_size
     started, rates = time.perf_counter(), dict[int, float]()
     for batch in BATCHES:
         try:

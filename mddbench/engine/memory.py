@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
+from mddbench.sizes import ImageSize, pixel_count, position_count
 
 FLOAT_BYTES = 4
 """Bytes of a float32."""
@@ -60,19 +61,20 @@ def demand_memory(needed: int, device: torch.device, experiment: str, purpose: s
         )
 
 
-def bytes_of_batch(encoder: FrozenEncoder, images: int, size: int) -> int:
+def bytes_of_batch(encoder: FrozenEncoder, images: int, size: ImageSize) -> int:
     """Compute the bytes of a batch of images and of their features.
 
     Args:
         encoder: The frozen teacher.
         images: Number of images.
-        size: Side of the square images in pixels.
+        size: The size of the images.
 
     Returns:
         Bytes in float32.
     """
     levels = zip(encoder.channels, encoder.strides, strict=True)
-    return images * FLOAT_BYTES * (3 * size**2 + sum(channels * (size // stride) ** 2 for channels, stride in levels))
+    features = sum(channels * position_count(size, stride) for channels, stride in levels)
+    return images * FLOAT_BYTES * (3 * pixel_count(size) + features)
 
 
 def bytes_of_model(build: Callable[[], Detector], optimizer: str) -> int:

@@ -14,6 +14,7 @@ from mddbench.metrics.names import MEAN, Engine
 from mddbench.metrics.suite import CategoryMetrics, mean_over_categories, means_of_shared
 from mddbench.metrics.thresholds import image_values
 from mddbench.runs.thresholds import Thresholds
+from mddbench.sizes import pixel_count
 
 Values = dict[str, dict[str, float]]
 """'mean' and each category -> metric -> value, NaN where it is not defined."""
@@ -77,7 +78,7 @@ def _score(
     """Collect the maps and scores of one category."""
     metrics = CategoryMetrics(judge.engine)
     device = next(detector.parameters()).device
-    on_device = fits_device(judge.sharing * 4 * len(split) * split.images.shape[1] ** 2, device)
+    on_device = fits_device(judge.sharing * 4 * len(split) * pixel_count(split.image_size), device)
     for batch in infer_split(detector, split, judge.precision, number % judge.per_model):
         add_batch(metrics, split, batch, on_device)
         advance(len(batch.maps))

@@ -18,8 +18,11 @@ from mddbench.nn.encoder import FrozenEncoder, load_encoder
 from mddbench.plugins import METHODS, modules, nearest
 from mddbench.seeding import seed_everything
 from mddbench.settings import Strict
+from mddbench.sizes import ImageSize, height_and_width
 
 SIZE, IMAGES, CATEGORIES = 64, 4, 2
+WIDE = (64, 96)
+"""The size of images that are no squares."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,9 @@ def small_settings(wanted: Experiment) -> dict[str, Any]:
     return wanted.settings | grid
 
 
-def sample_batch() -> Batch:
-    """Return four images of noise, (4, 3, 64, 64) in [0, 1], of two categories."""
-    images = torch.rand(IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+def sample_batch(size: ImageSize = SIZE) -> Batch:
+    """Return four images of noise, (4, 3, H, W) in [0, 1], of two categories."""
+    images = torch.rand(IMAGES, 3, *height_and_width(size), generator=torch.Generator().manual_seed(0))
     return Batch(images, torch.tensor([0, 0, 1, 1]))
 
 

@@ -29,6 +29,7 @@ from mddbench.experiments.schema import Experiment
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.feature_cache import GIB
 from mddbench.progress import Reporter
+from mddbench.sizes import height_and_width, pixel_count
 
 MORE_BATCHES = 4
 """Number of batches that a single pass collects to see what grows with them."""
@@ -127,7 +128,7 @@ def _estimate_of(experiment: Experiment, seeds: tuple[int, ...], options: RunOpt
     models = 1 if experiment.setting == "unified" else CATEGORIES
     seconds = steps * (times.first + (experiment.epochs - 1) * step) + test * (times.inference + longer)
     seconds += models * finishing
-    size = (train + test) * experiment.image_size**2 * 4 / 2**20
+    size = (train + test) * pixel_count(experiment.image_size) * 4 / 2**20
     collected = times.collected_bytes(math.ceil(per_model)) / 2**20
     hours = len(seeds) * seconds / 3600
     hours_range = hours * times.spread[0], hours * times.spread[1]
@@ -144,7 +145,9 @@ def _timed(experiment: Experiment, options: RunOptions) -> _Times:
     size = experiment.image_size
     kept = "what the method keeps of a batch of images"
     demand_memory(detector.collected_bytes(experiment.batch_size, size), options.device, experiment.name, kept)
-    noise = np.random.default_rng(0).integers(0, 256, (experiment.batch_size, size, size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(
+        0, 256, (experiment.batch_size, *height_and_width(size), 3), dtype=np.uint8
+    )
     data = TrainingImages(noise, np.zeros(len(noise), dtype=np.int64), noise)
     step = TrainingStep(detector, experiment)
     batch = replace(next(epoch_batches(data, step.experiment, 0, step.device)), progress=MIDDLE)

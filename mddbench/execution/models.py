@@ -20,6 +20,7 @@ from mddbench.experiments.schema import Experiment
 from mddbench.nn.encoder import load_encoder
 from mddbench.seeding import derived_seed, seed_everything
 from mddbench.settings import Strict
+from mddbench.sizes import height_and_width, shown_size, written_size
 
 LAST = 0.999
 """Share of the training that is done when a step of the last phase is tried."""
@@ -88,17 +89,18 @@ def try_one_batch(experiment: Experiment, dataset: Dataset, options: RunOptions)
     total = min(totals)
     smallest = min(total, size) if experiment.drop_last or total < size else total % size or size
     full = min(size, len(dataset.train))
-    purpose = f"a batch of {full} images of {side}x{side} pixels"
+    purpose = f"a batch of {full} images of {shown_size(side)} pixels"
     try:
         detector = build_detector(experiment, dataset, options, experiment.seeds[0])
-        if detector.encoder.has_tokens and side % detector.encoder.strides[0]:
+        stride = detector.encoder.strides[0] if detector.encoder.has_tokens else 1
+        if any(length % stride for length in height_and_width(side)):
             raise InputError(
-                f"{experiment.name}: image_size {side} does not fit '{experiment.encoder.name}', whose patches have "
-                f"{detector.encoder.strides[0]} pixels; use a multiple"
+                f"{experiment.name}: image_size {written_size(side)} does not fit '{experiment.encoder.name}', whose patches "
+                f"have {stride} pixels; use a multiple"
             )
         protocol_card(experiment, detector, dataset)
         demand_room(experiment, detector, dataset, options)
-        images = torch.zeros(min(smallest, 2), 3, side, side, device=options.device)
+        images = torch.zeros(min(smallest, 2), 3, *height_and_width(side), device=options.device)
         categories = torch.zeros(len(images), dtype=torch.int64, device=options.device)
         with autocast(options.device, experiment.precision):
             with SavedForBackward(detector) as saved:
@@ -134,10 +136,10 @@ def demand_room(experiment: Experiment, detector: Detector, dataset: Dataset, op
     side, totals = experiment.image_size, training_sets(experiment, dataset)
     batch, at_once = min(experiment.batch_size, len(dataset.train)), min(BATCH_SIZE, len(dataset.test))
     for needed, purpose in (
-        (bytes_of_batch(detector.encoder, batch, side), f"a batch of {batch} images of {side}x{side} pixels"),
+        (bytes_of_batch(detector.encoder, batch, side), f"a batch of {batch} images of {shown_size(side)} pixels"),
         (
             bytes_of_batch(detector.encoder, at_once, side),
-            f"evaluating {at_once} images of {side}x{side} pixels at once",
+            f"evaluating {at_once} images of {shown_size(side)} pixels at once",
         ),
         (detector.collected_bytes(max(totals), side), f"what the method keeps of {max(totals)} images"),
     ):

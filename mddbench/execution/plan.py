@@ -26,6 +26,7 @@ from mddbench.experiments.ablation import expand, is_ablation, load_ablation
 from mddbench.experiments.catalogue import load_experiment, load_suite
 from mddbench.experiments.schema import Experiment, Suite
 from mddbench.progress import Reporter
+from mddbench.sizes import ImageSize, height_and_width
 
 
 def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides: dict[str, object]) -> list[Cell]:
@@ -65,7 +66,7 @@ def plan(names: list[str], suite: str, seeds: tuple[int, ...] | None, overrides:
     return list(cells.values())
 
 
-Datasets = dict[tuple[str, int], Dataset]
+Datasets = dict[tuple[str, ImageSize], Dataset]
 """Opened datasets by their name and image size in pixels."""
 
 
@@ -133,7 +134,8 @@ def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: 
     datasets: Datasets = {}
     mark_own(options.out)  # before images are searched, because both folders may lie among the images
     mark_own(options.cache)
-    for name, size in sorted({(experiment.dataset, experiment.image_size) for experiment in experiments}):
+    distinct = {(experiment.dataset, experiment.image_size) for experiment in experiments}
+    for name, size in sorted(distinct, key=lambda each: (each[0], height_and_width(each[1]))):
         decode = not options.prepared
         opened = open_dataset(name, root_of(name, options.data_root), options.cache, size, reporter, decode)
         if options.textures is not None and size in textured:
@@ -145,7 +147,7 @@ def open_datasets(experiments: list[Experiment], options: RunOptions, reporter: 
     return datasets
 
 
-def _textured(experiments: list[Experiment]) -> set[int]:
+def _textured(experiments: list[Experiment]) -> set[ImageSize]:
     """Return the image sizes of the experiments that draw defects with pictures from a folder."""
     methods = [(experiment.image_size, *method_of(experiment)) for experiment in experiments]
     return {size for size, method, settings in methods if method.wants_textures(settings)}
@@ -181,13 +183,13 @@ def distinct_experiments(cells: list[Cell]) -> list[Experiment]:
     return experiments
 
 
-def image_counts(dataset: str, options: RunOptions, size: int) -> tuple[int, int] | None:
+def image_counts(dataset: str, options: RunOptions, size: ImageSize) -> tuple[int, int] | None:
     """Count the images of a dataset. If it does not exist here or has faults, the published numbers are used.
 
     Args:
         dataset: Name of the dataset.
         options: Options of the run.
-        size: Image size in pixels.
+        size: The size of the images.
 
     Returns:
         Number of training images and of test images; None if they are unknown.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mddbench.errors import InputError
 from mddbench.settings import BelowOne, Count, Extended, Fraction, Positive, Strict, parse_yaml
+from mddbench.sizes import ImageSize, parse_size
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
 
@@ -138,7 +139,9 @@ class Experiment(Extended):
         "separate: one model for each category, for comparison only.",
     )
     seeds: Seeds = Field(description="Seeds of the cells.")
-    image_size: Annotated[int, Field(ge=32, le=8192)] = Field(description="Side of the square images in pixels.")
+    image_size: Annotated[ImageSize, BeforeValidator(parse_size)] = Field(
+        description="Size in pixels to which images are resized: the side of a square, or [height, width]."
+    )
     batch_size: Annotated[int, Field(ge=1, le=2**16)] = Field(description="Number of images of a training batch.")
     epochs: Count = Field(description="Number of epochs.")
     encoder: EncoderSettings = Field(description="Settings of the frozen teacher.")

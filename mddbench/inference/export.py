@@ -25,6 +25,7 @@ from mddbench.detector import Detector
 from mddbench.errors import InputError
 from mddbench.inference.finished import FinishedModel
 from mddbench.runs.panels import PANELS, load_panels
+from mddbench.sizes import height_and_width
 
 EXTRA = "mddbench[onnx]"
 ONNX, PROGRAM = ".onnx", ".pt2"
@@ -165,8 +166,8 @@ def _demand_onnx() -> None:
 
 def _probes(model: FinishedModel) -> Pixels:
     """Return images to compare scores on: random ones, and the test images that the cell kept as panels."""
-    size = model.image_size
-    random = np.random.default_rng(0).integers(0, 256, (PROBES, size, size, 3), dtype=np.uint8)
+    size = height_and_width(model.image_size)
+    random = np.random.default_rng(0).integers(0, 256, (PROBES, *size, 3), dtype=np.uint8)
     panels = load_panels(model.folder / PANELS) if (model.folder / PANELS).exists() else ()
     return np.concatenate([random, *(panel.image[None] for panel in panels if panel.image.shape == random.shape[1:])])
 
@@ -180,12 +181,12 @@ def _traced(network: ScoringNetwork, model: FinishedModel) -> tuple[Any, int | N
     Raises:
         InputError: If the network cannot be traced.
     """
-    size, method = model.image_size, model.record.method
+    size, method = height_and_width(model.image_size), model.record.method
     with suppress(Exception):  # the tracer has no one class of errors
         dynamic = {0: torch.export.Dim("batch", min=1, max=MOST_IMAGES)}
-        return _program(network, torch.zeros((2, size, size, 3), dtype=torch.uint8), (dynamic,)), None
+        return _program(network, torch.zeros((2, *size, 3), dtype=torch.uint8), (dynamic,)), None
     try:
-        return _program(network, torch.zeros((1, size, size, 3), dtype=torch.uint8), None), 1
+        return _program(network, torch.zeros((1, *size, 3), dtype=torch.uint8), None), 1
     except Exception as fault:  # noqa: BLE001
         raise InputError(
             f"{method}: cannot be exported with these settings ({_first_line(fault)}); "

@@ -20,6 +20,7 @@ from mddbench.experiments.schema import EncoderSettings
 from mddbench.nn.encoder import load_encoder
 from mddbench.runs.records import RECORD, Record, read_record
 from mddbench.settings import validated
+from mddbench.sizes import ImageSize, parse_size
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -119,9 +120,10 @@ class FinishedModel:
         return cls(folder, record, detector, states)
 
     @property
-    def image_size(self) -> int:
-        """Side of the square images in pixels."""
-        return int(self.record.settings["image_size"])
+    def image_size(self) -> ImageSize:
+        """The size of its images."""
+        size: ImageSize = parse_size(self.record.settings["image_size"])
+        return size
 
     @property
     def needs_category(self) -> bool:
@@ -155,11 +157,11 @@ class FinishedModel:
         """Score decoded images.
 
         Args:
-            pixels: (B, size, size, 3) uint8, RGB, of the model's image size.
+            pixels: (B, H, W, 3) uint8, RGB, of the model's image size.
             category: Index from `choose`.
 
         Returns:
-            Anomaly maps (B, size, size) and image scores (B,).
+            Anomaly maps (B, H, W) and image scores (B,).
         """
         if self.states and self.loaded != [name := self.record.categories[category]]:
             _load_state(self.detector, self.states[name], self.folder)

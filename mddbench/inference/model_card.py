@@ -12,6 +12,7 @@ from mddbench.metrics.names import COLUMNS, LABELS, MEAN
 from mddbench.report.tables.markdown import escaped
 from mddbench.report.tables.table import DASH
 from mddbench.runs.card import Setting
+from mddbench.sizes import height_and_width
 from mddbench.version import VERSION
 
 
@@ -48,7 +49,7 @@ def model_card(model: FinishedModel, exported: Exported, category: str | None, t
 
 def _interface(model: FinishedModel, exported: Exported, threshold: Threshold) -> list[str]:
     """Say what the file takes and gives."""
-    size, (scores, maps, defective) = model.image_size, OUTPUTS
+    (height, width), (scores, maps, defective) = height_and_width(model.image_size), OUTPUTS
     batch = "B images at once, for any B" if exported.batch is None else "one image at a time (B = 1)"
     verdict = (
         "and no verdict, since no threshold was given."
@@ -58,11 +59,12 @@ def _interface(model: FinishedModel, exported: Exported, threshold: Threshold) -
     return [
         "## Input and outputs",
         "",
-        f"It takes {batch}: `{INPUT}` (B, {size}, {size}, 3) uint8, RGB. Images of another size must be resized before, "
+        f"It takes {batch}: `{INPUT}` (B, {height}, {width}, 3) uint8, RGB. Images of another size must be resized before, "
         "bilinearly with antialiasing and without keeping the aspect ratio, as Pillow's `resize` does it; another way "
         "to resize gives other scores.",
         "",
-        f"It gives `{scores}` (B,), higher is more anomalous; `{maps}` (B, {size}, {size}), a score of each pixel; {verdict}",
+        f"It gives `{scores}` (B,), higher is more anomalous; `{maps}` (B, {height}, {width}), a score of each pixel; "
+        f"{verdict}",
         "",
         f"On {exported.probes} images its scores differed from the suite's by {exported.difference:.1e} of the largest "
         f"one at most; a difference above {MOST_DIFFERENCE:.0e} would have been refused.",

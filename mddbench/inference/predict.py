@@ -19,6 +19,7 @@ from mddbench.engine.inference import BATCH_SIZE
 from mddbench.errors import InputError
 from mddbench.inference.finished import FinishedModel
 from mddbench.inference.sources import Source
+from mddbench.sizes import ImageSize, pixel_count
 
 ROOM = 2**27
 """The most bytes of decoded images that wait to be scored."""
@@ -32,7 +33,7 @@ class Prediction:
     Attributes:
         source: The image.
         score: Image score, higher is more anomalous; NaN if the image could not be read.
-        map: (size, size) anomaly map at the size of the model; None if the image could not be read.
+        map: (H, W) anomaly map at the size of the model; None if the image could not be read.
         threshold: Images above it are defective; None if there is no threshold.
         category: Category of the image, if it was told.
         fault: Why the image could not be read or scored; '' otherwise.
@@ -88,7 +89,7 @@ def predict(
         The prediction for each image, in their order.
     """
     index, size = model.choose(category), model.image_size
-    room = ROOM // (3 * size**2)
+    room = ROOM // (3 * pixel_count(size))
     for batch in in_batches(lambda source: (source, *_decoded(source, size)), sources, BATCH_SIZE, room, patience):
         pixels = [pixels for _, pixels, _ in batch if pixels is not None]
         maps, scores = model.score(np.stack(pixels), index) if pixels else (np.empty(0), np.empty(0))
@@ -105,7 +106,7 @@ def predict(
             yield Prediction(source, float(score), values, threshold, category)
 
 
-def _decoded(source: Source, size: int) -> tuple[NDArray[np.uint8] | None, str]:
+def _decoded(source: Source, size: ImageSize) -> tuple[NDArray[np.uint8] | None, str]:
     """Return the pixels and '', or None and why the file cannot be read."""
     try:
         return decode_image(source.path, size)[0], ""

@@ -22,6 +22,7 @@ from mddbench.execution.model_file import MODEL
 from mddbench.inference.finished import FinishedModel
 from mddbench.runs.records import RECORD
 from mddbench.runs.store import MlflowStore
+from mddbench.sizes import ImageSize, height_and_width
 from mddbench.version import VERSION
 
 WEIGHTS_DIR = "weights_dir"
@@ -70,9 +71,9 @@ def log_model(model: FinishedModel, store: MlflowStore) -> str:
     return f"models:/{logged.model_id}"
 
 
-def _signature(mlflow: Any, size: int) -> Any:
+def _signature(mlflow: Any, size: ImageSize) -> Any:
     """What the model takes and gives."""
-    types, pixels = mlflow.types, (-1, size, size, 3)
+    types, pixels = mlflow.types, (-1, *height_and_width(size), 3)
     outputs = [types.TensorSpec(np.dtype(np.float32), shape, name) for name, shape in _outputs(size).items()]
     category = types.ParamSpec("category", types.DataType.string, "")
     return mlflow.models.ModelSignature(
@@ -82,8 +83,8 @@ def _signature(mlflow: Any, size: int) -> Any:
     )
 
 
-def _outputs(size: int) -> dict[str, tuple[int, ...]]:
-    return {"scores": (-1,), "maps": (-1, size, size)}
+def _outputs(size: ImageSize) -> dict[str, tuple[int, ...]]:
+    return {"scores": (-1,), "maps": (-1, *height_and_width(size))}
 
 
 class TrackedModel:
@@ -100,11 +101,11 @@ class TrackedModel:
         """Score images.
 
         Args:
-            pixels: (B, S, S, 3) uint8, RGB, of the model's image size.
+            pixels: (B, H, W, 3) uint8, RGB, of the model's image size.
             params: 'category' with the category of the images, '' if it is not known.
 
         Returns:
-            'scores' (B,) and 'maps' (B, S, S), float32.
+            'scores' (B,) and 'maps' (B, H, W), float32.
         """
         category = self.model.choose((params or {}).get("category") or None)
         batches = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mddbench.errors import InputError
 from mddbench.nn.precision import at_least_single
 from mddbench.settings import Count
+from mddbench.sizes import image_size_of, written_size
 
 SLOPE = 0.2
 """Slope of the activations for negative values."""
@@ -37,7 +38,8 @@ def as_signed(images: Tensor, levels: int, method: str) -> Tensor:
     """
     height, width = images.shape[-2:]
     if height % 2**levels or width % 2**levels:
-        raise InputError(f"{method}: image_size {width} does not fit; use a multiple of {2**levels}")
+        size = written_size(image_size_of(height, width))
+        raise InputError(f"{method}: image_size {size} does not fit; use a multiple of {2**levels}")
     return at_least_single(images) * 2 - 1
 
 

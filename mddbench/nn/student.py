@@ -11,6 +11,7 @@ from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.reverse_distillation import WIDE, student_of
 from mddbench.settings import Count, Depth, Strict
+from mddbench.sizes import ImageSize, written_size
 
 
 class StudentSettings(Strict):
@@ -34,7 +35,7 @@ def describe_student(encoder: FrozenEncoder, settings: StudentSettings) -> str:
 
 
 def require_equal_shapes(
-    targets: Sequence[Tensor], rebuilt: Sequence[Tensor], encoder: FrozenEncoder, size: int, method: str
+    targets: Sequence[Tensor], rebuilt: Sequence[Tensor], encoder: FrozenEncoder, size: ImageSize, method: str
 ) -> None:
     """Check that what a student rebuilds has the shapes of its targets.
 
@@ -42,11 +43,13 @@ def require_equal_shapes(
         targets: The targets of each level.
         rebuilt: What the student gave for each level.
         encoder: The frozen teacher.
-        size: Side of the images in pixels, for the message.
+        size: The size of the images, for the message.
         method: Name of the method, for the message.
 
     Raises:
         InputError: If a shape differs, because the size of the images does not fit.
     """
     if any(target.shape != level.shape for target, level in zip(targets, rebuilt, strict=True)):
-        raise InputError(f"{method}: image_size {size} does not fit; use a multiple of {2 * encoder.strides[-1]}")
+        raise InputError(
+            f"{method}: image_size {written_size(size)} does not fit; use a multiple of {2 * encoder.strides[-1]}"
+        )

@@ -15,6 +15,7 @@ from mddbench.report.figures.budgets import draw_budgets, several_budgets
 from mddbench.report.figures.canvas import forms_of
 from mddbench.report.figures.encoders import draw_encoders, several_encoders
 from mddbench.report.figures.ranks import draw_ranks
+from mddbench.report.figures.sharing import draw_sharing, sharing_of
 from mddbench.report.figures.sheet import Draw, file_names, robustness_pictures, sheet_pictures
 from mddbench.report.manifest import Manifest
 from mddbench.report.rows.entries import Entry
@@ -47,7 +48,16 @@ from mddbench.report.tables.thresholds import threshold_tables
 from mddbench.runs.records import Record
 
 PAGE = "index.html"
-FIRST = ("main", "by-category", "one-threshold", "robustness", "thresholds-5", "thresholds-1", "thresholds-pixels")
+FIRST = (
+    "main",
+    "by-category",
+    "one-threshold",
+    "conditions",
+    "robustness",
+    "thresholds-5",
+    "thresholds-1",
+    "thresholds-pixels",
+)
 THEN = ("ranks", "ranks-pairs", "differences", "low-rates", "cost")
 ORDER = {name: place for place, name in enumerate((*FIRST, *THEN, "published", "confidence", "selection"))}
 """Place of a table in a section by the name of its file. All others are details of one method, which come last."""
@@ -305,6 +315,10 @@ def _ablations(spec: TableSpec, dataset: str, members: Sequence[Study]) -> Secti
     pictures: dict[Path, Draw] = {
         Path(dataset) / f"ablation-{study.name}.png": partial(draw_ablation, study) for study in members
     }
+    for study in members:
+        if (shared := sharing_of(study)) is not None:
+            file = Path(dataset) / f"ablation-{study.name}-sharing.png"
+            pictures[file] = partial(draw_sharing, study, shared)
     main = {f"{dataset} {name}": file for name, file in files.items()}
     return Section(f"{dataset}: ablations", (), dict(tables), {}, pictures, main, groups)
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionW
 
 from mddbench.runs.bounds import LARGEST, LONGEST_TEXT, Natural, small_value
 from mddbench.settings import Strict
+from mddbench.sizes import shown_size
 
 UPPER_BOUND = "given: an upper bound"
 """Value of `test_labels` where the method was given the category of each test image."""
@@ -135,7 +136,7 @@ class ProtocolCard(Strict):
     epochs: Annotated[Natural | Text | None, _TASK("epochs", training=True)] = None
     iterations: Annotated[Natural | Text | None, _DERIVED("iterations", training=True)] = None
     batch_size: Annotated[Natural | Text | None, _RECIPE("batch size", training=True)] = None
-    image_size: Annotated[Natural | None, _TASK("image size")] = None
+    image_size: Annotated[Natural | tuple[Natural, Natural] | None, _TASK("image size")] = None
     interpolation: Annotated[Text | None, _TASK("interpolation", outside_settings=True)] = None
     mask_rule: Annotated[Text | None, _TASK("mask rule", outside_settings=True)] = None
     augmentation: Annotated[Text | None, _TASK("augmentation")] = None
@@ -242,6 +243,8 @@ class ProtocolCard(Strict):
         value = getattr(self, name)
         if name == "encoder_sha256" and value is not None:
             value = value[:12]
+        if name == "image_size" and isinstance(value, tuple):
+            return shown_size(value)
         if isinstance(value, dict):
             value = " ".join(f"{'' if key == 'name' else f'{key} '}{_words(part)}" for key, part in value.items())
         return _words(value)

@@ -19,6 +19,8 @@ from mddbench.data.samples import Sample
 EVIDENCE = "scores.npz"
 """Name of the file in a cell's folder and among a run's artifacts."""
 ARRAYS = ("categories", "counts", "names", "defects", "items", "labels", "scores", "precision_recall", "region_overlap")
+CONDITIONS = "conditions"
+"""Array of the conditions. Only files of datasets that tell them have it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Evidence:
         names: File name of each image.
         defects: Kind of defect of each image.
         items: The item that each image shows, '' where it is unknown.
+        conditions: The condition in which each image was taken, '' where it is unknown.
         labels: (N,) True for defective images.
         scores: (N,) float32, or float64 if the method returned that. Scores may be infinite.
         precision_recall: (2, P) recall and precision of the pixels, NaN where there are no masks.
@@ -44,6 +47,7 @@ class Evidence:
     scores: NDArray[np.floating]
     precision_recall: NDArray[np.float32]
     region_overlap: NDArray[np.float32]
+    conditions: tuple[str, ...] = ()
 
 
 def evidence_of(
@@ -72,6 +76,7 @@ def evidence_of(
         scores=_at_least_single(scores),
         precision_recall=curves[0].astype(np.float32),
         region_overlap=curves[1].astype(np.float32),
+        conditions=tuple(sample.condition for sample in samples),
     )
 
 
@@ -86,8 +91,10 @@ def save_evidence(evidence: Sequence[Evidence], file: Path) -> None:
     def texts(field: str) -> NDArray[np.str_]:
         return np.array([text for entry in evidence for text in getattr(entry, field)], dtype=np.str_)
 
+    told = {CONDITIONS: texts(CONDITIONS)} if any(any(entry.conditions) for entry in evidence) else {}
     np.savez_compressed(
         file,
+        **told,
         categories=np.array([entry.category for entry in evidence], dtype=np.str_),
         counts=np.array([len(entry.scores) for entry in evidence], dtype=np.int64),
         names=texts("names"),
@@ -112,7 +119,7 @@ def load_evidence(file: Path) -> tuple[Evidence, ...]:
         Evidence of each category.
     """
     with refusing(file, "scores", "run the cell again"):
-        arrays = read_npz(file, ARRAYS)
+        arrays = read_npz(file, ARRAYS, (CONDITIONS,))
         _check(arrays)
         ends = np.cumsum(arrays["counts"])
         return tuple(
@@ -133,6 +140,7 @@ def _entry(arrays: dict[str, NDArray[Any]], number: int, images: slice) -> Evide
         scores=_at_least_single(arrays["scores"][images]),
         precision_recall=arrays["precision_recall"][number].astype(np.float32),
         region_overlap=arrays["region_overlap"][number].astype(np.float32),
+        conditions=tuple(map(str, arrays[CONDITIONS][images])) if CONDITIONS in arrays else ("",) * len(names),
     )
 
 
@@ -151,7 +159,8 @@ def _check(arrays: dict[str, NDArray[Any]]) -> None:
     if counts.min() < 1:
         raise ValueError(f"a category of {counts.min()} images")
     images = sum(counts.tolist())
-    for name, kind in (("names", "U"), ("defects", "U"), ("items", "U"), ("labels", "b"), ("scores", "f")):
+    told = [(CONDITIONS, "U")] if CONDITIONS in arrays else []
+    for name, kind in (("names", "U"), ("defects", "U"), ("items", "U"), ("labels", "b"), ("scores", "f"), *told):
         demand(name, arrays[name], kind, (images,))
     if np.isnan(arrays["scores"]).any():
         raise ValueError("a score is NaN")

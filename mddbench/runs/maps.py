@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mddbench.arrays import LARGEST, demand, finest_scale, mapped, refusing, to_half
 from mddbench.errors import CellError
+from mddbench.sizes import ImageSize, height_and_width
 
 MAPS = "maps"
 """Name of the folder of maps in a cell's folder."""
@@ -37,8 +38,8 @@ class KeptCategory:
 
     Attributes:
         category: Name of the category.
-        maps: (N, S, S) float16 as they are stored: (map - offset) * 2^k.
-        masks: (N, S, S) bool, True on defects; None if the dataset has no masks.
+        maps: (N, H, W) float16 as they are stored: (map - offset) * 2^k.
+        masks: (N, H, W) bool, True on defects; None if the dataset has no masks.
     """
 
     category: str
@@ -60,7 +61,7 @@ class MapKeeper:
         folder: The folder.
         partial: Folder in which the maps are written first.
         entries: For each category its name, offset and scale (None until they are known), and whether it has masks.
-        maps: (N, S, S) float16, the stored maps of the current category.
+        maps: (N, H, W) float16, the stored maps of the current category.
         constant: Indices of the images whose maps came while all scores of the category were one constant.
     """
 
@@ -75,17 +76,19 @@ class MapKeeper:
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
 
-    def begin(self, category: str, images: int, size: int, masks: NDArray[np.bool_] | None) -> None:
+    def begin(self, category: str, images: int, size: ImageSize, masks: NDArray[np.bool_] | None) -> None:
         """Begin the next category.
 
         Args:
             category: Name of the category.
             images: Number N of its images.
-            size: Side S of the square maps in pixels.
-            masks: (N, S, S), True on defects; None if the dataset has no masks.
+            size: The size of the maps.
+            masks: (N, H, W), True on defects; None if the dataset has no masks.
         """
         file = self._file(len(self.entries))
-        self.maps = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(images, size, size))
+        self.maps = np.lib.format.open_memmap(
+            file, mode="w+", dtype=np.float16, shape=(images, *height_and_width(size))
+        )
         if masks is not None:
             np.save(file.with_suffix(".masks.npy"), np.packbits(np.asarray(masks).reshape(images, -1), axis=1))
         self.entries.append({"category": category, "offset": None, "scale": None, "masks": masks is not None})
@@ -96,7 +99,7 @@ class MapKeeper:
 
         Args:
             indices: Indices of the B images within the category.
-            maps: (B, S, S) anomaly maps.
+            maps: (B, H, W) anomaly maps.
 
         Raises:
             CellError: If half precision cannot hold the maps.

@@ -24,7 +24,7 @@ from support import mddbench, read
 
 NAMES = list(modules(DATASETS))
 DRAWN = [name for name in NAMES if load_source(name).fabricate is not None]
-BY_FILES = ["elpv", "meta", "real_iad", "visa"]
+BY_FILES = ["elpv", "meta", "real_iad", "robustad", "visa"]
 """Those whose images are named by files."""
 WITH_MASKS = [name for name in DRAWN if not load_source(name).mask_rule.labels]
 QUIET = SilentReporter()

@@ -235,6 +235,7 @@ def test_a_category_may_be_called_train(tree: Path) -> None:
         ("mpdd", "MPDD"),
         ("mvtec_loco", "mvtec_loco_anomaly_detection"),
         ("mvtec_ad2", "mvtec_ad_2"),
+        ("robustad", "RobustAD"),
         ("uni_medical", "medical"),
     ],
 )

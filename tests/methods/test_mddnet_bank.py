@@ -83,7 +83,7 @@ def test_deviations_are_those_of_normal_positions() -> None:
 def detector(encoder: FrozenEncoder) -> Detector:
     seed_everything(0)
     method, own = load_method("mddnet"), load_experiment("mini/mddnet_bank").settings
-    small: dict[str, Any] = {"decoder_blocks": (1, 1, 1), "bank": {"patches": 50}}
+    small: dict[str, Any] = {"decoder_blocks": (1, 1, 1), "bank": {"patches": 50, "reservoir": 60}}
     return method(encoder, method_settings(method, own | small, "test"), 2)
 
 
@@ -172,3 +172,86 @@ def test_signals_without_a_bank_are_refused(encoder: FrozenEncoder) -> None:
         method(encoder, method_settings(method, own, "test"), 2)
     with pytest.raises(InputError, match=r"mddnet: bank.levels names level 3; the encoder has 3, counted from 0"):
         method(encoder, method_settings(method, {"bank": {"levels": [3]}}, "test"), 2)
+
+
+SAMPLED = BankSettings(patches=3, levels=(0,), neighbourhood=1, reservoir=8)
+
+
+def test_the_bank_is_the_greedy_coreset_of_a_sample() -> None:
+    bank = PatchBank((1,), 2, SAMPLED)
+    values = torch.tensor([0.0, 0.1, 0.2, 5.0, 5.1, 9.0, 20.0, 20.1])
+    bank.learn(level(values), torch.zeros(8, dtype=torch.int64))
+    bank.learn(level(values + 100.0), torch.ones(8, dtype=torch.int64))
+    before = bank.distances(level(torch.tensor([0.5])))
+    assert float(before) == pytest.approx(0.3**2 / float(before_deviation(values)), rel=1e-4), "until then the sample"
+    bank.finish()
+    assert bank.reservoir is None
+    sample = torch.cat([values, values + 100.0])[:, None]
+    picked = bank.patches.flatten()
+    assert len(picked.unique()) == 6 == int(bank.kept)
+    assert set(picked.tolist()) <= set(sample.flatten().tolist())
+    far = torch.cdist(sample, picked[:, None]).amin(dim=1)
+    assert float(far.max()) < 5.0, "no group of the sample is without a patch"
+    left = sample[~torch.isin(sample, picked)][:, None]
+    deviation = torch.cdist(left, picked[:, None]).amin(dim=1).square().std(correction=0)
+    found = bank.distances(level(torch.tensor([50.0])))
+    nearest = (picked - 50.0).abs().min().square()
+    torch.testing.assert_close(found.flatten(), (nearest / deviation)[None])
+
+
+def before_deviation(values: Tensor) -> Tensor:
+    sample = torch.cat([values, values + 100.0])[:, None]
+    return torch.cdist(sample, sample).fill_diagonal_(torch.inf).amin(dim=1).square().std(correction=0)
+
+
+def test_a_second_end_of_the_training_picks_nothing_anew() -> None:
+    bank = PatchBank((1,), 1, SAMPLED)
+    bank.learn(level(torch.arange(8.0)), torch.zeros(8, dtype=torch.int64))
+    bank.finish()
+    before = {name: value.clone() for name, value in bank.state_dict().items()}
+    assert "reservoir" not in before
+    bank.finish()
+    assert all(torch.equal(before[name], value) for name, value in bank.state_dict().items())
+
+
+def test_a_small_sample_is_kept_whole() -> None:
+    bank = PatchBank((1,), 2, SAMPLED)
+    bank.learn(level(torch.tensor([1.0, 4.0])), torch.tensor([0, 1]))
+    bank.finish()
+    assert int(bank.kept) == 2
+    assert float(bank.distances(level(torch.tensor([2.0])))) == pytest.approx(1.0)
+
+
+def test_a_training_that_goes_on_has_the_sample(detector: Detector, encoder: FrozenEncoder) -> None:
+    images = torch.rand(4, 3, 64, 64)
+    detector.training_step(Batch(images, torch.tensor([0, 0, 1, 1]), first_epoch=True))
+    state = detector.learned_state()
+    assert state["bank.reservoir"].shape[:2] == (2, 60)
+    other = type(detector)(encoder, detector.settings, 2)
+    other.load_learned_state(state)
+    for each in (detector, other):
+        each.finish_training()
+    assert torch.equal(detector.get_buffer("bank.patches"), other.get_buffer("bank.patches"))
+    assert detector.learned_state().keys() == other.learned_state().keys()
+    assert "bank.reservoir" not in other.learned_state()
+
+
+def test_the_image_score_is_the_maximum_of_the_banks_map(detector: Detector) -> None:
+    images = torch.rand(3, 3, 64, 64)
+    detector.training_step(Batch(images, torch.tensor([0, 1, 1]), first_epoch=True))
+    detector.finish_training()
+    detector.eval()
+    settings: Any = detector.settings
+    maps, scores = detector.maps_and_scores(images)
+    torch.testing.assert_close(maps, detector.anomaly_maps(images))
+    scoring = settings.scoring.model_copy(update={"signals": ("bank",), "image": "max"})
+    detector.settings = settings.model_copy(update={"scoring": scoring})
+    torch.testing.assert_close(scores, detector.anomaly_maps(images).flatten(1).amax(dim=1))
+
+
+def test_a_sample_smaller_than_the_bank_and_a_score_without_a_bank_are_refused(encoder: FrozenEncoder) -> None:
+    method = load_method("mddnet")
+    with pytest.raises(InputError, match=r"bank.reservoir 5 is less than bank.patches 2048"):
+        method(encoder, method_settings(method, {"bank": {"reservoir": 5}}, "test"), 2)
+    with pytest.raises(InputError, match=r"scoring.image is 'bank', which is no signal; add it to scoring.signals"):
+        method(encoder, method_settings(method, {"bank": {}, "scoring": {"image": "bank"}}, "test"), 2)

@@ -14,6 +14,7 @@ script for uploads expects. The other numbers were not found at a source that ca
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from mddbench.data.fabricate import Drawing, save
@@ -58,7 +59,9 @@ def read(root: Path, _: int) -> Tree:
     layout = Layout(
         train=("train", "validation"), test="test_public", truth="test_public/ground_truth", hidden=tuple(ENDINGS)
     )
-    return read_tree(base_of(root, (ARCHIVE,)), layout)
+    tree = read_tree(base_of(root, (ARCHIVE,)), layout)
+    samples = (replace(each, condition=light(each.image)) if each.split == "test" else each for each in tree.samples)
+    return replace(tree, samples=tuple(samples))
 
 
 def hidden(root: Path) -> list[HiddenSplit]:
@@ -127,7 +130,6 @@ DATASET = DatasetSource(
     read=read,
     layout=LAYOUT,
     validation=lambda image: image.parents[1].name == "validation",
-    condition=light,
     hidden=hidden,
     published=Published("MVTec AD 2", dict.fromkeys(PRIVATE, (None, None, None))),
     fabricate=fabricate,

@@ -14,7 +14,7 @@ Unsaid:    the encoder and the bottleneck; the position, size, addressing and lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ from mddbench.errors import InputError
 from mddbench.methods.mddnet import losses, scoring
 from mddbench.methods.mddnet.bank import BankSettings, PatchBank
 from mddbench.methods.mddnet.deviations import Deviations
+from mddbench.methods.mddnet.losses import LossWeights
 from mddbench.methods.mddnet.memory import ClassAwareMemory, MemorySettings
 from mddbench.methods.mddnet.scoring import ScoringSettings
 from mddbench.methods.mddnet.tokens import TokenBottleneck, TokenMapDecoder, TokenSettings
@@ -37,24 +38,11 @@ from mddbench.nn.smoothing import describe_smoothing
 from mddbench.nn.student import require_equal_shapes
 from mddbench.nn.synthesis import SynthesisSettings, synthesise
 from mddbench.nn.token_levels import require_token_levels
-from mddbench.settings import Count, Depth, Extended, Strict
+from mddbench.settings import Count, Depth, Extended
+from mddbench.sizes import ImageSize, image_size_of
 
-Weight = Annotated[float, Field(ge=0, le=1e6)]
-WITH_BANK = "MDD-Net + bank"
+BANK, WITH_BANK = "bank", "MDD-Net + bank"
 """Label of the variant with a bank of normal patches, which is ours and not the paper's."""
-
-
-class LossWeights(Strict):
-    """The weights of the loss terms. A term of weight 0 is left out."""
-
-    restoration: Weight = Field(default=1.0, description="The weight of the restoration loss.")
-    identity: Weight = Field(
-        default=1.0,
-        description="The weight of the identity loss. 0 also leaves out the identity decoder and the discrepancy loss.",
-    )
-    discrepancy: Weight = Field(default=1.0, description="The weight of the discrepancy loss.")
-    classes: Weight = Field(default=1.0, description="The weight of the memory's class discrimination loss.")
-    compactness: Weight = Field(default=1.0, description="The weight of the memory's compactness loss.")
 
 
 class MDDNetSettings(Extended):
@@ -123,14 +111,16 @@ class MDDNet(Detector[MDDNetSettings]):
 
     def _add_bank(self, encoder: FrozenEncoder, settings: MDDNetSettings, categories: int) -> None:
         """Add the bank of normal patches, and the deviations of all signals, if there are settings of a bank."""
-        if settings.bank is None and (settings.scoring.calibrated or "bank" in settings.scoring.signals):
+        if settings.bank is None and (settings.scoring.calibrated or BANK in settings.scoring.signals):
             raise InputError("mddnet: calibrated signals and the signal 'bank' need a bank; write settings.bank: {}")
         self.bank = PatchBank(encoder.channels, categories, settings.bank) if settings.bank else None
         if settings.scoring.calibrated and set(settings.scoring.levels) != set(range(len(encoder.levels))):
             raise InputError("mddnet: calibrated signals are those of all levels; leave out scoring.levels")
         signals = ("teacher", "decoders") if settings.weights.identity else ("teacher",)
         self.deviations = Deviations(signals) if settings.bank else None
-        if "bank" in settings.scoring.signals:
+        if settings.scoring.image == BANK and BANK not in settings.scoring.signals:
+            raise InputError("mddnet: scoring.image is 'bank', which is no signal; add it to scoring.signals")
+        if BANK in settings.scoring.signals:
             self.label = WITH_BANK
 
     @classmethod
@@ -162,7 +152,7 @@ class MDDNet(Detector[MDDNetSettings]):
             abnormal, masks = synthesise(batch.images, batch.categories, self.settings.synthesis, batch.textures)
         normal_teacher, abnormal_teacher = self._teacher_features(batch, abnormal)
         uses: list[_MemoryUse] = []
-        restored, identical = self._decoded(abnormal_teacher, uses, batch.images.shape[-1])
+        restored, identical = self._decoded(abnormal_teacher, uses, image_size_of(*batch.images.shape[-2:]))
         terms = {"restoration": losses.restoration(restored, normal_teacher)}
         if identical is not None:
             terms["identity"] = losses.identity(identical, abnormal_teacher)
@@ -209,9 +199,34 @@ class MDDNet(Detector[MDDNetSettings]):
         """
         return self._maps(images, category)
 
+    def maps_and_scores(self, images: Tensor, category: int = 0) -> tuple[Tensor, Tensor]:
+        """Compute all that is evaluated. The image score can come from the bank's map alone (`scoring.image: bank`).
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            category: Index of their category, for `memory.label_at_test`.
+
+        Returns:
+            (B, H, W) maps and (B,) scores.
+        """
+        settings = self.settings.scoring
+        if settings.image != BANK:
+            return super().maps_and_scores(images, category)
+        told = min(category, self.categories - 1) if self.wants_test_labels else None
+        size, signals = (images.shape[-2], images.shape[-1]), self._signals(images, told)
+        maps, of_bank = scoring.anomaly_maps(signals, size, settings), {BANK: signals[BANK]}
+        return at_least_single(maps), at_least_single(
+            scoring.image_scores(scoring.anomaly_maps(of_bank, size, settings), settings)
+        )
+
     def _maps(self, images: Tensor, category: int | None) -> Tensor:
+        size = (images.shape[-2], images.shape[-1])
+        return scoring.anomaly_maps(self._signals(images, category), size, self.settings.scoring)
+
+    def _signals(self, images: Tensor, category: int | None) -> dict[str, list[Tensor]]:
+        """The distances of each signal of the settings, (B, H_l, W_l) for each level, on the scale of the settings."""
         teacher = self.encoder(images)
-        restored, identical = self._decoded(teacher, [], images.shape[-1], category)
+        restored, identical = self._decoded(teacher, [], image_size_of(*images.shape[-2:]), category)
         settings = self.settings.scoring
         pairs = _compared(teacher, restored, identical)
         signals: dict[str, list[Tensor]] = {
@@ -219,23 +234,23 @@ class MDDNet(Detector[MDDNetSettings]):
         }
         if self.deviations is not None and settings.calibrated:
             signals = {name: [each / self.deviations.of(name) for each in maps] for name, maps in signals.items()}
-        if self.bank is not None and "bank" in settings.signals:
-            signals["bank"] = [self.bank.distances(teacher)]
-        return scoring.anomaly_maps(signals, (images.shape[-2], images.shape[-1]), settings)
+        if self.bank is not None and BANK in settings.signals:
+            signals[BANK] = [self.bank.distances(teacher)]
+        return signals
 
     def image_scores(self, maps: Tensor) -> Tensor:
         """Compute the image scores (B,) of maps (B, H, W) by the rule of the settings."""
         return scoring.image_scores(maps, self.settings.scoring)
 
     def _decoded(
-        self, teacher: list[Tensor], uses: list[_MemoryUse], size: int, category: int | None = None
+        self, teacher: list[Tensor], uses: list[_MemoryUse], size: ImageSize, category: int | None = None
     ) -> tuple[list[Tensor], list[Tensor] | None]:
         """The features of the two decoders. Each use of a memory is added to `uses`.
 
         Args:
             teacher: The teacher's features, (B, C_l, H_l, W_l) for each level, shallow to deep.
             uses: The list to which the uses of the memories are added.
-            size: The width of the images in pixels, for an error message.
+            size: The size of the images, for an error message.
             category: The category of the images, if the method is given it.
 
         Returns:

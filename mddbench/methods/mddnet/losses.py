@@ -9,16 +9,33 @@ Source of the first three: a published review of the paper (docs/mddnet.md). The
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from mddbench.nn.precision import at_least_single
 from mddbench.nn.reverse_distillation import flat_cosine_distance
+from mddbench.settings import Strict
 
 Levels = Sequence[Tensor]
 """Features of several levels, one tensor (B, C_l, H_l, W_l) for each."""
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class LossWeights(Strict):
+    """The weights of the loss terms. A term of weight 0 is left out."""
+
+    restoration: Weight = Field(default=1.0, description="The weight of the restoration loss.")
+    identity: Weight = Field(
+        default=1.0,
+        description="The weight of the identity loss. 0 also leaves out the identity decoder and the discrepancy loss.",
+    )
+    discrepancy: Weight = Field(default=1.0, description="The weight of the discrepancy loss.")
+    classes: Weight = Field(default=1.0, description="The weight of the memory's class discrimination loss.")
+    compactness: Weight = Field(default=1.0, description="The weight of the memory's compactness loss.")
 
 
 def restoration(restored: Levels, teacher_normal: Levels) -> Tensor:

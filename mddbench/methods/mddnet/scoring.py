@@ -34,10 +34,11 @@ class ScoringSettings(Extended):
         default=(0, 1, 2), description="The levels of the encoder that are compared; 0 is the shallowest."
     )
     sigma: Pixels = Field(default=4.0, description="The standard deviation of the smoothing, in pixels.")
-    image: Literal["max", "pooled", "top"] = Field(
+    image: Literal["max", "pooled", "top", "bank"] = Field(
         default="max",
         description="The image score. max: the maximum of the map. pooled: the maximum after averaging over "
-        "`pool` x `pool` pixels. top: the mean of the highest `top` share of pixels.",
+        "`pool` x `pool` pixels. top: the mean of the highest `top` share of pixels. bank: the maximum of the smoothed map "
+        "of the bank's distances alone.",
     )
     pool: Count = Field(default=16, description="The side of the averaging window of `pooled`, in pixels.")
     top: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -56,6 +57,7 @@ class ScoringSettings(Extended):
             "max": "max of the map",
             "pooled": f"max of the map averaged over {self.pool}x{self.pool}",
             "top": f"mean of the highest {100 * self.top:g} % of the map",
+            "bank": "max of the bank's map",
         }
         return rules[self.image]
 
@@ -92,7 +94,7 @@ def anomaly_maps(signals: dict[str, list[Tensor]], size: tuple[int, int], settin
     """
     maps = [
         F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        for name in settings.signals
+        for name in signals
         for distance in signals[name]
     ]
     stacked = torch.stack(maps)

@@ -11,6 +11,8 @@ from mddbench.metrics.names import LABELS, MEAN
 from mddbench.metrics.rates import FEWEST_NORMAL
 from mddbench.report.rows.scored import ScoredRow
 from mddbench.report.tables.cells import RankedRow, over_seeds, ranked
+from mddbench.report.tables.conditions import NAME as CONDITIONS
+from mddbench.report.tables.conditions import conditions_of, conditions_table
 from mddbench.report.tables.results import protocol, remarks
 from mddbench.report.tables.table import DASH, Cell, Column, MakeTable, Row, RunOf, Table, number, one_line, percent
 
@@ -85,6 +87,8 @@ class OneThreshold:
         for row in rows:
             file = self.folder / f"{NAME}-{self.names[row.group.label]}"
             tables[file] = partial(categories_table, self.dataset, row)
+        if conditions_of(rows):
+            tables[self.folder / CONDITIONS] = partial(conditions_table, self.dataset, rows)
         return tables
 
 
