@@ -192,7 +192,9 @@ class FUTUREG(Detector[FUTUREGSettings]):
         size = (self.settings.grid, self.settings.grid)
         resized = [F.interpolate(at_least_single(each), size, mode="bilinear", align_corners=False) for each in levels]
         tokens = as_tokens(torch.cat(resized, dim=1)).contiguous()
-        return tokens if self.standard is None else self.standard(tokens.flatten(0, 1)).view_as(tokens)
+        if self.standard is not None:
+            tokens = self.standard(tokens.flatten(0, 1)).view_as(tokens)
+        return tokens
 
     def _commitment(self, tokens: Tensor, read: Tensor) -> Tensor:
         """What moves tokens (B, P, C) to what is read for them, weighted: a scalar."""

@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     model_serializer,
 )
+from pydantic_core import to_jsonable_python
 
 from mddbench.errors import InputError
 from mddbench.plugins import nearest
@@ -66,6 +67,22 @@ class Extended(Strict):
         fields = type(self).model_fields
         unset = {name for name in self.added if getattr(self, name) == fields[name].default}
         return {name: value for name, value in serialize(self).items() if name not in unset}
+
+
+def all_values(settings: BaseModel) -> dict[str, Any]:
+    """Return the values of all fields, also of those that `Extended` leaves out of what is written.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Field -> JSON value. Settings within settings are dicts of the same kind.
+    """
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return {
+        name: all_values(value) if isinstance(value, BaseModel) else to_jsonable_python(value)
+        for name, value in values.items()
+    }
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -29,6 +29,7 @@ from mddbench.metrics.names import COLUMNS, MEAN
 from mddbench.runs.card import SEEN_ONCE
 from mddbench.runs.records import RECORD, Record, read_record
 from mddbench.runs.search import METRICS, JudgedOn, SearchResult, Trial
+from mddbench.settings import all_values
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _planned(name: str, trials: int, seeds: tuple[int, ...] | None, overrides: M
             raise InputError(f"--set {setting}: {source} varies it; leave it out")
         if unused_overrides([setting], method):
             raise InputError(f"{source}: '{setting}' has no effect on this method, which does not use it")
-    own = method_settings(method, recipe.settings, name).model_dump(mode="json")
+    own = all_values(method_settings(method, recipe.settings, name))
     points = draw_points(space, point_of(recipe, own, list(space.vary), source), trials)
     experiments = [recipe, *(at_point(name, point, overrides) for point in points[1:])]
     experiments = [for_method(experiment, method) for experiment in experiments]

@@ -12,7 +12,7 @@ from mddbench.detector import Detector, load_method
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.seeding import seed_everything
-from mddbench.settings import validated
+from mddbench.settings import all_values, validated
 
 pytestmark = pytest.mark.usefixtures("double_by_default")
 METHOD = load_method("futureg")
@@ -167,6 +167,8 @@ def test_dropout_of_the_guidance_is_in_training_only(encoder: FrozenEncoder, bat
 def test_the_drafts_choices_are_off_and_in_no_identity_by_default(encoder: FrozenEncoder) -> None:
     plain, draft = detector_of(encoder), detector_of(encoder, **DRAFT)
     assert not set(DRAFT) & set(plain.settings.model_dump())
+    assert all_values(plain.settings).items() >= {"standardised": False, "cosine_pull": 0.0, "layers": 2}.items()
+    assert all_values(plain.settings)["prototypes"]["items"] == 5
     assert draft.settings.model_dump().items() >= DRAFT.items()
     assert set(draft.learned_state()) - set(plain.learned_state()) == {
         f"standard.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
