@@ -20,6 +20,7 @@ from mddbench.batch import Batch
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single
+from mddbench.nn.saved_state import load_saved_state, without_encoder
 from mddbench.plugins import METHODS, load_module
 from mddbench.settings import Strict, validated
 from mddbench.sizes import ImageSize
@@ -56,7 +57,6 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         asks_teacher: True if training asks `teacher` for the features of the unchanged images. Then a cache saves time.
         single_pass: True if the method only collects. It then sees every training image exactly once, without an
             optimiser. Its `training_step` returns {}, and its `finish_training` builds what it learned.
-            Such a pass is never resumed half-way.
         brings_optimizer: True if the method makes its own optimiser, by `own_optimizer`. That of the experiment is then
             not used, its schedule is.
         uses_encoder: False if the method learns from the pixels alone. Its experiments then have the encoder 'none'.
@@ -288,30 +288,25 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
 
     @classmethod
     def demand_weights(cls, weights: Path | None) -> None:
-        """Check that the files that `start_from` reads are there. This is called before a model is built.
+        """Check that the files that `start_from` reads are there, before a model is built. Else raise InputError.
 
         Args:
             weights: What --weights-dir names; None if it was not given.
-
-        Raises:
-            InputError: If a subclass needs a file that is not there.
         """
 
     def start_from(self, weights: Path | None) -> None:
         """Load pre-trained weights that the training starts from, beside the encoder's. By default there are none.
 
         This is called once, before anything is trained. What was loaded should be told by its hash in `network`.
+        A subclass raises InputError if they do not fit.
 
         Args:
             weights: What --weights-dir names; None if it was not given.
-
-        Raises:
-            InputError: If they do not fit.
         """
 
     def learned_state(self) -> dict[str, Tensor]:
         """Return the state dict without the encoder, whose weights the record identifies by their hash."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+        return without_encoder(self)
 
     def load_authors_state(self, content: Any, where: str) -> None:  # noqa: ARG002
         """Load the content of a weights file from the authors of the method.
@@ -326,32 +321,12 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         raise InputError(f"{where}: {self.label} reads no weights that others trained")
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Load what `learned_state` returned.
-
-        Buffers without a value, and all those of a single pass, take the shapes of the loaded tensors.
+        """Load what `learned_state` returned, as in `load_saved_state`. After a single pass all buffers are reshaped.
 
         Args:
             state: Name -> tensor, without the encoder.
-
-        Raises:
-            RuntimeError: If the state belongs to another model.
         """
-        buffers = {
-            f"{module_name}.{buffer_name}" if module_name else buffer_name: (module, buffer_name)
-            for module_name, module in self.named_modules()
-            for buffer_name in _persistent_buffer_names(module)
-        }
-        expected = {name for name in (*self.state_dict(), *buffers) if not name.startswith("encoder.")}
-        missing = [name for name in expected - set(state) if name not in buffers or _has_value(*buffers[name])]
-        unexpected = sorted(set(state) - expected)
-        if missing or unexpected:
-            raise RuntimeError(f"the saved state does not fit: missing {sorted(missing)}, unexpected {unexpected}")
-        device = self.encoder.mean.device
-        for name in set(state) & set(buffers):
-            module, buffer_name = buffers[name]
-            if self.single_pass or not _has_value(module, buffer_name):  # what was collected decides their shapes
-                setattr(module, buffer_name, torch.empty_like(state[name], device=device))
-        self.load_state_dict(state, strict=False)
+        load_saved_state(self, state, self.single_pass, self.encoder.mean.device)
 
 
 def load_method(name: str) -> type[Detector]:
@@ -403,13 +378,3 @@ def method_settings(method: type[Detector], raw: dict[str, Any], source: str) ->
         An instance of the method's `Settings`.
     """
     return validated(method.Settings, raw, f"{source}: settings")
-
-
-def _persistent_buffer_names(module: nn.Module) -> set[str]:
-    """Return the names of a module's own buffers that its state dict can hold, including buffers without a value."""
-    return set(module._buffers) - module._non_persistent_buffers_set  # noqa: SLF001 - torch has no public access
-
-
-def _has_value(module: nn.Module, buffer_name: str) -> bool:
-    """Return False if the buffer is registered as None."""
-    return module._buffers[buffer_name] is not None  # noqa: SLF001 - torch has no public access
