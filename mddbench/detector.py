@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Generic, get_args, get_origin
 
 import torch
@@ -19,7 +20,6 @@ from mddbench.batch import Batch
 from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single
-from mddbench.nn.starting_weights import StartingWeights
 from mddbench.plugins import METHODS, load_module
 from mddbench.settings import Strict, validated
 
@@ -35,7 +35,7 @@ MethodSettings = TypeVar("MethodSettings", bound=Strict, default=Any)
 """The settings of a method."""
 
 
-class Detector(nn.Module, StartingWeights, ABC, Generic[MethodSettings]):
+class Detector(nn.Module, ABC, Generic[MethodSettings]):
     """A method that learns from normal images and scores every pixel of an image. Higher scores are more anomalous.
 
     A step of a method may leave something for a later step only in parameters and buffers.
@@ -211,7 +211,11 @@ class Detector(nn.Module, StartingWeights, ABC, Generic[MethodSettings]):
         return 0.0, 0.0
 
     def diagnostics(self) -> dict[str, float]:
-        """Return numbers to plot beside the losses, after each epoch: name -> number. Names are plain words with '_'."""
+        """Return numbers to plot beside the losses, after each epoch.
+
+        Returns:
+            Name -> number. Names are plain words with '_'.
+        """
         return {}
 
     @classmethod
@@ -271,8 +275,38 @@ class Detector(nn.Module, StartingWeights, ABC, Generic[MethodSettings]):
 
     @classmethod
     def shrunk(cls, settings: MethodSettings) -> MethodSettings:
-        """Return settings with which checks can train the method in seconds, on images of 64 pixels."""
+        """Return settings for images of 64 pixels with which checks can train the method in seconds.
+
+        Args:
+            settings: An instance of `Settings`.
+
+        Returns:
+            The settings themselves, unless a subclass has large networks.
+        """
         return settings
+
+    @classmethod
+    def demand_weights(cls, weights: Path | None) -> None:
+        """Check that the files that `start_from` reads are there. This is called before a model is built.
+
+        Args:
+            weights: What --weights-dir names; None if it was not given.
+
+        Raises:
+            InputError: If a subclass needs a file that is not there.
+        """
+
+    def start_from(self, weights: Path | None) -> None:
+        """Load pre-trained weights that the training starts from, beside the encoder's. By default there are none.
+
+        This is called once, before anything is trained. What was loaded should be told by its hash in `network`.
+
+        Args:
+            weights: What --weights-dir names; None if it was not given.
+
+        Raises:
+            InputError: If they do not fit.
+        """
 
     def learned_state(self) -> dict[str, Tensor]:
         """Return the state dict without the encoder, whose weights the record identifies by their hash."""
