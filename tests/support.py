@@ -99,7 +99,8 @@ def _shrunk_overrides(wanted: Experiment, folder: Path) -> tuple[dict[str, Any],
     encoder = default_encoder()
     detector = method(encoder, shrunk, 2)
     write_starting_files(folder / "weights", detector.unet, detector.autoencoder, detector.text)
-    save_file(encoder.weights(), folder / "weights" / f"{encoder.name}.safetensors")
+    contiguous = {name: value.contiguous() for name, value in encoder.weights().items()}
+    save_file(contiguous, folder / "weights" / f"{encoder.name}.safetensors")
     changed = {f"settings.{name}": value for name, value in shrunk.model_dump(mode="json").items()}
     return {"encoder.name": encoder.name, **changed}, folder / "weights"
 
