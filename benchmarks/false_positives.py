@@ -36,6 +36,12 @@ WITH_BANK: dict[str, dict[str, Any]] = {
     "all three": {"signals": ["teacher", "decoders", "bank"]},
     "all three, product": {"signals": ["teacher", "decoders", "bank"], "fusion": "product"},
     "all three, images by the bank": {"signals": ["teacher", "decoders", "bank"], "image": "bank"},
+    "agreement": {"signals": ["teacher", "decoders", "bank"], "fusion": "agreement"},
+    "agreement, images by the bank": {
+        "signals": ["teacher", "decoders", "bank"],
+        "fusion": "agreement",
+        "image": "bank",
+    },
 }
 """What can be asked of a model with a bank only. Its signals are calibrated."""
 KEYS = ("mad", "i_auroc", "p_ap", "aupro")
@@ -63,7 +69,7 @@ def rates(maps: NDArray[np.float32], split: Split, recall: float) -> tuple[float
 def rescored(detector: Detector, scoring: dict[str, Any]) -> Detector:
     """The model with another scoring, which no weight depends on."""
     method, raw = type(detector), detector.settings.model_dump(mode="json")
-    raw["scoring"] = {**raw["scoring"], "image": "max", **scoring}
+    raw["scoring"] = {**raw["scoring"], "image": "max", "fusion": "sum", **scoring}
     one = method(detector.encoder, method_settings(method, raw, "another scoring"), detector.categories)
     one.load_learned_state(detector.learned_state())
     return one.eval()

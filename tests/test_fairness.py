@@ -37,6 +37,7 @@ SHORT: dict[str, Any] = {"epochs": 2, "image_size": 64, "batch_size": 4}
 OF_THE_RECIPE = {
     "method_version",
     "optimizer",
+    "schedule",
     "gradient_clip",
     "smoothing",
     "image_score",

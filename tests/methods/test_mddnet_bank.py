@@ -148,6 +148,20 @@ def test_twice_the_deviation_halves_a_signal(detector: Detector) -> None:
     torch.testing.assert_close(detector.anomaly_maps(images), before / 2)
 
 
+def test_an_agreement_is_the_root_of_the_decoders_map_times_the_banks(detector: Detector) -> None:
+    images = torch.rand(2, 3, 64, 64)
+    detector.training_step(Batch(images, torch.tensor([0, 1]), first_epoch=True))
+    detector.eval()
+    together, settings = detector.anomaly_maps(images), detector.settings
+    assert settings.scoring.fusion == "agreement"
+    maps = []
+    for signals in (("teacher", "decoders"), ("bank",)):
+        scoring = settings.scoring.model_copy(update={"signals": signals, "fusion": "sum"})
+        detector.settings = settings.model_copy(update={"scoring": scoring})
+        maps.append(detector.anomaly_maps(images))
+    torch.testing.assert_close(together, (maps[0].clamp_min(1e-6) * maps[1].clamp_min(1e-6)).sqrt())
+
+
 def test_a_map_is_the_sum_of_its_signals(detector: Detector) -> None:
     images = torch.rand(2, 3, 64, 64)
     detector.training_step(Batch(images, torch.tensor([0, 1]), first_epoch=True))
@@ -155,7 +169,7 @@ def test_a_map_is_the_sum_of_its_signals(detector: Detector) -> None:
     settings: Any = detector.settings
     maps = {}
     for signals in (("teacher",), ("decoders",), ("bank",), ("teacher", "decoders", "bank")):
-        scoring = settings.scoring.model_copy(update={"signals": signals})
+        scoring = settings.scoring.model_copy(update={"signals": signals, "fusion": "sum"})
         detector.settings = settings.model_copy(update={"scoring": scoring})
         maps[signals] = detector.anomaly_maps(images)
     *single, together = maps.values()
@@ -253,5 +267,9 @@ def test_a_sample_smaller_than_the_bank_and_a_score_without_a_bank_are_refused(e
     method = load_method("mddnet")
     with pytest.raises(InputError, match=r"bank.reservoir 5 is less than bank.patches 2048"):
         method(encoder, method_settings(method, {"bank": {"reservoir": 5}}, "test"), 2)
+    for signals in (["teacher", "decoders"], ["bank"]):
+        own = {"bank": {}, "scoring": {"fusion": "agreement", "signals": signals}}
+        with pytest.raises(InputError, match=r"scoring.fusion is 'agreement', which takes the signal 'bank' and"):
+            method(encoder, method_settings(method, own, "test"), 2)
     with pytest.raises(InputError, match=r"scoring.image is 'bank', which is no signal; add it to scoring.signals"):
         method(encoder, method_settings(method, {"bank": {}, "scoring": {"image": "bank"}}, "test"), 2)

@@ -29,7 +29,7 @@ from mddbench.methods.mddnet.bank import BankSettings, PatchBank
 from mddbench.methods.mddnet.deviations import Deviations
 from mddbench.methods.mddnet.losses import LossWeights
 from mddbench.methods.mddnet.memory import ClassAwareMemory, MemorySettings
-from mddbench.methods.mddnet.scoring import ScoringSettings
+from mddbench.methods.mddnet.scoring import BANK, ScoringSettings
 from mddbench.methods.mddnet.tokens import TokenBottleneck, TokenMapDecoder, TokenSettings
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single, full_precision
@@ -41,7 +41,7 @@ from mddbench.nn.token_levels import require_token_levels
 from mddbench.settings import Count, Depth, Extended
 from mddbench.sizes import ImageSize, image_size_of
 
-BANK, WITH_BANK = "bank", "MDD-Net + bank"
+WITH_BANK = "MDD-Net + bank"
 """Label of the variant with a bank of normal patches, which is ours and not the paper's."""
 
 
@@ -120,6 +120,10 @@ class MDDNet(Detector[MDDNetSettings]):
         self.deviations = Deviations(signals) if settings.bank else None
         if settings.scoring.image == BANK and BANK not in settings.scoring.signals:
             raise InputError("mddnet: scoring.image is 'bank', which is no signal; add it to scoring.signals")
+        if settings.scoring.fusion == "agreement" and (BANK not in (own := settings.scoring.signals) or len(own) == 1):
+            raise InputError(
+                f"mddnet: scoring.fusion is 'agreement', which takes the signal 'bank' and another; found {list(own)}"
+            )
         if BANK in settings.scoring.signals:
             self.label = WITH_BANK
 

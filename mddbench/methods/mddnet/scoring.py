@@ -17,6 +17,11 @@ from mddbench.nn.precision import at_least_single
 from mddbench.nn.smoothing import gaussian_smooth
 from mddbench.settings import Count, Extended, Pixels
 
+BANK = "bank"
+"""The signal of the bank of normal patches."""
+LEAST = 1e-6
+"""Distances count as at least this large where they are multiplied."""
+
 
 class ScoringSettings(Extended):
     """The settings of anomaly maps and image scores."""
@@ -27,8 +32,11 @@ class ScoringSettings(Extended):
         description="The compared features. teacher: the teacher with the restoration decoder. "
         "decoders: the restoration decoder with the identity decoder. bank: patches with the nearest normal ones.",
     )
-    fusion: Literal["sum", "product"] = Field(
-        default="sum", description="The way in which the maps of all signals and levels are combined."
+    fusion: Literal["sum", "product", "agreement"] = Field(
+        default="sum",
+        description="The way in which maps are combined. sum, product: of all signals and levels. agreement: the square "
+        "root of the smoothed sum of the compared features' maps times the smoothed map of the bank. A position then scores "
+        "high only if both say so, and the scale of neither matters.",
     )
     levels: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)] = Field(
         default=(0, 1, 2), description="The levels of the encoder that are compared; 0 is the shallowest."
@@ -82,7 +90,7 @@ def distances(first: Levels, second: Levels, settings: ScoringSettings) -> list[
 def anomaly_maps(signals: dict[str, list[Tensor]], size: tuple[int, int], settings: ScoringSettings) -> Tensor:
     """Compute anomaly maps from the distances of each signal.
 
-    Each map of distances is resized to `size`. The results are fused and smoothed.
+    Each map of distances is resized to `size`. The results are fused and smoothed; for the agreement smoothed and fused.
 
     Args:
         signals: For each name of a signal its distances, (B, H_l, W_l) each.
@@ -92,13 +100,16 @@ def anomaly_maps(signals: dict[str, list[Tensor]], size: tuple[int, int], settin
     Returns:
         (B, H, W).
     """
-    maps = [
-        F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        for name in signals
-        for distance in signals[name]
-    ]
-    stacked = torch.stack(maps)
-    fused = stacked.sum(dim=0) if settings.fusion == "sum" else stacked.clamp_min(1e-6).log().mean(dim=0).exp()
+    of_bank, of_features = [], []
+    for name in settings.signals:
+        for distance in signals.get(name, ()):
+            resized = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+            (of_bank if name == BANK else of_features).append(resized)
+    if settings.fusion == "agreement" and of_features and of_bank:
+        sums = [gaussian_smooth(torch.stack(maps).sum(dim=0), settings.sigma) for maps in (of_features, of_bank)]
+        return (sums[0].clamp_min(LEAST) * sums[1].clamp_min(LEAST)).sqrt()
+    stacked = torch.stack([*of_features, *of_bank])
+    fused = stacked.sum(dim=0) if settings.fusion != "product" else stacked.clamp_min(LEAST).log().mean(dim=0).exp()
     return gaussian_smooth(fused, settings.sigma)
 
 
