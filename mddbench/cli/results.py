@@ -104,7 +104,7 @@ def _check(built: Report, folder: Path, fill: Path | None) -> None:
 
 
 def export(
-    to: Annotated[Path, typer.Argument(help="Folder for the records: <to>/<dataset>/<method>-seed<N>.json.")],
+    to: Annotated[Path, typer.Argument(help="Folder for the records: TO/DATASET/METHOD-seedN.json.")],
     out: Out = OUT,
     tracking_uri: TrackingUri = None,
 ) -> None:
