@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy.stats import rankdata, wilcoxon
 
 from mddbench.metrics.names import MAD, SEVEN
 from mddbench.report.build import build_report
+from mddbench.report.figures import ranks as ranks_figure
 from mddbench.report.figures.ranks import draw_ranks
 from mddbench.report.rows.entries import Entry
 from mddbench.report.rows.groups import Group
@@ -170,3 +172,21 @@ def test_ranks_stand_in_a_report_of_four_methods_and_in_no_smaller_one(tmp_path:
     draw_ranks("mini", found, picture)
     assert picture.stat().st_size > 5000
     assert picture.with_suffix(".pdf").exists()
+
+
+def test_no_name_reaches_the_line_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["The best one, with a long name", "Second", "Third", "Fourth", "Fifth", "The worst one, also long"]
+    mean_ranks = {name: 1.0 + place for place, name in enumerate(names)}
+    drawn: list[Any] = []
+    monkeypatch.setattr(ranks_figure, "save", lambda figure, *_: drawn.append(figure))
+    draw_ranks("mini", Ranking("mad", 5, mean_ranks, ()), Path("ranks.png"))
+    figure = drawn[0]
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    texts = [text for text in axis.texts if text.get_text()]
+    assert len(texts) == 6
+    for text, (name, rank) in zip(texts, mean_ranks.items(), strict=True):
+        assert text.get_text().startswith(name)
+        line, _ = axis.transData.transform((rank, 0.0))
+        box = text.get_window_extent()
+        assert not box.x0 < line < box.x1

@@ -87,12 +87,15 @@ def draw_dots(groups: Sequence[Group], dataset: str, file: Path) -> None:
 def draw_prices(groups: Sequence[Group], dataset: str, file: Path) -> None:
     """Draw quality against each cost, with a mark and a name for each method, and the Pareto front.
 
+    A cost that fewer than two rows have is left out, unless that holds for all.
     Rows that stand apart in tables (another protocol, test labels given) are not on the front and beat no other row.
     """
     quality = quality_metric(groups)
-    figure, axes = canvas((WIDTH, 2.2), (1, len(PRICES)), share="y")
+    told = {key: sum(not math.isnan(mean_cost(group.records, key)) for group in groups) for key in PRICES}
+    keys = [key for key in PRICES if told[key] > 1] or PRICES
+    figure, axes = canvas((WIDTH, 2.2), (1, len(keys)), share="y")
     shown = []
-    for axis, key in zip(axes, PRICES, strict=True):
+    for axis, key in zip(axes, keys, strict=True):
         points: list[Any] = []
         for number, group in enumerate(groups):
             price = mean_cost(group.records, key) * COSTS[key].scale
