@@ -90,7 +90,7 @@ class DiADSettings(Strict):
         "never moves. none: no fusion.",
     )
     noised_at: Annotated[int, Field(ge=1, lt=TIMES)] = Field(
-        default=999, description="The time, of 0 to 999, up to which the code of a test image is noised."
+        default=999, description="The time, of 1 to 999, up to which the code of a test image is noised."
     )
     steps: Annotated[int, Field(ge=1, le=TIMES // 2)] = Field(
         default=10, description="The number of steps in which it is rebuilt, evenly spaced over all times."
@@ -177,6 +177,11 @@ class DiAD(Detector[DiADSettings]):
         networks = {"unet": self.unet, "guidance": self.guidance, "autoencoder": self.autoencoder}
         for name, state in authors_states(content, where, networks).items():
             networks[name].load_state_dict(state)
+
+    @classmethod
+    def training_settings(cls, settings: DiADSettings) -> dict[str, Any]:
+        """Return all settings except those of the maps and scores alone."""
+        return settings.model_dump(mode="json", exclude={"noised_at", "steps", "sigma", "pool", "passes"})
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the loss of a batch of normal images.

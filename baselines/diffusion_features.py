@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -82,7 +82,7 @@ class DiffusionFeaturesSettings(Strict):
         default=0.999, description="The share of the old value in the moving average of the weights, at each step."
     )
     start: Annotated[int, Field(ge=1, lt=TIMES)] = Field(
-        default=400, description="The time, of 0 to 999, up to which test features are noised before they are rebuilt."
+        default=400, description="The time, of 1 to 999, up to which test features are noised before they are rebuilt."
     )
     steps: Annotated[int, Field(ge=1, le=TIMES)] = Field(
         default=5, description="The number of steps in which they are rebuilt."
@@ -155,6 +155,11 @@ class DiffusionFeatures(Detector[DiffusionFeaturesSettings]):
         self.register_buffer("square", torch.ones(channels))
         self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("noise", torch.randn(1, channels, settings.grid, settings.grid))
+
+    @classmethod
+    def training_settings(cls, settings: DiffusionFeaturesSettings) -> dict[str, Any]:
+        """Return all settings except those of the maps alone."""
+        return settings.model_dump(mode="json", exclude={"start", "steps", "sigma"})
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the loss of a batch of normal images.

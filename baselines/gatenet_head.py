@@ -32,6 +32,7 @@ from mddbench.nn.encoder import FrozenEncoder
 from mddbench.nn.precision import at_least_single, full_precision
 from mddbench.nn.scores import describe_highest, mean_of_highest
 from mddbench.settings import Count, Strict
+from mddbench.sizes import image_size_of, written_size
 
 FOLD = 2
 """Side of the squares of positions that are folded into channels."""
@@ -122,9 +123,10 @@ class GateNetHead(Detector[GateNetHeadSettings]):
         levels: list[Tensor] = self.encoder(images)
         height, width = levels[-1].shape[-2:]
         if height % FOLD or width % FOLD:
+            given = written_size(image_size_of(*images.shape[-2:]))
             raise InputError(
-                f"gatenet_head: image_size {images.shape[-1]} does not fit; its deepest level has {height}x{width} "
-                f"positions, which cannot be folded in pairs; use a multiple of {FOLD * self.encoder.strides[-1]}"
+                f"gatenet_head: image_size {given} does not fit; its deepest level has {height}x{width} positions, which "
+                f"cannot be folded in pairs; use a multiple of {FOLD * self.encoder.strides[-1]}"
             )
         if self.training and len(images) * height * width == FOLD**2:
             raise InputError(

@@ -40,6 +40,7 @@ from mddbench.nn.reverse_distillation import (
 from mddbench.nn.smoothing import describe_smoothing, gaussian_smooth
 from mddbench.nn.student import StudentSettings, describe_student, require_equal_shapes
 from mddbench.settings import Pixels
+from mddbench.sizes import image_size_of
 
 View = Literal["mirrored", "upside_down", "shifted"]
 Weight = Annotated[float, Field(ge=0, le=1000)]
@@ -150,7 +151,7 @@ class RDADistillation(Detector[RDADistillationSettings]):
         """The student's features (B, C_l, H_l, W_l) of each level, rebuilt from the teacher's."""
         rebuilt = self.decoder(self.bottleneck(teacher))
         student = [last(level) for last, level in zip(self.signed, rebuilt, strict=True)]
-        require_equal_shapes(teacher, student, self.encoder, images.shape[-1], "rda_distillation")
+        require_equal_shapes(teacher, student, self.encoder, image_size_of(*images.shape[-2:]), "rda_distillation")
         return student
 
     def _prototypes(self, images: Tensor, teacher: Sequence[Tensor]) -> list[Tensor]:

@@ -43,7 +43,7 @@ WITH_BANK: dict[str, dict[str, Any]] = {
         "image": "bank",
     },
 }
-"""What can be asked of a model with a bank only. Its signals are calibrated."""
+"""What can be asked of a model with a bank only. Its signals are calibrated if the cell's are."""
 KEYS = ("mad", "i_auroc", "p_ap", "aupro")
 RECALLS = (0.5, 0.8)
 HARD = 0.1
@@ -103,6 +103,8 @@ def main(cells: list[Path], data_root: Path | None) -> None:
     tables: dict[str, list[list[float]]] = {}
     for cell in cells:
         model = FinishedModel.load(cell, CPU)
+        if model.record.method != "mddnet" or model.needs_category:
+            raise SystemExit(f"{cell}: expected one model of MDD-Net for all categories; found {model.record.label}")
         name, cache = model.record.dataset, cell.parent.parent / "cache"
         dataset = open_dataset(name, root_of(name, data_root), cache, model.image_size, SilentReporter())
         if dataset.fingerprint != model.record.fingerprint:

@@ -10,6 +10,7 @@ from mddbench.engine.batches import TrainingImages
 from mddbench.experiments.schema import Experiment
 from mddbench.nn.encoder import NO_ENCODER, FrozenEncoder, load_encoder
 from mddbench.seeding import seed_everything
+from mddbench.sizes import height_and_width
 
 CATEGORIES = 8
 
@@ -36,6 +37,6 @@ def built_our_way(experiment: Experiment, device: torch.device, random_weights: 
 
 def noise(experiment: Experiment, images: int) -> TrainingImages:
     """So many images of nothing."""
-    size = experiment.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), dtype=np.uint8)
+    size = height_and_width(experiment.image_size)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, *size, 3), dtype=np.uint8)
     return TrainingImages(pixels, np.arange(images) % CATEGORIES)

@@ -99,7 +99,7 @@ def main() -> None:
     common: dict[str, Any] = {"data_root": arguments.data_root, "out": arguments.out}
     changes = {"epochs": arguments.epochs, "dataset": arguments.dataset}
     records = mddbench.run("ablation/block_size", tracking="none", quiet=False, **changes, **common)
-    data = mddbench.dataset(arguments.dataset, image_size=int(records[0].settings["image_size"]), **common)
+    data = mddbench.dataset(arguments.dataset, image_size=records[0].settings["image_size"], **common)
     rows = []
     for record in records:
         (folder,) = arguments.out.glob(f"cells/*-{record.identity[:8]}")

@@ -187,7 +187,7 @@ class Detector(nn.Module, ABC, Generic[MethodSettings]):
         """Build something from the collected data. The training loop calls this once, after the last epoch."""
 
     def collected_bytes(self, images: int, image_size: ImageSize) -> int:  # noqa: ARG002
-        """Return the most bytes that a single pass keeps at a time, so that the need is known before it starts.
+        """Return the most bytes that are collected at a time, so that the need is known before the training starts.
 
         Args:
             images: Number of training images.

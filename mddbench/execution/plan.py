@@ -101,6 +101,7 @@ def check_cells(
             several = "setting=separate" if experiment.setting == "separate" else "categories_per_model"
             raise InputError(f"{experiment.name}: --test-curve is of one model for all categories; leave out {several}")
         method, settings = method_of(experiment)
+        method.demand_weights(options.weights_dir)
         autocast(options.device, experiment.precision)
         if method.wants_textures(settings) and options.textures is None:
             raise InputError(

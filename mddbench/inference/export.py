@@ -43,7 +43,7 @@ PROBES = 4
 Pixels = NDArray[np.uint8]
 Scores = NDArray[np.floating]
 Run = Callable[[Pixels], Scores]
-"""Runs a written file on (B, S, S, 3) pixels and returns the scores (B,)."""
+"""Runs a written file on (B, H, W, 3) pixels and returns the scores (B,)."""
 
 
 class ScoringNetwork(nn.Module):
@@ -70,10 +70,10 @@ class ScoringNetwork(nn.Module):
         """Score images.
 
         Args:
-            pixels: (B, S, S, 3) uint8, RGB.
+            pixels: (B, H, W, 3) uint8, RGB.
 
         Returns:
-            Scores (B,), maps (B, S, S) and, with a threshold, (B,) True for defective images.
+            Scores (B,), maps (B, H, W) and, with a threshold, (B,) True for defective images.
         """
         images = pixels.permute(0, 3, 1, 2).float() / 255.0
         maps, scores = self.detector.maps_and_scores(images, self.category)

@@ -127,8 +127,10 @@ def fabricate(root: Path, counts: Counts) -> None:
                 entry["mask"] = f"{MASKS}/{number:03d}.png"
             lines[split].append(entry)
         for split, entries in lines.items():
+            folder = root / product / f"{FOLDERS[product]}_{split}"
+            folder.mkdir(parents=True, exist_ok=True)
             text = "".join(f"{json.dumps(entry)}\n" for entry in entries)
-            (root / product / f"{FOLDERS[product]}_{split}" / METADATA).write_text(text, encoding="utf-8")
+            (folder / METADATA).write_text(text, encoding="utf-8")
 
 
 def _test(number: int) -> str:

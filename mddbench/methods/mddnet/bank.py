@@ -25,6 +25,7 @@ from mddbench.settings import Count, Extended, OddCount
 
 QUERIES = 4096
 """Number of patches whose nearest other patch in the bank shows how far normal patches are apart."""
+FLOAT_BYTES = 4
 PROJECTION = 64
 """Number of random directions in which the coreset is picked, as PatchCore's on small images."""
 
@@ -155,6 +156,11 @@ class PatchBank(nn.Module):
         squared = nearest(vectors.flatten(0, 2), bank)[0][:, 0]
         deviation = self.deviation if self.deviation > 0 else _deviation_within(bank)
         return squared.reshape(vectors.shape[:3]) / deviation
+
+    def collected_bytes(self) -> int:
+        """Return the most bytes that the sample takes at a time: itself, a copy and its projections, in float32."""
+        categories, _, width = self.patches.shape
+        return FLOAT_BYTES * categories * (self.settings.reservoir or 0) * (2 * width + 2 * PROJECTION)
 
     def _vectors(self, levels: list[Tensor]) -> Tensor:
         """The vectors (B, H, W, D) of all patches."""

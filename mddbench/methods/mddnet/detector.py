@@ -243,7 +243,7 @@ class MDDNet(Detector[MDDNetSettings]):
         return signals
 
     def image_scores(self, maps: Tensor) -> Tensor:
-        """Compute the image scores (B,) of maps (B, H, W) by the rule of the settings."""
+        """Compute the image scores (B,) of maps (B, H, W). With `scoring.image: bank` only `maps_and_scores` knows them."""
         return scoring.image_scores(maps, self.settings.scoring)
 
     def _decoded(
@@ -276,6 +276,10 @@ class MDDNet(Detector[MDDNetSettings]):
         if self.identity_decoder is None:
             return restored, None
         return restored, self.identity_decoder(filtered if memory_at == "both" else embedding)
+
+    def collected_bytes(self, images: int, image_size: ImageSize) -> int:  # noqa: ARG002
+        """Return the bytes of the sample from which the bank is picked; 0 without one."""
+        return 0 if self.bank is None else self.bank.collected_bytes()
 
     def finish_training(self) -> None:
         """Measure the scale of the bank's distances, if there is a bank."""

@@ -36,7 +36,7 @@ class ScoringSettings(Extended):
         default="sum",
         description="The way in which maps are combined. sum, product: of all signals and levels. agreement: the square "
         "root of the smoothed sum of the compared features' maps times the smoothed map of the bank. A position then scores "
-        "high only if both say so, and the scale of neither matters.",
+        "high only if both say so, and the scale of the two against each other does not matter.",
     )
     levels: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)] = Field(
         default=(0, 1, 2), description="The levels of the encoder that are compared; 0 is the shallowest."
@@ -100,15 +100,19 @@ def anomaly_maps(signals: dict[str, list[Tensor]], size: tuple[int, int], settin
     Returns:
         (B, H, W).
     """
-    of_bank, of_features = [], []
-    for name in settings.signals:
-        for distance in signals.get(name, ()):
-            resized = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-            (of_bank if name == BANK else of_features).append(resized)
-    if settings.fusion == "agreement" and of_features and of_bank:
-        sums = [gaussian_smooth(torch.stack(maps).sum(dim=0), settings.sigma) for maps in (of_features, of_bank)]
-        return (sums[0].clamp_min(LEAST) * sums[1].clamp_min(LEAST)).sqrt()
-    stacked = torch.stack([*of_features, *of_bank])
+    maps: dict[str, list[Tensor]] = {
+        name: [
+            F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+            for distance in signals[name]
+        ]
+        for name in settings.signals
+        if name in signals
+    }
+    if settings.fusion == "agreement" and BANK in maps and len(maps) > 1:
+        of_features = [each for name in maps if name != BANK for each in maps[name]]
+        parts = [gaussian_smooth(torch.stack(each).sum(dim=0), settings.sigma) for each in (of_features, maps[BANK])]
+        return (parts[0].clamp_min(LEAST) * parts[1].clamp_min(LEAST)).sqrt()
+    stacked = torch.stack([each for name in maps for each in maps[name]])
     fused = stacked.sum(dim=0) if settings.fusion != "product" else stacked.clamp_min(LEAST).log().mean(dim=0).exp()
     return gaussian_smooth(fused, settings.sigma)
 

@@ -16,6 +16,8 @@ from mddbench.report.rows.studies import Study
 from mddbench.report.tables.differences import MINUS
 from mddbench.runs.card import Setting
 
+SHARING = {"categories_per_model", "setting"}
+"""The settings that say which categories share a model."""
 LEAST_REACH = 2.0  # of an axis to both sides, in percentage points
 
 
@@ -26,8 +28,11 @@ def sharing_of(study: Study) -> tuple[Group, Group] | None:
         study: The ablation.
 
     Returns:
-        Both variants; None if all variants have equally many, or if the two have no seed in common.
+        Both variants; None if all variants have equally many or vary something else, or if the two have no seed in common.
     """
+    varied = {setting for changes in study.ablation.variants.values() for setting in changes}
+    if not varied <= SHARING:
+        return None
     numbered = [(number, group) for group in study.groups if (number := _per_model(group)) is not None]
     if len(numbered) < 2:
         return None
