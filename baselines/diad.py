@@ -258,9 +258,10 @@ class DiAD(Detector[DiADSettings]):
 
     def _rebuilt(self, images: Tensor) -> Tensor:
         """What is made of normalised images (B, 3, H, W) after noise was added to their codes."""
-        draw, noise = self.draws.split(1)
+        draw, noise = self.draws[:1], self.draws[1:]
         clean = self._encoded(images, draw)
-        times = torch.tensor([self.settings.noised_at, *times_back(self.settings.steps)], device=images.device).split(1)
+        chain = [self.settings.noised_at, *times_back(self.settings.steps)]
+        times = [torch.tensor([time], device=images.device) for time in chain]
         noisy = self.schedule.noised(clean, noise, times[0])
         for now, then in pairwise(times[1:]):
             predicted = self._predicted(noisy, images, now.expand(len(images)))

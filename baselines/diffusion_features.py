@@ -188,10 +188,9 @@ class DiffusionFeatures(Detector[DiffusionFeaturesSettings]):
             (B, H, W), smoothed.
         """
         clean = self._standardised(self._joined(self.encoder(images)))
+        channels = list(self.encoder.channels)
         levels = zip(
-            clean.split(self.encoder.channels, dim=1),
-            self._rebuilt(clean).split(self.encoder.channels, dim=1),
-            strict=True,
+            torch.split(clean, channels, dim=1), torch.split(self._rebuilt(clean), channels, dim=1), strict=True
         )
         grids = torch.stack([1 - F.cosine_similarity(before, after, dim=1) for before, after in levels], dim=1)
         size = (images.shape[-2], images.shape[-1])
@@ -225,7 +224,7 @@ class DiffusionFeatures(Detector[DiffusionFeaturesSettings]):
         """What the networks make of features (B, C, H, W) that were noised."""
         times = torch.tensor(evenly_back(self.settings.start, self.settings.steps), device=clean.device)
         noisy = self.schedule.noised(clean, self.noise, times[:1])
-        for now, then in pairwise(times.split(1)):
+        for now, then in pairwise([times[place : place + 1] for place in range(len(times))]):
             predicted = self.averaged(noisy, clean, now.expand(len(clean)))
             if self.settings.predicts == "features":
                 predicted = self.schedule.noise_from(noisy, predicted, now)

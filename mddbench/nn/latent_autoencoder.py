@@ -78,7 +78,8 @@ class LatentAutoencoder(nn.Module):
             (B, C, h, w), with h = H / factor.
         """
         mean, logarithm = self.moments(self.encoder(images)).chunk(2, dim=1)
-        return mean + torch.exp(0.5 * logarithm.clamp(LEAST, MOST)) * noise
+        codes: Tensor = mean + torch.exp(0.5 * logarithm.clamp(LEAST, MOST)) * noise
+        return codes
 
     def decoded(self, codes: Tensor) -> Tensor:
         """Rebuild images (B, 3, H, W) from codes (B, C, h, w), without a limit of the values."""
@@ -219,7 +220,7 @@ class PositionAttention(nn.Module):
         """Map features (B, C, H, W) to (B, C, H, W)."""
         normed = self.norm(features)
         tokens = [part(normed).flatten(2).transpose(1, 2) for part in (self.queries, self.keys, self.values)]
-        attended = F.scaled_dot_product_attention(*tokens).transpose(1, 2).unflatten(2, features.shape[2:])
+        attended = F.scaled_dot_product_attention(*tokens).transpose(1, 2).reshape(features.shape)
         result: Tensor = features + self.out(attended)
         return result
 

@@ -91,10 +91,11 @@ def save_evidence(evidence: Sequence[Evidence], file: Path) -> None:
     def texts(field: str) -> NDArray[np.str_]:
         return np.array([text for entry in evidence for text in getattr(entry, field)], dtype=np.str_)
 
-    told = {CONDITIONS: texts(CONDITIONS)} if any(any(entry.conditions) for entry in evidence) else {}
+    told = any(any(entry.conditions) for entry in evidence)
+    arrays: dict[str, Any] = {CONDITIONS: texts(CONDITIONS)} if told else {}
     np.savez_compressed(
         file,
-        **told,
+        **arrays,
         categories=np.array([entry.category for entry in evidence], dtype=np.str_),
         counts=np.array([len(entry.scores) for entry in evidence], dtype=np.int64),
         names=texts("names"),

@@ -218,7 +218,8 @@ class MDDNet(Detector[MDDNetSettings]):
             return super().maps_and_scores(images, category)
         told = min(category, self.categories - 1) if self.wants_test_labels else None
         size, signals = (images.shape[-2], images.shape[-1]), self._signals(images, told)
-        maps, of_bank = scoring.anomaly_maps(signals, size, settings), {BANK: signals[BANK]}
+        of_bank: dict[str, list[Tensor]] = {BANK: signals[BANK]}
+        maps = scoring.anomaly_maps(signals, size, settings)
         return at_least_single(maps), at_least_single(
             scoring.image_scores(scoring.anomaly_maps(of_bank, size, settings), settings)
         )
