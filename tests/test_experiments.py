@@ -13,7 +13,7 @@ from mddbench.experiments.catalogue import NO_DATASETS, experiment_names, load_e
 from mddbench.settings import packaged, read_yaml
 
 FILES = sorted(file for file in packaged("experiments").glob("*/*.yaml") if file.parent.name not in NO_DATASETS)
-ALL_BATCHES = ("rd4ad", "uniad", "uniad_authors", "draem", "simplenet", "rdpp")
+ALL_BATCHES = ("rd4ad", "uniad", "uniad_authors", "draem", "simplenet", "rdpp", "diad")
 """Of MVTec-AD and what is run like it: after their authors' code, which keeps an epoch's last, smaller batch."""
 OWN_PROTOCOL = ("mini", "folder", "elpv")
 

@@ -59,7 +59,7 @@ def read(root: Path, _: int) -> Tree:
     split_files = [split_file for product in products for split_file in _splits(base, product)]
     warnings = [f"{base / NO_MASKS}: left out, since it has no masks"] if (base / NO_MASKS).is_dir() else []
     return Tree(
-        root,
+        base,
         tuple(sample for split_file in split_files for sample in split_file.samples),
         tuple(line for split_file in split_files for line in split_file.faults),
         tuple(warnings),
