@@ -15,7 +15,7 @@ from support import ROOT
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return build_report(entries_from_folder(ROOT / "results"), ())
+    return build_report(entries_from_folder(ROOT / "results" / "mini"), ())
 
 
 def shown(report: Report, width: int, colour: bool = False) -> list[str]:
