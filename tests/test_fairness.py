@@ -47,8 +47,8 @@ SMALL_SETTINGS_ONLY = {
     "diffusion_features",
 }
 """Methods with a recipe for small images only: no sizes for industrial images were published."""
-LARGE_SETTINGS_ONLY = {"diad"}
-"""Methods that start from weights of networks for larger images."""
+IN_NO_SUITE = {"diad"}
+"""Methods that start from weights which a user has to give, so that a suite with them would stop."""
 OF_SOME_CARDS = {"encoder_features", "encoder_padding", "network", "learned_weights", "calibration", "contamination"}
 
 
@@ -118,10 +118,9 @@ def test_the_experiments_of_a_dataset_have_one_budget(dataset: str) -> None:
             (size, "float32", "unified", tuple(protocol["seeds"]))
         }
     small = set() if dataset in ("mini", "folder") else SMALL_SETTINGS_ONLY
-    large = set() if dataset in ("mvtec", "visa") else LARGE_SETTINGS_ONLY
     absent = (
         small
-        | large
+        | IN_NO_SUITE
         | {"elpv": {"vitad", "dinomaly", "inpformer"}, "uni_medical": {"dinomaly", "inpformer"}}.get(dataset, set())
     )
     assert methods == set(modules(METHODS)) - absent - set(BRIDGES)
