@@ -236,10 +236,9 @@ class DiAD(Detector[DiADSettings]):
         """Images (B, 3, side, side) with the encoder's mean and deviation. InputError if they have another side."""
         side = self.settings.side
         if images.shape[-2:] != (side, side):
-            raise InputError(
-                f"diad: settings.side is {side}, the images have {images.shape[-2]}x{images.shape[-1]} pixels; set it to "
-                "image_size"
-            )
+            height, width = images.shape[-2:]
+            remedy = "set it to image_size" if height == width else "it takes square images only"
+            raise InputError(f"diad: settings.side is {side}, the images have {height}x{width} pixels; {remedy}")
         return (images - self.encoder.mean) / self.encoder.std
 
     def _codes_of(self, images: Tensor) -> tuple[int, ...]:

@@ -106,6 +106,9 @@ class ViTAD(Detector[ViTADSettings]):
         """The levels (B, C, H, W), shallow to deep, that the decoder rebuilds from the encoder's last level."""
         grid, side = self.settings.grid, embedding.shape[-1]
         if embedding.shape[-2:] != (grid, grid):
+            rows = embedding.shape[-2]
+            if rows != side:
+                raise InputError(f"vitad: images have {rows}x{side} patches; it takes square images only")
             raise InputError(f"vitad: images have {side} patches a side, settings.grid is {grid}; set it to {side}")
         tokens, rebuilt = self.bottleneck(as_tokens(embedding)) + self.positions, []
         for number, block in enumerate(self.decoder, 1):

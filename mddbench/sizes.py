@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from mddbench.errors import InputError
+
 ImageSize = int | tuple[int, int]
 """The side of square images, or (height, width). A square is always written as its side."""
 LEAST, MOST = 32, 8192
@@ -67,17 +69,17 @@ def written_size(size: ImageSize) -> str:
     return str(size) if isinstance(size, int) else str(list(size))
 
 
-def parse_size(value: Any) -> Any:
+def parse_size(value: Any) -> ImageSize:
     """Read an image size: 128, '128', '96x160', [96, 160] or (96, 160), the height first.
 
     Args:
         value: What was given.
 
     Returns:
-        The size; what was given, if it is none of these forms.
+        The size.
 
     Raises:
-        ValueError: If a height or width is too small or too large.
+        ValueError: If it is none of these forms, or if a height or width is too small or too large.
     """
     parts = value
     if isinstance(value, str) and (written := _WRITTEN.fullmatch(value)):
@@ -92,3 +94,22 @@ def parse_size(value: Any) -> Any:
     if max(parts) > MOST:
         raise ValueError(f"input should be less than or equal to {MOST}")
     return image_size_of(*parts)
+
+
+def demand_size(value: Any, source: str) -> ImageSize:
+    """Read an image size that a user gave, as `parse_size` does.
+
+    Args:
+        value: What was given.
+        source: Where it stands, for the error message.
+
+    Returns:
+        The size.
+
+    Raises:
+        InputError: If it is no size.
+    """
+    try:
+        return parse_size(value)
+    except ValueError as fault:
+        raise InputError(f"{source}: {fault}") from None

@@ -175,4 +175,4 @@ def test_a_size_that_does_not_fit_is_said_before_anything_is_decoded(cells: Path
     assert "rd4ad: image_size [64, 100] does not fit; use a multiple of 32" in ran.stderr
     ran = mddbench("data", "check", "folder", "--data-root", cells / "tree", "--image-size", "64x9")
     assert ran.returncode == 2
-    assert "input should be greater than or equal to 32, as in --image-size 256 or --image-size 192x320" in ran.stderr
+    assert "--image-size 64x9: input should be greater than or equal to 32" in ran.stderr

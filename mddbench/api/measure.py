@@ -16,7 +16,7 @@ from mddbench.errors import InputError
 from mddbench.metrics.names import COLUMNS, MEAN, SEVEN
 from mddbench.metrics.suite import CategoryMetrics, mean_over_categories
 from mddbench.progress import reporter
-from mddbench.sizes import ImageSize, parse_size
+from mddbench.sizes import ImageSize, demand_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def dataset(
 ) -> Dataset:
     """Open a dataset: its files are read, checked, fingerprinted and decoded once.
 
-    An InputError is also raised for the first fault of the tree or of a file.
+    An InputError is raised for the first fault of the tree or of a file, and for a size that is none.
 
     Args:
         name: Name of the dataset, such as 'mini', 'mvtec' or 'folder'.
@@ -99,15 +99,9 @@ def dataset(
 
     Returns:
         The dataset: `train.images` (N, H, W, 3) uint8, `train_categories` (N,), and the same for `test` with its masks.
-
-    Raises:
-        InputError: If the size is none.
     """
     cache = Path(out) / CACHE
-    try:
-        size: ImageSize = parse_size(image_size)
-    except ValueError as fault:
-        raise InputError(f"image_size {image_size!r}: {fault}") from None
+    size = demand_size(image_size, f"image_size {image_size!r}")
     return open_dataset(name, root_of(name, path_of(data_root)), cache, size, reporter(quiet))
 
 

@@ -12,7 +12,7 @@ import typer
 
 from mddbench.cli.options import OUT, CacheDir, DataRoot, Json, Out, Plugins, Quiet, add_plugins, cache_below
 from mddbench.errors import InputError
-from mddbench.sizes import ImageSize, parse_size
+from mddbench.sizes import ImageSize, demand_size
 
 if TYPE_CHECKING:
     from mddbench.data.samples import KnownCounts, Tree
@@ -145,12 +145,8 @@ def fabricate(
 
 
 def _size(text: str) -> ImageSize:
-    """The size that an option gives. Raises InputError if it gives none."""
-    try:
-        size: ImageSize = parse_size(text)
-    except ValueError as fault:
-        raise InputError(f"--image-size {text}: {fault}, as in --image-size 256 or --image-size 192x320") from None
-    return size
+    """The size that the option gives. An InputError is raised if it gives none."""
+    return demand_size(text, f"--image-size {text}")
 
 
 def _conditions(tree: Tree) -> dict[str, int]:

@@ -20,7 +20,7 @@ from mddbench.experiments.schema import EncoderSettings
 from mddbench.nn.encoder import load_encoder
 from mddbench.runs.records import RECORD, Record, read_record
 from mddbench.settings import validated
-from mddbench.sizes import ImageSize, parse_size
+from mddbench.sizes import ImageSize, demand_size
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -122,8 +122,7 @@ class FinishedModel:
     @property
     def image_size(self) -> ImageSize:
         """The size of its images."""
-        size: ImageSize = parse_size(self.record.settings["image_size"])
-        return size
+        return demand_size(self.record.settings["image_size"], f"{self.folder / RECORD}: image_size")
 
     @property
     def needs_category(self) -> bool:

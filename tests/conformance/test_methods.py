@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mddbench.batch import Batch
 from mddbench.detector import Detector
 from mddbench.engine import conformance
-from mddbench.engine.conformance import CHECKS, NonconformanceError, faults_of
+from mddbench.engine.conformance import CHECKS, WIDE_FIT, NonconformanceError, faults_of, wide_images_are_scored
 from mddbench.engine.step import TrainingStep
 from mddbench.engine.subject import Subject, sample_batch
+from mddbench.errors import InputError
 from mddbench.nn.encoder import FrozenEncoder
 from mddbench.plugins import METHODS, modules
 from mddbench.settings import Strict
@@ -28,6 +29,8 @@ OURS = [*(name for name in modules(METHODS) if name not in BRIDGES), *VARIANTS, 
 """All methods of this suite, and some variants. Each but the last has an experiment of this name on *mini*."""
 THEIRS = ["anomalib_padim", "anomalib_stfpm"]
 """Experiments with models of another library, one for each method that holds such models."""
+SQUARES_ONLY = ("diad", "vitad")
+"""Methods with a fixed square grid."""
 NOT_THEIRS = ("a map does not depend on its batch", "double stays double", "its step can be traced")
 """What anomalib's models do not do. They make some tensors in single precision, in which distances lose some digits, they
 read each loss at once, and they are not compiled."""
@@ -58,7 +61,7 @@ def subject(request: pytest.FixtureRequest, encoder: FrozenEncoder) -> Subject:
 
 
 PAIRS = [
-    *(pytest.param(name, check, id=f"{name}-{check}") for name in OURS for check in CHECKS),
+    *(pytest.param(name, check, id=f"{name}-{check}") for name in OURS for check in CHECKS if check != WIDE_FIT),
     *(
         pytest.param(name, check, marks=needs_anomalib, id=f"{name}-{check}")
         for name in THEIRS
@@ -72,6 +75,16 @@ PAIRS = [
 @pytest.mark.parametrize(("subject", "check"), PAIRS, indirect=["subject"])
 def test_it_conforms(subject: Subject, check: str) -> None:
     CHECKS[check](subject)
+
+
+@pytest.mark.parametrize("subject", OURS, indirect=True)
+def test_images_that_are_no_squares_are_scored_or_refused_by_some(subject: Subject) -> None:
+    if subject.name in SQUARES_ONLY:
+        with pytest.raises(InputError, match="it takes square images only"):
+            wide_images_are_scored(subject)
+        CHECKS[WIDE_FIT](subject)
+    else:
+        wide_images_are_scored(subject)
 
 
 @pytest.mark.gpu

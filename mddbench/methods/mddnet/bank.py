@@ -25,7 +25,6 @@ from mddbench.settings import Count, Extended, OddCount
 
 QUERIES = 4096
 """Number of patches whose nearest other patch in the bank shows how far normal patches are apart."""
-FLOAT_BYTES = 4
 PROJECTION = 64
 """Number of random directions in which the coreset is picked, as PatchCore's on small images."""
 
@@ -158,9 +157,9 @@ class PatchBank(nn.Module):
         return squared.reshape(vectors.shape[:3]) / deviation
 
     def collected_bytes(self) -> int:
-        """Return the most bytes that the sample takes at a time: itself, a copy and its projections, in float32."""
+        """Return the most bytes that the sample takes at a time: itself, a copy and its projections twice."""
         categories, _, width = self.patches.shape
-        return FLOAT_BYTES * categories * (self.settings.reservoir or 0) * (2 * width + 2 * PROJECTION)
+        return self.patches.element_size() * categories * (self.settings.reservoir or 0) * 2 * (width + PROJECTION)
 
     def _vectors(self, levels: list[Tensor]) -> Tensor:
         """The vectors (B, H, W, D) of all patches."""
