@@ -57,12 +57,18 @@ def texture(images: NDArray[np.uint8]) -> torch.Tensor:
     return gaussian_smooth((down**2 + across**2).sqrt(), 4.0)
 
 
-def rates(maps: NDArray[np.float32], split: Split, recall: float) -> tuple[float, float]:
+def hard_pixels(split: Split) -> NDArray[np.bool_]:
+    """(N, H, W): the hard normal pixels of one category."""
+    masks, strength = np.asarray(split.masks), texture(np.asarray(split.images)).numpy()
+    hard: NDArray[np.bool_] = ~masks & (strength > np.quantile(strength[~masks], 1 - HARD))
+    return hard
+
+
+def rates(
+    maps: NDArray[np.float32], masks: NDArray[np.bool_], hard: NDArray[np.bool_], recall: float
+) -> tuple[float, float]:
     """The shares of all and of hard normal pixels of one category above the threshold that finds `recall` of the defects'."""
-    masks = np.asarray(split.masks)
     threshold = np.quantile(maps[masks], 1 - recall)
-    strength = texture(np.asarray(split.images)).numpy()
-    hard = ~masks & (strength > np.quantile(strength[~masks], 1 - HARD))
     return float((maps[~masks] >= threshold).mean()), float((maps[hard] >= threshold).mean())
 
 
@@ -79,10 +85,11 @@ def study(detector: Detector, dataset: Dataset) -> dict[str, list[float]]:
     """Signals in words -> what `measured` gives."""
     has_bank = getattr(detector, "bank", None) is not None
     scorings = SCORINGS | (WITH_BANK if has_bank else {})
-    return {words: measured(rescored(detector, scoring), dataset) for words, scoring in scorings.items()}
+    hard = {category: hard_pixels(dataset.test.of(category)) for category in dataset.categories}
+    return {words: measured(rescored(detector, scoring), dataset, hard) for words, scoring in scorings.items()}
 
 
-def measured(detector: Detector, dataset: Dataset) -> list[float]:
+def measured(detector: Detector, dataset: Dataset, hard: dict[str, NDArray[np.bool_]]) -> list[float]:
     """Means over categories: the metrics of KEYS, then for each recall the two rates."""
     metrics, alarms = {}, []
     for category in dataset.categories:
@@ -93,7 +100,7 @@ def measured(detector: Detector, dataset: Dataset) -> list[float]:
         labels = np.array([sample.anomalous for sample in split.samples])
         masks = np.asarray(split.masks)
         metrics[category] = evaluate(maps=maps, masks=masks, image_scores=scores, image_labels=labels)
-        alarms.append([rate for recall in RECALLS for rate in rates(maps, split, recall)])
+        alarms.append([rate for recall in RECALLS for rate in rates(maps, masks, hard[category], recall)])
     means = mean_over_categories(metrics)
     return [*(means[key] for key in KEYS), *np.mean(alarms, axis=0)]
 

@@ -81,8 +81,10 @@ def test_rates_are_those_of_a_loop(planted: Dataset) -> None:
     script: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks" / "false_positives.py"))
     split = planted.test.of("brick")
     maps = np.random.default_rng(0).random(split.masks.shape, dtype=np.float32)
-    everywhere, hard = script["rates"](maps, split, 0.8)
-    masks = np.asarray(split.masks)
+    masks, pixels = np.asarray(split.masks), script["hard_pixels"](split)
+    everywhere, hard = script["rates"](maps, masks, pixels, 0.8)
+    assert pixels[~masks].mean() == pytest.approx(0.1, abs=0.01)
+    assert not pixels[masks].any()
     threshold = sorted(maps[masks])[int(0.2 * masks.sum())]
     assert everywhere == pytest.approx(np.mean(maps[~masks] >= threshold), abs=1e-3)
     assert hard == pytest.approx(0.8, abs=0.02)  # noise knows nothing of texture
